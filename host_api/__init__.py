@@ -1,0 +1,1 @@
+"""Process control of the sidecar: locks, PID file, probe, launch, supervision."""
