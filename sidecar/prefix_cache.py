@@ -1,0 +1,127 @@
+"""Kept prompt prefixes: a next turn of a chat computes only what is new.
+
+Entries are whole key-value caches of finished prompts and answers, found by the longest common prefix of
+tokens, image content folded in. Bounded in bytes; the least recently used goes first, batch work's before
+a chat's, so that batch work can't flush a chat's prefix. Used on the engine's thread alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx_vlm import apc
+
+from sidecar.requests import Tier
+
+MIN_TOKENS = 16  # shorter prefixes cost more to keep than to compute
+
+
+@dataclass(eq=False, kw_only=True)
+class Entry:
+    """One kept sequence: its key tokens and caches."""
+
+    key: tuple[int, ...]
+    cache: list[Any]
+    bytes: int
+    tier: Tier
+    trimmable: bool
+    used: int = field(default=0)
+
+
+def key_of(tokens: Sequence[int], media: str, media_ids: frozenset[int]) -> tuple[int, ...]:
+    """``tokens`` with every media placeholder replaced by its images' content, so that images never mix."""
+    if not media:
+        return tuple(tokens)
+    stand_in = -1 - int(media[:15], 16)
+    return tuple(stand_in if t in media_ids else t for t in tokens)
+
+
+def common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common prefix of two tuples."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+class PrefixCache:
+    """Kept prefixes of one model, at most ``limit`` bytes; 0 keeps none."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._entries: list[Entry] = []
+        self._clock = itertools.count(1)
+        self.hits = 0
+        self.misses = 0
+
+    @property
+    def bytes(self) -> int:
+        """Memory held by entries."""
+        return sum(e.bytes for e in self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def lookup(self, key: tuple[int, ...], *, at_least: int = 0) -> tuple[list[Any], int] | None:
+        """A fresh copy of the longest kept prefix of ``key`` and its length, or None.
+
+        Leaves one token at least to compute; ``at_least``: a shorter prefix is of no use (images).
+        """
+        best: Entry | None = None
+        length = 0
+        for entry in self._entries:
+            n = min(common(entry.key, key), len(key) - 1)
+            if not entry.trimmable and n < len(entry.key):
+                continue
+            if n > length:
+                best, length = entry, n
+        if best is None or length < max(MIN_TOKENS, at_least):
+            self.misses += 1
+            return None
+        source = apc._dense_checkpoint_prefix(best.cache, length) if length < len(best.key) else best.cache
+        copy = apc._clone_prompt_cache_for_apc(source)
+        if copy is None:
+            self.misses += 1
+            return None
+        best.used = next(self._clock)
+        self.hits += 1
+        return copy, length
+
+    def store(self, key: tuple[int, ...], cache: Sequence[Any], row: int, tier: Tier) -> None:
+        """Keep row ``row`` of ``cache``, which holds exactly the tokens of ``key``."""
+        if len(key) < MIN_TOKENS or not self._limit:
+            return
+        for entry in self._entries:
+            if len(entry.key) >= len(key) and common(entry.key, key) == len(key):
+                entry.used = next(self._clock)  # kept already, as part of a longer one
+                entry.tier = min(entry.tier, tier)
+                return
+        copy = apc.snapshot_prompt_cache_row(cache, row)
+        if copy is None:
+            return
+        size = sum(int(c.nbytes) for c in copy)
+        if size > self._limit // 2:
+            return
+        self._entries = [
+            e for e in self._entries if not (e.trimmable and common(e.key, key) == len(e.key) and e.tier >= tier)
+        ]
+        trimmable = apc._dense_checkpoint_trimmable(copy, len(key))
+        entry = Entry(key=key, cache=copy, bytes=size, tier=tier, trimmable=trimmable, used=next(self._clock))
+        self._entries.append(entry)
+        self.shrink(self._limit)
+
+    def shrink(self, limit: int) -> None:
+        """Drop entries until at most ``limit`` bytes are held."""
+        while self._entries and self.bytes > limit:
+            self._entries.remove(min(self._entries, key=lambda e: (-e.tier, e.used)))
+
+    def clear(self) -> None:
+        """Drop all."""
+        self._entries.clear()

@@ -1,0 +1,253 @@
+"""Rows decoded together: one forward pass for all, then each row's own choice.
+
+``Rows.step`` works one token ahead: while the device computes the next tokens, the last ones are read and
+sent. Rows bound by a grammar or penalties need the last token on the host first; a batch with such rows
+doesn't work ahead. A row's own fault (its grammar, a NaN) ends that row alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_vlm.generate.ar import _extend_cache
+
+from sidecar import sampling
+from sidecar.requests import GenerationRequest, Token
+
+
+@dataclass(eq=False, kw_only=True)
+class Row:
+    """One request being decoded."""
+
+    request: GenerationRequest
+    cached_tokens: int = 0
+    answer: list[int] = field(default_factory=list)  # tokens read so far
+    launched: int = 0  # tokens chosen so far, read or not
+    fed: int = 0  # answer tokens whose keys and values are in the cache
+    fault: str | None = None
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the next choice needs the last token's value."""
+        return self.request.constraint is not None or self.request.sampling.penalised
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Tokens of one step, possibly still being computed: ids [B], logprobs [B], top ids and values [B, K]."""
+
+    ids: mx.array
+    logprobs: mx.array | None
+    top_ids: mx.array | None = None
+    top_values: mx.array | None = None
+
+    def arrays(self) -> list[mx.array]:
+        """The arrays to evaluate."""
+        return [a for a in (self.ids, self.logprobs, self.top_ids, self.top_values) if a is not None]
+
+    def take(self, keep: mx.array) -> Chosen:
+        """The rows ``keep``."""
+        return Chosen(*(None if a is None else a[keep] for a in self._parts()))  # type: ignore[arg-type]
+
+    def _parts(self) -> tuple[mx.array | None, ...]:
+        return (self.ids, self.logprobs, self.top_ids, self.top_values)
+
+
+def select(logits: mx.array, rows: Sequence[Row]) -> Chosen:
+    """Choose every row's next token from raw ``logits`` [B, V]; marks rows whose own processing fails."""
+    raw = logits
+    width = logits.shape[-1]
+    changed: dict[int, mx.array] = {}
+    for i, row in enumerate(rows):
+        s = row.request.sampling
+        if row.fault is not None or not (row.on_host or s.logit_bias):
+            continue
+        try:
+            one = sampling.adjusted(logits[i], s, row.request.prompt.tokens, row.answer)
+            if row.request.constraint is not None:
+                mask = row.request.constraint.mask(width)
+                if mask is not None:
+                    if not mask.any():
+                        raise ValueError("the grammar allows no token here")
+                    one = mx.where(mx.array(np.ascontiguousarray(mask)), one, -mx.inf)
+            changed[i] = one
+        except Exception as exc:
+            row.fault = f"its constraint failed: {exc}"
+    if changed:
+        logits = mx.stack([changed.get(i, logits[i]) for i in range(len(rows))])
+    params = [row.request.sampling for row in rows]
+    ids = sampling.choose(logits, params, [row.launched for row in rows])
+    top = max((s.top_logprobs for s in params), default=0)
+    chosen, top_ids, top_values = sampling.logprobs_of(raw, ids, top)
+    for row in rows:
+        row.launched += 1
+    return Chosen(ids, chosen, top_ids, top_values)
+
+
+def accept(row: Row, token: int) -> None:
+    """Record a token read: the row's answer, its grammar's state."""
+    row.answer.append(token)
+    if row.request.constraint is None or row.fault is not None:
+        return
+    try:
+        row.request.constraint.accept(token)
+    except Exception as exc:
+        row.fault = f"its constraint failed: {exc}"
+
+
+class Rows:
+    """The decode batch of one tier."""
+
+    def __init__(self, model: Any) -> None:
+        self._lm = getattr(model, "language_model", model)
+        self.rows: list[Row] = []
+        self._cache: list[Any] = []
+        self._last: Chosen | None = None
+        self._unread: list[bool] = []
+        self._rope: mx.array | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def cache(self) -> list[Any]:
+        """The key-value caches, a batch axis of ``len(self)``."""
+        return self._cache
+
+    def add(self, rows: Sequence[Row], cache: list[Any], chosen: Chosen, rope: mx.array | None) -> None:
+        """Join rows whose prompt is done; ``chosen`` has their first tokens, already read."""
+        if self.rows:
+            self._settle()
+        self._cache = _extend_cache(self._cache, cache)
+        if self._last is None:
+            self._last = Chosen(chosen.ids, None)
+            self._rope = rope
+        else:
+            self._last = _joined(self._last, chosen)
+            if self._rope is not None and rope is not None:
+                self._rope = mx.concatenate([self._rope, rope])
+            elif (self._rope is None) != (rope is None):
+                raise RuntimeError("rows with and without rope deltas can't decode together")
+        self.rows.extend(rows)
+        self._unread.extend([False] * len(rows))
+
+    def step(self) -> list[tuple[Row, Token]]:
+        """Decode; the tokens read, at most one a row."""
+        if not self.rows:
+            return []
+        ahead = not any(row.on_host for row in self.rows)
+        out: list[tuple[Row, Token]] = []
+        if not any(self._unread):
+            self._advance()
+            if ahead and self._worth_it():
+                self._advance_and_read(out)
+                return out
+            self._read(out)
+            return out
+        if ahead and self._worth_it():
+            self._advance_and_read(out)
+        else:
+            self._read(out)
+        return out
+
+    def _worth_it(self) -> bool:
+        """Whether any row can go on after its unread token."""
+        return any(row.launched < row.request.max_tokens for row in self.rows)
+
+    def _advance_and_read(self, out: list[tuple[Row, Token]]) -> None:
+        before, unread = self._last, list(self._unread)
+        self._advance()
+        assert before is not None
+        self._emit(before, unread, out)
+
+    def _advance(self) -> None:
+        """Launch the forward pass of the last tokens and choose the next ones."""
+        assert self._last is not None
+        kwargs = {} if self._rope is None else {"rope_deltas": self._rope}
+        output = self._lm(self._last.ids[:, None], cache=self._cache, **kwargs)
+        logits = getattr(output, "logits", output)[:, -1, :]
+        for row in self.rows:
+            row.fed = row.launched
+        self._last = select(logits, self.rows)
+        self._unread = [True] * len(self.rows)
+        mx.async_eval(self._last.arrays())
+
+    def _read(self, out: list[tuple[Row, Token]]) -> None:
+        assert self._last is not None
+        self._emit(self._last, self._unread, out)
+        self._unread = [False] * len(self.rows)
+
+    def _emit(self, chosen: Chosen, unread: Sequence[bool], out: list[tuple[Row, Token]]) -> None:
+        for row, token, new in zip(self.rows, tokens_of(chosen, self.rows), unread, strict=True):
+            if new:
+                accept(row, token.id)
+                out.append((row, token))
+
+    def _settle(self) -> None:
+        """Finish what is in flight before the batch changes shape."""
+        if self._last is not None:
+            mx.eval(self._last.arrays(), [c.state for c in self._cache])
+
+    def remove(self, gone: Sequence[Row]) -> None:
+        """Drop rows; the others go on exactly where they were."""
+        if not gone:
+            return
+        keep = [i for i, row in enumerate(self.rows) if row not in gone]
+        if not keep:
+            self.clear()
+            return
+        if len(keep) == len(self.rows):
+            return
+        self._settle()
+        index = mx.array(keep, dtype=mx.int32)
+        for entry in self._cache:
+            entry.filter(index)
+        assert self._last is not None
+        self._last = self._last.take(index)
+        self._unread = [self._unread[i] for i in keep]
+        self.rows = [self.rows[i] for i in keep]
+        if self._rope is not None:
+            self._rope = self._rope[index]
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self.rows, self._cache, self._unread = [], [], []
+        self._last = self._rope = None
+
+
+def tokens_of(chosen: Chosen, rows: Sequence[Row]) -> list[Token]:
+    """The tokens of a step as plain data; marks rows whose scores are not numbers."""
+    mx.eval(chosen.arrays())
+    ids: list[int] = chosen.ids.tolist()  # type: ignore[assignment]
+    if chosen.logprobs is None:
+        return [Token(i, 0.0) for i in ids]
+    values: list[float] = chosen.logprobs.tolist()  # type: ignore[assignment]
+    top_ids: Any = None if chosen.top_ids is None else chosen.top_ids.tolist()
+    top_values: Any = None if chosen.top_values is None else chosen.top_values.tolist()
+    out = []
+    for i, row in enumerate(rows):
+        if values[i] != values[i] and row.fault is None:
+            row.fault = "the model's scores are not numbers (NaN)"
+        k = row.request.sampling.top_logprobs
+        top = tuple(zip(top_ids[i][:k], top_values[i][:k], strict=True)) if k else ()
+        out.append(Token(ids[i], values[i], top))
+    return out
+
+
+def _joined(a: Chosen, b: Chosen) -> Chosen:
+    """Two steps' tokens as one batch; what only one side has is filled up, it is read already or not asked for."""
+    ids = mx.concatenate([a.ids, b.ids])
+    logprobs = None if a.logprobs is None else mx.concatenate([a.logprobs, mx.zeros(b.ids.shape)])
+    if a.top_ids is None or a.top_values is None:
+        return Chosen(ids, logprobs)
+    pad = (b.ids.shape[0], a.top_ids.shape[1])
+    return Chosen(
+        ids,
+        logprobs,
+        mx.concatenate([a.top_ids, mx.zeros(pad, dtype=a.top_ids.dtype)]),
+        mx.concatenate([a.top_values, mx.zeros(pad)]),
+    )

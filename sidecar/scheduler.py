@@ -1,0 +1,300 @@
+"""What the engine does next: pure decisions over a view of its queues, with measured costs and a given clock.
+
+Between two tokens of a running interactive stream there is room for ``(gap_bound - 1)`` of its own
+inter-token times; work is cut to fit what is left of that. Interactive prompts take the room first; batch
+work gets what it needs to reach its target share, and a guaranteed least share even when interactive work
+never pauses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sidecar.requests import Tier
+
+CHUNKS = (16, 32, 64, 128, 256, 512, 1024, 2048)
+"""Sizes a prompt is cut to, tokens."""
+
+BATCH_BESIDE_DECODE = 0.5
+"""Share of the engine's time batch work aims at beside running interactive streams."""
+
+ALONE_QUANTUM = 0.05
+"""Seconds a unit of batch work may take when nothing interactive is there, so that an arrival waits little."""
+
+CREDIT_CAP = 2.0
+"""Seconds of guaranteed share batch work can save up."""
+
+
+# --- what the engine can do -------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Begin:
+    """Take a request from the queue: embed it, its images included."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """Process up to ``tokens`` of a begun prompt."""
+
+    id: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Decode:
+    """One token for every running row of a tier."""
+
+    tier: Tier
+
+
+@dataclass(frozen=True)
+class Encode:
+    """Go on with the image on top of the stack."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One unit of other work (an embedding batch)."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Nothing to do."""
+
+
+Action = Begin | Prefill | Decode | Encode | Call | Idle
+
+
+# --- what it decides from ---------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """A queued request. ``fits``: its KV cache has room now."""
+
+    id: int
+    tier: Tier
+    priority: int
+    arrived: float
+    images: bool = False
+    fits: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefilling:
+    """A begun prompt. ``whole``: it can't be cut."""
+
+    id: int
+    tier: Tier
+    priority: int
+    arrived: float
+    remaining: int
+    whole: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """Other work, taken a unit at a time."""
+
+    id: int
+    tier: Tier
+    arrived: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """The engine's state at a decision. ``encoding``: tiers of paused images, the topmost last."""
+
+    waiting: Sequence[Waiting] = ()
+    prefilling: Sequence[Prefilling] = ()
+    rows: Mapping[Tier, int] = field(default_factory=dict)
+    encoding: Sequence[Tier] = ()
+    calls: Sequence[Unit] = ()
+
+
+class Costs:
+    """Measured durations, seconds: exponentially weighted, by kind of work and size."""
+
+    WEIGHT = 0.3
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], float] = {}
+
+    def learn(self, kind: str, size: int, seconds: float) -> None:
+        """Record how long a unit took. One that took over 5 times what is known counts as twice that."""
+        key = (kind, size)
+        old = self._known.get(key)
+        if old is None:
+            self._known[key] = seconds
+        else:
+            self._known[key] = old + self.WEIGHT * (min(seconds, 5 * old) - old)
+
+    def of(self, kind: str, size: int) -> float:
+        """Predicted seconds of a unit: known, or scaled from the nearest known size, or 0 when nothing is."""
+        if (kind, size) in self._known:
+            return self._known[(kind, size)]
+        sizes = [s for k, s in self._known if k == kind]
+        if not sizes:
+            return 0.0
+        near = min(sizes, key=lambda s: abs(s - size))
+        base = self._known[(kind, near)]
+        return base * size / near if size > near else base
+
+
+@dataclass
+class Policy:
+    """Decides; remembers what was spent since the last interactive token and what batch work is owed."""
+
+    gap_bound: float = 3.0
+    least_batch_share: float = 0.1
+    max_rows: int = 8
+    costs: Costs = field(default_factory=Costs)
+    spent: float = 0.0  # seconds of other work since the last interactive token
+    batch_spent: float = 0.0  # of which batch work
+    credit: float = 0.0  # seconds owed to batch work
+    _last_batch_decode: bool = False
+
+    def decide(self, view: View) -> Action:
+        """The next action for ``view``."""
+        interactive = self._work(view, Tier.INTERACTIVE, self._room(view))
+        batch = self._work(view, Tier.BATCH, self._batch_room(view))
+        if view.rows.get(Tier.INTERACTIVE):
+            return self._beside_stream(view, interactive, batch)
+        if interactive is not None:
+            if batch is not None and self.credit > 0 and self._cost(batch, view) <= self.credit:
+                return batch
+            return interactive
+        return batch or Idle()
+
+    def done(self, action: Action, view: View, seconds: float) -> None:
+        """Account for an action that took ``seconds``; call after each."""
+        tier = _tier_of(action, view)
+        if isinstance(action, Decode) and tier is Tier.INTERACTIVE:
+            self.spent = self.batch_spent = 0.0
+        else:
+            self.spent += seconds
+        if tier is Tier.BATCH:
+            self.batch_spent += seconds
+            self.credit = max(0.0, self.credit - seconds)
+            if isinstance(action, (Decode, Prefill, Begin)):
+                self._last_batch_decode = isinstance(action, Decode)
+        elif _any(view, Tier.BATCH):
+            self.credit = min(CREDIT_CAP, self.credit + seconds * self.least_batch_share)
+        if not _any(view, Tier.BATCH):
+            self.credit = 0.0
+        if not view.rows.get(Tier.INTERACTIVE):
+            self.spent = self.batch_spent = 0.0
+
+    def _beside_stream(self, view: View, interactive: Action | None, batch: Action | None) -> Action:
+        stream = Decode(Tier.INTERACTIVE)
+        room = self._room(view)
+        if interactive is not None and not isinstance(interactive, Decode):
+            owed = batch is not None and 0 < self._cost(batch, view) <= self.credit
+            first = batch if owed and batch is not None else interactive
+            if self.spent == 0.0 or self._cost(first, view) <= room:
+                return first
+            return stream
+        if batch is not None:
+            cost = self._cost(batch, view)
+            wants = self.batch_spent < self._token_time(view) * BATCH_BESIDE_DECODE / (1 - BATCH_BESIDE_DECODE)
+            if wants and cost <= room:
+                return batch
+            if cost <= self.credit and self.spent == 0.0:
+                return batch  # larger than any gap: its guaranteed share pays for it
+        return stream
+
+    def _work(self, view: View, tier: Tier, room: float) -> Action | None:
+        """The best unit of one tier, cut to ``room`` seconds; None when it has none."""
+        if view.encoding and view.encoding[-1] is tier:
+            return Encode()
+        begun = sorted((p for p in view.prefilling if p.tier is tier), key=lambda p: (p.priority, p.arrived, p.id))
+        rows = view.rows.get(tier, 0)
+        full = rows + len(begun) >= self.max_rows
+        queue = sorted((w for w in view.waiting if w.tier is tier), key=lambda w: (w.priority, w.arrived, w.id))
+        calls = sorted((c for c in view.calls if c.tier is tier), key=lambda c: (c.arrived, c.id))
+        fresh = next((w for w in queue if w.fits and not (w.images and _busy(view, tier))), None)
+        if calls and (tier is Tier.INTERACTIVE or not (begun or rows) or self._last_batch_decode):
+            return Call(calls[0].id)
+        if fresh is not None and not full and (not begun or (fresh.priority, fresh.arrived) < _rank(begun[0])):
+            return Begin(fresh.id)
+        if begun and not (tier is Tier.BATCH and rows and not self._last_batch_decode):
+            first = begun[0]
+            return Prefill(first.id, first.remaining if first.whole else self._chunk(first.remaining, room))
+        if rows:
+            return Decode(tier)
+        return None
+
+    def _chunk(self, remaining: int, room: float) -> int:
+        best = CHUNKS[0]
+        for size in CHUNKS:
+            if size <= CHUNKS[-1] and self.costs.of("prefill", size) <= room:
+                best = size
+        return min(best, max(1, remaining))
+
+    def _token_time(self, view: View) -> float:
+        rows = view.rows.get(Tier.INTERACTIVE, 0)
+        return self.costs.of("decode", rows) if rows else 0.0
+
+    def _room(self, view: View) -> float:
+        if view.rows.get(Tier.INTERACTIVE):
+            return max(0.0, (self.gap_bound - 1) * self._token_time(view) * 0.9 - self.spent)
+        return float("inf") if not _busy(view, Tier.BATCH) else max(ALONE_QUANTUM, self.costs.of("decode", 1))
+
+    def _batch_room(self, view: View) -> float:
+        if view.rows.get(Tier.INTERACTIVE):
+            return self._room(view)
+        return max(ALONE_QUANTUM, self.costs.of("decode", view.rows.get(Tier.BATCH, 1) or 1))
+
+    def _cost(self, action: Action, view: View) -> float:
+        if isinstance(action, Prefill):
+            return self.costs.of("prefill", chunk_class(action.tokens))
+        if isinstance(action, Decode):
+            return self.costs.of("decode", view.rows.get(action.tier, 1))
+        if isinstance(action, Encode):
+            return self.costs.of("encode", 1)
+        if isinstance(action, Begin):
+            images = any(w.id == action.id and w.images for w in view.waiting)
+            return self.costs.of("encode", 1) if images else self.costs.of("begin", 1)
+        if isinstance(action, Call):
+            return self.costs.of("call", 1)
+        return 0.0
+
+
+def chunk_class(tokens: int) -> int:
+    """The chunk size a number of tokens counts as, for costs."""
+    return next((size for size in CHUNKS if tokens <= size), CHUNKS[-1])
+
+
+def _rank(p: Prefilling) -> tuple[int, float]:
+    return (p.priority, p.arrived)
+
+
+def _busy(view: View, tier: Tier) -> bool:
+    """Whether an image of this tier, or a more urgent one, is being encoded."""
+    return any(t <= tier for t in view.encoding)
+
+
+def _any(view: View, tier: Tier) -> bool:
+    return bool(
+        view.rows.get(tier)
+        or any(w.tier is tier for w in view.waiting)
+        or any(p.tier is tier for p in view.prefilling)
+        or any(c.tier is tier for c in view.calls)
+        or tier in view.encoding
+    )
+
+
+def _tier_of(action: Action, view: View) -> Tier:
+    if isinstance(action, Decode):
+        return action.tier
+    if isinstance(action, Encode):
+        return view.encoding[-1]
+    if isinstance(action, Prefill):
+        return next(p.tier for p in view.prefilling if p.id == action.id)
+    if isinstance(action, Begin):
+        return next(w.tier for w in view.waiting if w.id == action.id)
+    if isinstance(action, Call):
+        return next(c.tier for c in view.calls if c.id == action.id)
+    return Tier.INTERACTIVE

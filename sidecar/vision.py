@@ -1,0 +1,47 @@
+"""Let the engine work between the blocks of a vision tower: one image must not hold up a chat.
+
+MLX arrays are lazy, so a block's output is evaluated before the engine is asked whether something more
+urgent waits; what is more urgent then runs inside that call, and the image goes on after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+_TOWERS = ("vision_tower", "vision_model", "vision_encoder", "visual", "vision_embed_tokens")
+
+
+def find_blocks(model: Any) -> list[Any]:
+    """The transformer blocks of ``model``'s vision tower: the longest list of modules in it; [] without one."""
+    longest: list[Any] = []
+    for name in _TOWERS:
+        tower = getattr(model, name, None)
+        if not isinstance(tower, nn.Module):
+            continue
+        for _, module in tower.named_modules():
+            for child in module.children().values():
+                if isinstance(child, list) and len(child) > len(longest) and all(isinstance(c, nn.Module) for c in child):
+                    longest = child
+    return longest
+
+
+def install_pause(model: Any, pause: Callable[[], None]) -> int:
+    """Call ``pause`` after every block of the vision tower; the number of blocks."""
+    blocks = find_blocks(model)
+    for block in blocks:
+        block.__class__ = _pausing(type(block), pause)
+    return len(blocks)
+
+
+def _pausing(kind: type, pause: Callable[[], None]) -> type:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        out = kind.__call__(self, *args, **kwargs)  # type: ignore[operator]
+        mx.eval(out)
+        pause()
+        return out
+
+    return type(kind.__name__, (kind,), {"__call__": call})
