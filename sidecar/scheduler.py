@@ -22,6 +22,12 @@ BATCH_BESIDE_DECODE = 0.5
 ALONE_QUANTUM = 0.05
 """Seconds a unit of batch work may take when nothing interactive is there, so that an arrival waits little."""
 
+INTERACTIVE_QUANTUM = 0.25
+"""Seconds a piece of an interactive prompt may take when no stream runs: how soon a cancel is heard."""
+
+FIRST_CHUNK = 64
+"""Tokens of the first chunk on a machine nothing is known of."""
+
 CREDIT_CAP = 2.0
 """Seconds of guaranteed share batch work can save up."""
 
@@ -228,9 +234,12 @@ class Policy:
 
     def _chunk(self, remaining: int, room: float) -> int:
         best = CHUNKS[0]
-        for size in CHUNKS:
-            if size <= CHUNKS[-1] and self.costs.of("prefill", size) <= room:
-                best = size
+        if not self.costs.of("prefill", CHUNKS[0]):
+            best = FIRST_CHUNK
+        else:
+            for size in CHUNKS:
+                if self.costs.of("prefill", size) <= room:
+                    best = size
         return min(best, max(1, remaining))
 
     def _token_time(self, view: View) -> float:
@@ -240,7 +249,7 @@ class Policy:
     def _room(self, view: View) -> float:
         if view.rows.get(Tier.INTERACTIVE):
             return max(0.0, (self.gap_bound - 1) * self._token_time(view) * 0.9 - self.spent)
-        return float("inf") if not _busy(view, Tier.BATCH) else max(ALONE_QUANTUM, self.costs.of("decode", 1))
+        return INTERACTIVE_QUANTUM
 
     def _batch_room(self, view: View) -> float:
         if view.rows.get(Tier.INTERACTIVE):

@@ -1,0 +1,370 @@
+"""The MLX side of the engine for one chat model: carries out the policy's actions. Engine thread only."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+
+from sidecar import rows as decoding
+from sidecar import vision
+from sidecar.loader import LoadedModel
+from sidecar.metrics import Meter
+from sidecar.prefill import KVQuantization, Prefill, embed
+from sidecar.prefix_cache import PrefixCache, key_of
+from sidecar.requests import Done, Event, Failed, GenerationRequest, Tier, Token
+from sidecar.rows import Row, Rows
+from sidecar.scheduler import (
+    Action,
+    Begin,
+    Decode,
+    Encode,
+    Policy,
+    Prefilling,
+    View,
+    Waiting,
+    chunk_class,
+)
+from sidecar.scheduler import Prefill as PrefillAction
+
+log = logging.getLogger("sidecar.engine")
+
+
+class Cancelled(Exception):
+    """The request being encoded went away."""
+
+
+@dataclass(eq=False)
+class Encoding:
+    """An image being encoded; a paused one sits lower on the stack."""
+
+    request: GenerationRequest
+    since: float = field(default_factory=time.monotonic)
+
+
+class Core:
+    """Queues, prompts and rows of one loaded model."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        policy: Policy,
+        prefix_cache: PrefixCache,
+        meter: Meter,
+        kv_bits: int,
+        poll: Callable[[], None],
+        memory_limit: Callable[[], int],
+    ) -> None:
+        self.loaded = loaded
+        self.policy = policy
+        self.prefixes = prefix_cache
+        self._meter = meter
+        self._poll = poll
+        self._memory_limit = memory_limit
+        self._kv = KVQuantization(bits=kv_bits)
+        self._features = _feature_cache()
+        self.waiting: dict[int, GenerationRequest] = {}
+        self.prefills: dict[int, Prefill] = {}
+        self.rows: dict[Tier, Rows] = {tier: Rows(loaded.model) for tier in Tier}
+        self._encoding: list[Encoding] = []
+        self._cancelled: set[int] = set()
+        self._kv_token_bytes = 0.0
+        self._paused_for = 0.0
+        loaded.vision_blocks = vision.install_pause(loaded.model, self._pause)
+
+    # --- queue ---------------------------------------------------------------------------------------
+    @property
+    def busy(self) -> bool:
+        """Whether anything is queued or running."""
+        return bool(self.waiting or self.prefills or self._encoding or any(len(r) for r in self.rows.values()))
+
+    def submit(self, request: GenerationRequest) -> None:
+        """Queue a request."""
+        self.waiting[request.id] = request
+
+    def cancel(self, request_id: int) -> None:
+        """Drop a request wherever it is; its row is free at the next step."""
+        if self.waiting.pop(request_id, None) is not None or self.prefills.pop(request_id, None) is not None:
+            self._meter.cancelled()
+            return
+        if any(e.request.id == request_id for e in self._encoding):
+            self._cancelled.add(request_id)
+            return
+        for batch in self.rows.values():
+            gone = [row for row in batch.rows if row.request.id == request_id]
+            if gone:
+                self._keep(batch, gone[0])
+                batch.remove(gone)
+                self._meter.cancelled()
+
+    def fail_all(self, status: int, message: str) -> None:
+        """End every request with an error."""
+        running = [row.request for batch in self.rows.values() for row in batch.rows]
+        begun = [p.request for p in self.prefills.values()]
+        for request in [*self.waiting.values(), *begun, *running]:
+            request.sink([Failed(status, message)])
+        self.waiting.clear()
+        self.prefills.clear()
+        for batch in self.rows.values():
+            batch.clear()
+
+    def view(self) -> View:
+        """What the policy sees."""
+        return View(
+            waiting=tuple(
+                Waiting(
+                    id=r.id,
+                    tier=r.tier,
+                    priority=r.priority,
+                    arrived=r.arrived,
+                    images=r.prompt.inputs is not None,
+                    fits=self._fits(r),
+                )
+                for r in self.waiting.values()
+            ),
+            prefilling=tuple(
+                Prefilling(
+                    id=p.request.id,
+                    tier=p.request.tier,
+                    priority=p.request.priority,
+                    arrived=p.request.arrived,
+                    remaining=p.remaining,
+                    whole=p.whole,
+                )
+                for p in self.prefills.values()
+            ),
+            rows={tier: len(batch) for tier, batch in self.rows.items()},
+            encoding=tuple(e.request.tier for e in self._encoding),
+        )
+
+    # --- memory --------------------------------------------------------------------------------------
+    def kv_bytes(self, request: GenerationRequest) -> float:
+        """Estimated bytes of a request's whole KV cache; 0 while nothing is known."""
+        return self._kv_token_bytes * (len(request.prompt.tokens) + request.max_tokens)
+
+    def _fits(self, request: GenerationRequest) -> bool:
+        if not self._kv_token_bytes:
+            return True
+        running = [row.request for batch in self.rows.values() for row in batch.rows]
+        running += [p.request for p in self.prefills.values()]
+        if not running:
+            return True
+        need = self.kv_bytes(request)
+        held = sum(self.kv_bytes(r) for r in running)
+        room = self._memory_limit() - held
+        if need > room and self.prefixes.bytes:
+            self.prefixes.shrink(max(0, int(self.prefixes.bytes - (need - room))))
+        return need <= room
+
+    # --- actions -------------------------------------------------------------------------------------
+    def perform(self, action: Action, view: View) -> None:
+        """Carry out one action and tell the policy what it cost."""
+        start = time.monotonic()
+        paused = self._paused_for
+        try:
+            kind, size = self._do(action, view)
+        finally:
+            seconds = time.monotonic() - start - (self._paused_for - paused)
+            self.policy.done(action, view, seconds)
+        if kind:
+            self.policy.costs.learn(kind, size, seconds)
+
+    def _do(self, action: Action, view: View) -> tuple[str, int]:
+        if isinstance(action, Begin):
+            request = self.waiting.pop(action.id)
+            self._begin(request)
+            return ("", 0) if request.prompt.inputs is not None else ("begin", 1)
+        if isinstance(action, PrefillAction):
+            return self._prefill(self.prefills[action.id], action.tokens)
+        if isinstance(action, Decode):
+            return self._decode(action.tier)
+        return "", 0
+
+    def _begin(self, request: GenerationRequest) -> None:
+        self._meter.queued(request.tier, time.monotonic() - request.arrived)
+        images = request.prompt.inputs is not None
+        if images:
+            self._encoding.append(Encoding(request))
+        try:
+            tokens = [*request.prompt.tokens, *request.resumed]
+            key = key_of(tokens, request.prompt.media, self.loaded.media_ids)
+            last_media = max((i for i, t in enumerate(tokens) if t in self.loaded.media_ids), default=-1) if images else -1
+            hit = self.prefixes.lookup(key, at_least=last_media + 1)
+            embeds, kwargs = embed(self.loaded.model, request, vision_cache=self._features)
+            if request.id in self._cancelled:
+                raise Cancelled
+            cache, start = hit if hit is not None else (None, 0)
+            self._meter.prefix(hit=hit is not None, tokens=start)
+            self.prefills[request.id] = Prefill(
+                self.loaded.model, request, embeds, kwargs, cache=cache, start=start, quantization=self._kv
+            )
+        except Cancelled:
+            self._meter.cancelled()
+        except Exception as exc:
+            self._fault(request, exc)
+        finally:
+            self._cancelled.discard(request.id)
+            if images:
+                self._encoding.pop()
+
+    def _prefill(self, prefill: Prefill, tokens: int) -> tuple[str, int]:
+        request = prefill.request
+        try:
+            before = prefill.remaining
+            if prefill.step(tokens):
+                self._finish(prefill)
+                before += 1
+            done = before - (0 if request.id not in self.prefills else prefill.remaining)
+        except Exception as exc:
+            self.prefills.pop(request.id, None)
+            self._fault(request, exc)
+            return "", 0
+        # A short last piece says little about its size's cost.
+        return ("prefill", chunk_class(done)) if done >= tokens * 3 // 4 else ("", 0)
+
+    def _finish(self, prefill: Prefill) -> None:
+        request = prefill.request
+        row, token, cache, chosen, rope = prefill.finish()
+        self.prefills.pop(request.id)
+        if not self._kv_token_bytes:
+            self._kv_token_bytes = sum(int(c.nbytes) for c in cache) / max(1, _capacity(cache, prefill.processed + 1))
+        decoding.accept(row, token.id)
+        now = time.monotonic()
+        self._meter.first_token(request.tier, now - request.arrived, prompt=len(request.prompt.tokens))
+        end = self._deliver(row, [token])
+        if end:
+            single = Rows(self.loaded.model)
+            single.add([row], cache, chosen, rope)
+            self._keep(single, row)
+            return
+        try:
+            batch = self.rows[request.tier]
+            batch.add([row], cache, chosen, rope)
+        except Exception as exc:
+            self._rebuild(request.tier, exc, extra=[row])
+
+    def _decode(self, tier: Tier) -> tuple[str, int]:
+        batch = self.rows[tier]
+        size = len(batch)
+        started = time.monotonic()
+        try:
+            produced = batch.step()
+        except Exception as exc:
+            self._rebuild(tier, exc)
+            return "", 0
+        gone = [row for row, token in produced if self._deliver(row, [token])]
+        gone += [row for row in batch.rows if row.fault is not None and row not in gone]
+        for row in gone:
+            if row.fault is not None and not any(r is row for r, _ in produced):
+                row.request.sink([Failed(500, f"This answer ended early: {row.fault}.")])
+            elif row.fault is None:
+                self._keep(batch, row)
+        try:
+            batch.remove(gone)
+        except Exception as exc:
+            self._rebuild(tier, exc)
+            return "", 0
+        self._meter.step(tier, time.monotonic() - started, len(produced))
+        return "decode", size
+
+    def _deliver(self, row: Row, tokens: list[Token]) -> bool:
+        """Send tokens to a row's client; whether the row has ended."""
+        request = row.request
+        events: list[Event] = []
+        last = tokens[-1].id
+        if row.fault is not None:
+            request.sink([Failed(500, f"This answer ended early: {row.fault}.")])
+            return True
+        reason = None
+        constraint = request.constraint
+        if last in self.loaded.eos:
+            reason = "stop"
+        else:
+            events.extend(tokens)
+            if constraint is not None and constraint.finished:
+                reason = "stop"
+            elif len(row.answer) >= request.max_tokens:
+                reason = "length"
+        if reason is not None:
+            events.append(Done(reason=reason, cached_tokens=row.cached_tokens))
+        request.sink(events)
+        return reason is not None
+
+    def _keep(self, batch: Rows, row: Row) -> None:
+        """Keep an ending row's cache as a prefix for the next turn."""
+        if self._kv.bits:
+            return
+        try:
+            tokens = [*row.request.prompt.tokens, *row.answer[: row.fed]]
+            if len(row.answer) < row.fed:
+                return  # the cache is ahead of what was read
+            key = key_of(tokens, row.request.prompt.media, self.loaded.media_ids)
+            self.prefixes.store(key, batch.cache, batch.rows.index(row), row.request.tier)
+        except Exception:
+            log.exception("a prefix could not be kept")
+
+    # --- faults --------------------------------------------------------------------------------------
+    def _fault(self, request: GenerationRequest, exc: Exception) -> None:
+        log.error("request %d failed", request.id, exc_info=exc)
+        request.sink([Failed(500, f"The model failed on this request: {_first_line(exc)}")])
+
+    def _rebuild(self, tier: Tier, exc: Exception, extra: list[Row] | None = None) -> None:
+        """The batch broke: its rows go back to the queue with the tokens they have; a row that was there twice ends."""
+        log.error("a decode batch broke; its rows are resumed", exc_info=exc)
+        batch = self.rows[tier]
+        survivors = list(batch.rows) + [r for r in extra or [] if r not in batch.rows]
+        self.rows[tier] = Rows(self.loaded.model)
+        mx.clear_cache()
+        for row in survivors:
+            request = row.request
+            if row.fault is not None or request.retries:
+                request.sink([Failed(500, f"The model failed on this request: {_first_line(exc)}")])
+                continue
+            request.retries += 1
+            request.resumed = tuple(row.answer)
+            self.waiting[request.id] = request
+
+    # --- stepping aside ------------------------------------------------------------------------------
+    def _pause(self) -> None:
+        """Between two vision blocks: do what is more urgent, then return to the image."""
+        if not self._encoding:
+            return
+        current = self._encoding[-1]
+        now = time.monotonic()
+        view = self.view()
+        self.policy.done(Encode(), view, now - current.since)
+        self.policy.costs.learn("encode", 1, now - current.since)
+        while True:
+            self._poll()
+            if current.request.id in self._cancelled:
+                raise Cancelled
+            view = self.view()
+            action = self.policy.decide(view)
+            if isinstance(action, Encode) or not isinstance(action, (Begin, PrefillAction, Decode)):
+                break
+            self.perform(action, view)
+        after = time.monotonic()
+        self._paused_for += after - current.since  # the block itself was accounted for above
+        current.since = after
+
+
+def _feature_cache() -> Any:
+    from mlx_vlm.vision_cache import VisionFeatureCache
+
+    return VisionFeatureCache(max_size=20)
+
+
+def _capacity(cache: list[Any], tokens: int) -> int:
+    """Tokens the first layer's buffers have room for (they grow in steps)."""
+    keys = getattr(cache[0], "keys", None)
+    return int(keys.shape[2]) if isinstance(keys, mx.array) else tokens
+
+
+def _first_line(exc: Exception) -> str:
+    text = str(exc).strip()
+    return (text.splitlines()[0] if text else type(exc).__name__)[:300]

@@ -1,0 +1,280 @@
+"""The engine: one thread that alone owns MLX, and the commands other threads give it.
+
+MLX is imported on that thread, at the first model. If the thread dies, ``on_death`` is called: a server
+without an engine must not go on listening.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sidecar.config import Settings
+from sidecar.metrics import Meter
+from sidecar.requests import GenerationRequest, Tier
+from sidecar.scheduler import Call, Idle, Policy, Unit, View
+
+if TYPE_CHECKING:
+    from sidecar.core import Core
+    from sidecar.loader import LoadedModel
+
+log = logging.getLogger("sidecar.engine")
+
+EMBED_ROWS = 8  # texts of one embedding unit
+
+
+@dataclass(eq=False, kw_only=True)
+class _Embedding:
+    """An embedding request, worked off a few texts at a time."""
+
+    path: Path
+    texts: list[str]
+    tier: Tier
+    future: Future[tuple[list[list[float]], int]]
+    arrived: float = field(default_factory=time.monotonic)
+    id: int = 0
+    done: list[list[float]] = field(default_factory=list)
+    tokens: int = 0
+
+
+class Engine:
+    """Starts its thread at the first command."""
+
+    def __init__(self, settings: Settings, meter: Meter, *, on_death: Callable[[BaseException], None]) -> None:
+        self._settings = settings
+        self._meter = meter
+        self._on_death = on_death
+        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._start = threading.Lock()
+        self._cores: dict[Path, Core] = {}
+        self._embedders: dict[Path, LoadedModel] = {}
+        self._calls: dict[int, _Embedding] = {}
+        self._stopping = False
+        self._beat: float | None = None  # when the work now running began
+        self._next_call = 1
+        self.load_progress: float | None = None
+        self.counts: dict[str, dict[str, int]] = {}
+
+    # --- from any thread -----------------------------------------------------------------------------
+    def load(self, path: Path) -> Future[LoadedModel]:
+        """Load a model folder; the future raises ``loader.LoadError``."""
+        future: Future[LoadedModel] = Future()
+        self._put(lambda: self._load(path, future))
+        return future
+
+    def unload(self, path: Path) -> Future[None]:
+        """Let a model's memory go; what still uses it ends with an error."""
+        future: Future[None] = Future()
+        self._put(lambda: self._unload(path, future))
+        return future
+
+    def submit(self, path: Path, request: GenerationRequest) -> None:
+        """Queue a request for the model loaded from ``path``."""
+        self._put(lambda: self._submit(path, request))
+
+    def cancel(self, path: Path, request_id: int) -> None:
+        """Drop a request of the model loaded from ``path``; unknown ones are ignored."""
+        self._put(lambda: self._cancel(path, request_id))
+
+    def embed(self, path: Path, texts: Sequence[str], tier: Tier) -> Future[tuple[list[list[float]], int]]:
+        """Vectors and token count of ``texts`` by the embedding model loaded from ``path``."""
+        future: Future[tuple[list[list[float]], int]] = Future()
+        job = _Embedding(path=path, texts=list(texts), tier=tier, future=future)
+        self._put(lambda: self._queue_call(job))
+        return future
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """End the thread; running requests end with an error."""
+        thread = self._thread
+        if thread is not None:
+            self._stopping = True
+            self._commands.put(None)
+            thread.join(timeout)
+
+    def stalled_for(self) -> float:
+        """Seconds the piece of work now running has taken; 0 when idle."""
+        beat = self._beat
+        return 0.0 if beat is None else time.monotonic() - beat
+
+    def _put(self, command: Callable[[], None]) -> None:
+        self._commands.put(command)
+        with self._start:
+            if self._thread is None and not self._stopping:
+                self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
+                self._thread.start()
+
+    # --- on the engine's thread ----------------------------------------------------------------------
+    def _main(self) -> None:
+        try:
+            while not self._stopping:
+                self._poll(block=not self._busy())
+                if not self._stopping and self._busy():
+                    self._beat = time.monotonic()
+                    self._work()
+                self._count()
+            for core in self._cores.values():
+                core.fail_all(503, "The server stopped before this answer was finished.")
+        except BaseException as exc:
+            log.critical("the engine thread died", exc_info=exc)
+            self._on_death(exc)
+
+    def _busy(self) -> bool:
+        return bool(self._calls) or any(core.busy for core in self._cores.values())
+
+    def _poll(self, *, block: bool = False) -> None:
+        """Carry out the commands that came; with ``block`` wait for one."""
+        if block:
+            self._beat = None
+        while True:
+            try:
+                command = self._commands.get(block=block)
+            except queue.Empty:
+                return
+            if command is None:
+                self._stopping = True
+                return
+            self._beat = time.monotonic()
+            command()
+            block = False
+
+    def _work(self) -> None:
+        core = next((c for c in self._cores.values() if c.busy), None)
+        units = tuple(Unit(id=c.id, tier=c.tier, arrived=c.arrived) for c in self._calls.values())
+        if core is None:
+            first = min(units, key=lambda u: (u.tier, u.arrived))
+            self._run_call(first.id)
+            return
+        base = core.view()
+        view = View(
+            waiting=base.waiting, prefilling=base.prefilling, rows=base.rows, encoding=base.encoding, calls=units
+        )
+        action = core.policy.decide(view)
+        if isinstance(action, Call):
+            start = time.monotonic()
+            self._run_call(action.id)
+            seconds = time.monotonic() - start
+            core.policy.done(action, view, seconds)
+            core.policy.costs.learn("call", 1, seconds)
+        elif isinstance(action, Idle):
+            time.sleep(0.005)  # what waits has no room yet
+        else:
+            core.perform(action, view)
+
+    def _load(self, path: Path, future: Future[LoadedModel]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        self.load_progress = 0.0
+        try:
+            from sidecar import loader
+            from sidecar.memory import set_limits
+
+            set_limits()
+            loaded = loader.load(path, self._progress)
+            if loaded.kind == "chat":
+                self._cores[path] = self._core(loaded)
+            else:
+                self._embedders[path] = loaded
+        except Exception as exc:
+            future.set_exception(exc)
+        else:
+            future.set_result(loaded)
+        finally:
+            self.load_progress = None
+
+    def _progress(self, part: float) -> None:
+        self.load_progress = round(part, 3)
+        self._beat = time.monotonic()
+
+    def _core(self, loaded: LoadedModel) -> Core:
+        from sidecar import memory
+        from sidecar.core import Core
+        from sidecar.prefix_cache import PrefixCache
+
+        s = self._settings
+        policy = Policy(gap_bound=s.gap_bound, least_batch_share=s.batch_share, max_rows=s.max_rows)
+        return Core(
+            loaded,
+            policy=policy,
+            prefix_cache=PrefixCache(memory.prefix_limit(s.prefix_cache_mb)),
+            meter=self._meter,
+            kv_bits=s.kv_bits,
+            poll=self._poll,
+            memory_limit=memory.kv_limit,
+        )
+
+    def _unload(self, path: Path, future: Future[None]) -> None:
+        import gc
+
+        core = self._cores.pop(path, None)
+        if core is not None:
+            core.fail_all(503, "The model was unloaded.")
+            core.prefixes.clear()
+        self._embedders.pop(path, None)
+        del core
+        gc.collect()
+        import mlx.core as mx
+
+        mx.clear_cache()
+        future.set_result(None)
+
+    def _submit(self, path: Path, request: GenerationRequest) -> None:
+        core = self._cores.get(path)
+        if core is None:
+            from sidecar.requests import Failed
+
+            request.sink([Failed(503, "The model was unloaded; send the request again.")])
+            return
+        core.submit(request)
+
+    def _cancel(self, path: Path, request_id: int) -> None:
+        core = self._cores.get(path)
+        if core is not None:
+            core.cancel(request_id)
+
+    def _queue_call(self, job: _Embedding) -> None:
+        job.id = self._next_call
+        self._next_call += 1
+        self._calls[job.id] = job
+
+    def _run_call(self, call_id: int) -> None:
+        from sidecar import loader
+
+        job = self._calls[call_id]
+        if job.future.cancelled():
+            del self._calls[call_id]
+            return
+        try:
+            start = len(job.done)
+            vectors, tokens = loader.embed_texts(self._embedders[job.path], job.texts[start : start + EMBED_ROWS])
+            job.done.extend(vectors)
+            job.tokens += tokens
+        except Exception as exc:
+            del self._calls[call_id]
+            job.future.set_exception(exc)
+            return
+        if len(job.done) == len(job.texts):
+            del self._calls[call_id]
+            job.future.set_result((job.done, job.tokens))
+
+    def _count(self) -> None:
+        counts: dict[str, dict[str, int]] = {t.label: {"waiting": 0, "running": 0} for t in Tier}
+        for core in self._cores.values():
+            for request in list(core.waiting.values()):
+                counts[request.tier.label]["waiting"] += 1
+            for prefill in core.prefills.values():
+                counts[prefill.request.tier.label]["running"] += 1
+            for tier, batch in core.rows.items():
+                counts[tier.label]["running"] += len(batch)
+        self.counts = counts
+
+    def core_for_tests(self, path: Path) -> Any:
+        """The core of a loaded model; tests plant faults in it."""
+        return self._cores[path]

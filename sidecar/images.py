@@ -1,0 +1,138 @@
+"""Images of a request: from an ``image_url`` to pixels, within limits."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from sidecar.config import Settings
+from sidecar.errors import ApiError, bad_request
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+_FETCH_TIMEOUT = 15.0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image: a PIL RGB image and the SHA-256 of its pixels."""
+
+    image: Any
+    digest: str
+
+
+def fetch(url: str, settings: Settings, *, param: str) -> bytes:
+    """The bytes an ``image_url`` names. Raises ApiError. Blocking."""
+    if url.startswith("data:"):
+        return _data_url(url, param)
+    scheme = urlsplit(url).scheme.lower()
+    if scheme in ("http", "https"):
+        return _remote(url, settings, param)
+    if scheme in ("", "file"):
+        return _file(url, settings, param)
+    raise bad_request(f"{param}: {scheme}: URLs are not supported; send the image as a data URL.", param=param)
+
+
+def decode(data: bytes, settings: Settings, *, param: str) -> Picture:
+    """Pixels of an encoded image: first frame, upright, without alpha, scaled down. Raises ApiError. Blocking."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    limit = int(settings.max_image_mpx * 1e6)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image: Any = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > limit:
+                raise bad_request(
+                    f"{param}: the image has {image.width} × {image.height} pixels; "
+                    f"at most {settings.max_image_mpx:g} megapixels are taken. Scale it down.",
+                    param=param,
+                    code="image_too_large",
+                )
+            image.draft("RGB", (settings.image_side, settings.image_side))
+            image.seek(0)
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            image = _flat(image)
+            image.thumbnail((settings.image_side, settings.image_side), Image.Resampling.LANCZOS)
+    except ApiError:
+        raise
+    except UnidentifiedImageError as exc:
+        raise bad_request(f"{param}: not an image of a known format ({', '.join(FORMATS)}).", param=param) from exc
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as exc:
+        raise bad_request(f"{param}: the image is damaged or too large ({exc}).", param=param) from exc
+    digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+    return Picture(image, digest)
+
+
+def _flat(image: Any) -> Any:
+    """RGB, transparency over white."""
+    from PIL import Image
+
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        ground = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(ground, rgba).convert("RGB")
+    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+        image = image.convert("I").point(lambda v: v / 256).convert("L")
+    return image.convert("RGB")
+
+
+def _data_url(url: str, param: str) -> bytes:
+    head, comma, body = url.partition(",")
+    if not comma:
+        raise bad_request(f"{param}: the data URL has no data.", param=param)
+    try:
+        if head.rstrip().endswith(";base64"):
+            return base64.b64decode(unquote(body) if "%" in body else body, validate=False)
+        return unquote(body).encode("latin-1")
+    except (binascii.Error, ValueError) as exc:
+        raise bad_request(f"{param}: the data URL is not valid base64 ({exc}).", param=param) from exc
+
+
+def _file(url: str, settings: Settings, param: str) -> bytes:
+    refused = bad_request(
+        f"{param}: file paths are off; send a data URL, or start the server with --allow-image-dir.", param=param
+    )
+    if not settings.allow_image_dir:
+        raise refused
+    try:
+        path = Path(unquote(urlsplit(url).path) if url.startswith("file:") else url).resolve(strict=True)
+        if not any(path.is_relative_to(folder.resolve()) for folder in settings.allow_image_dir):
+            raise refused
+        if path.stat().st_size > settings.max_body_mb * 1024 * 1024:
+            raise bad_request(f"{param}: the file is larger than {settings.max_body_mb:g} MiB.", param=param)
+        return path.read_bytes()
+    except (OSError, ValueError) as exc:
+        raise refused from exc
+
+
+def _remote(url: str, settings: Settings, param: str) -> bytes:
+    host = (urlsplit(url).hostname or "").lower()
+    if host not in {h.lower() for h in settings.allow_image_host}:
+        raise bad_request(
+            f"{param}: http(s) URLs are off; send a data URL, or start the server with --allow-image-host {host}.",
+            param=param,
+        )
+    import httpx
+
+    limit = int(settings.max_body_mb * 1024 * 1024)
+    try:
+        with httpx.stream("GET", url, timeout=_FETCH_TIMEOUT, follow_redirects=False) as answer:
+            if answer.status_code != httpx.codes.OK:
+                raise bad_request(f"{param}: the image's server answered {answer.status_code}.", param=param)
+            data = bytearray()
+            for chunk in answer.iter_bytes():
+                data += chunk
+                if len(data) > limit:
+                    raise bad_request(f"{param}: the image is larger than {settings.max_body_mb:g} MiB.", param=param)
+            return bytes(data)
+    except httpx.HTTPError as exc:
+        raise bad_request(f"{param}: the image can't be fetched ({type(exc).__name__}).", param=param) from exc
+
