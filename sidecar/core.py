@@ -16,7 +16,7 @@ from sidecar.loader import LoadedModel
 from sidecar.metrics import Meter
 from sidecar.prefill import KVQuantization, Prefill, embed
 from sidecar.prefix_cache import PrefixCache, key_of
-from sidecar.requests import Done, Event, Failed, GenerationRequest, Tier, Token
+from sidecar.requests import Done, Event, Failed, GenerationRequest, Started, Tier, Token
 from sidecar.rows import Row, Rows
 from sidecar.scheduler import (
     Action,
@@ -236,6 +236,8 @@ class Core:
         decoding.accept(row, token.id)
         now = time.monotonic()
         self._meter.first_token(request.tier, now - request.arrived, prompt=len(request.prompt.tokens))
+        if not request.resumed:
+            request.sink([Started(row.cached_tokens)])
         end = self._deliver(row, [token])
         if end:
             single = Rows(self.loaded.model)
@@ -291,7 +293,7 @@ class Core:
             elif len(row.answer) >= request.max_tokens:
                 reason = "length"
         if reason is not None:
-            events.append(Done(reason=reason, cached_tokens=row.cached_tokens))
+            events.append(Done(reason))
         request.sink(events)
         return reason is not None
 

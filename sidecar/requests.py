@@ -68,12 +68,18 @@ class Token:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class Started:
+    """The prompt is done; ``cached_tokens`` of it came from a kept prefix."""
+
+    cached_tokens: int
+
+
+@dataclass(frozen=True)
 class Done:
-    """The end of a row. ``reason``: "stop", "length" or "cancelled"."""
+    """The end of a row. ``reason``: "stop" or "length"."""
 
     reason: str
-    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Failed:
     code: str | None = None
 
 
-Event = Token | Done | Failed
+Event = Started | Token | Done | Failed
 Sink = Callable[[Sequence[Event]], None]
 """Called on the engine's thread with what a row produced since the last call."""
 

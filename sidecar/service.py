@@ -1,14 +1,32 @@
-"""What the routes share: settings, the engine, who is being served, and the state shown by /health."""
+"""What the routes share: settings, engine, models in memory, who is being served, the state /health shows."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import time
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from sidecar import __version__
 from sidecar.config import Settings
+from sidecar.engine import Engine
+from sidecar.errors import ApiError
+from sidecar.metrics import Meter
+from sidecar.registry import LocalModel, ModelNotFound, Registry
+from sidecar.requests import Tier
+from sidecar.residency import Residency
+
+if TYPE_CHECKING:
+    from sidecar.loader import LoadedModel
+
+log = logging.getLogger("sidecar.server")
+
+DEFAULT_MODEL = "starter"
+_WATCH_INTERVAL = 0.25
 
 
 class Service:
@@ -17,33 +35,165 @@ class Service:
     def __init__(self, settings: Settings, *, instance_id: str) -> None:
         self.settings = settings
         self.instance_id = instance_id
+        self.meter = Meter()
+        self.registry = Registry(settings)
+        self.engine = Engine(settings, self.meter, on_death=self._engine_died)
+        self.residency = Residency(self.engine)
         self.draining = False
+        self.death: BaseException | None = None
         self._started = time.monotonic()
         self._active = 0
+        self._waiting = dict.fromkeys(Tier, 0)
+        self._tasks: list[asyncio.Task[None]] = []
 
+    # --- life ----------------------------------------------------------------------------------------
     def start(self) -> None:
-        """Begin loading the start model, when there is one."""
+        """Watch the engine, and begin loading the start model when there is one."""
+        self._tasks.append(asyncio.create_task(self._watch_engine()))
+        if self.settings.model:
+            self._tasks.append(asyncio.create_task(self._load_at_start(self.settings.model)))
+
+    async def _load_at_start(self, name: str) -> None:
+        try:
+            async with self.use(name):
+                log.info("%s is loaded", name)
+        except ApiError as exc:
+            self.residency.error = exc.message
+            log.error("the start model can't be loaded: %s", exc.message)
+
+    async def _watch_engine(self) -> None:
+        """A server whose engine is dead or stuck must not go on listening: it exits 1 for its supervisor."""
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL)
+            stalled = self.engine.stalled_for()
+            if self.settings.stall_timeout and stalled > self.settings.stall_timeout:
+                log.critical("the engine has been at one piece of work for %.0f s; giving up", stalled)
+                self.death = TimeoutError("the engine is stuck")
+            if self.death is not None:
+                await asyncio.sleep(_WATCH_INTERVAL)  # let /health be seen
+                logging.shutdown()
+                os._exit(1)
+
+    def _engine_died(self, exc: BaseException) -> None:
+        self.death = exc
 
     def close(self) -> None:
-        """Stop the engine thread."""
+        """Stop the engine thread. Blocking."""
+        self.engine.stop()
 
     async def drain(self, timeout: float) -> None:
         """Refuse new requests and wait up to ``timeout`` seconds for those that run."""
         self.draining = True
+        for task in self._tasks:
+            task.cancel()
         end = time.monotonic() + timeout
         while self._active and time.monotonic() < end:
             await asyncio.sleep(0.02)
 
+    # --- requests ------------------------------------------------------------------------------------
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Counts a request that a drain waits for."""
+        self._active += 1
+        try:
+            yield
+        finally:
+            self._active -= 1
+
+    @contextmanager
+    def queued(self, tier: Tier) -> Iterator[Any]:
+        """Counts a request as waiting until the yielded function is called. Raises a 429 when the queue is full."""
+        limit = self.settings.max_queue if tier is Tier.INTERACTIVE else self.settings.max_batch_queue
+        if self._waiting[tier] >= limit:
+            raise ApiError(
+                429,
+                f"{limit} {tier.label} requests are waiting already; try again later.",
+                code="queue_full",
+                retry_after=2 if tier is Tier.INTERACTIVE else 10,
+            )
+        self._waiting[tier] += 1
+        counted = True
+
+        def begun() -> None:
+            nonlocal counted
+            if counted:
+                counted = False
+                self._waiting[tier] -= 1
+
+        try:
+            yield begun
+        finally:
+            begun()
+
+    def find(self, name: str | None) -> LocalModel:
+        """The local model a request names, or the default. Raises a 404."""
+        wanted = name or self.settings.model or DEFAULT_MODEL
+        try:
+            return self.registry.resolve(wanted)
+        except ModelNotFound as exc:
+            raise ApiError(404, str(exc), code="model_not_found", param="model") from exc
+
+    @asynccontextmanager
+    async def use(self, name: str | None, *, kind: str = "chat") -> AsyncIterator[tuple[str, LoadedModel]]:
+        """The name and loaded model for a request, kept in memory meanwhile. Raises ApiError."""
+        from sidecar import loader
+
+        local = await asyncio.to_thread(self.find, name)
+        try:
+            config = await asyncio.to_thread(loader.read_config, local.path)
+            actual = "embedding" if loader.is_embedding(local.path, config) else "chat"
+            if actual != kind:
+                use = "/v1/embeddings" if actual == "embedding" else "/v1/chat/completions"
+                raise ApiError(400, f"{local.name} is a model for {use}.", param="model", code="wrong_model_kind")
+            async with self.residency.use(local.name, local.path, kind) as loaded:
+                yield local.name, loaded
+        except loader.LoadError as exc:
+            log.error("%s can't be loaded: %s", local.name, exc)
+            raise ApiError(422, str(exc), param="model", code="model_load_failed") from exc
+
+    # --- state ---------------------------------------------------------------------------------------
     def health(self) -> dict[str, Any]:
         """The /health document."""
+        loaded = self.residency.names("chat")
+        if self.death is not None:
+            status = "failed"
+        elif self.draining:
+            status = "draining"
+        elif self.residency.loading:
+            status = "loading"
+        else:
+            status = "ready"
         return {
-            "status": "draining" if self.draining else "ready",
+            "status": status,
             "instance_id": self.instance_id,
             "version": __version__,
             "pid": os.getpid(),
             "uptime_s": round(time.monotonic() - self._started, 3),
-            "model": None,
-            "load_progress": None,
-            "queue": {},
-            "error": None,
+            "model": loaded[0] if loaded else None,
+            "models": self.residency.names(),
+            "loading": self.residency.loading,
+            "load_progress": self.engine.load_progress,
+            "queue": {
+                tier.label: {"waiting": self._waiting[tier], **self._running(tier)} for tier in Tier
+            },
+            "error": str(self.death) if self.death is not None else self.residency.error,
         }
+
+    def _running(self, tier: Tier) -> dict[str, int]:
+        return {"running": self.engine.counts.get(tier.label, {}).get("running", 0)}
+
+    def metrics(self) -> bytes:
+        """The Prometheus text."""
+        for tier in Tier:
+            self.meter.waiting.labels(tier.label).set(self._waiting[tier])
+            self.meter.running.labels(tier.label).set(self._running(tier)["running"])
+        with contextlib.suppress(Exception):
+            import sys
+
+            if "mlx.core" in sys.modules:
+                import mlx.core as mx
+
+                self.meter.memory.labels("active").set(mx.get_active_memory())
+                self.meter.memory.labels("cache").set(mx.get_cache_memory())
+                self.meter.memory.labels("peak").set(mx.get_peak_memory())
+        return self.meter.text()
