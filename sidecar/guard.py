@@ -82,7 +82,9 @@ class Guard:
     def _check_source(self, headers: Headers, origin: str | None) -> None:
         if len(headers.getlist("host")) != 1 or host_name(headers["host"]) not in self._hosts:
             raise ApiError(
-                403, "This server answers to loopback names only; use http://127.0.0.1.", code="host_not_allowed"
+                403,
+                "This server answers to loopback names only; use http://127.0.0.1.",
+                code="host_not_allowed",
             )
         if origin is not None and not origin_allowed(origin, self._origins):
             raise ApiError(

@@ -91,7 +91,7 @@ def _capture_stderr() -> None:
     native = logging.getLogger("sidecar.native")
 
     def pump() -> None:
-        with open(read, "rb", buffering=0) as source:
+        with os.fdopen(read, "rb", buffering=0) as source:
             rest = b""
             while chunk := source.read(8192):
                 with contextlib.suppress(OSError):

@@ -17,10 +17,18 @@ class Meter:
         self.registry = CollectorRegistry()
         r = self.registry
         self._queue = Histogram(
-            "mlx_sidecar_request_queue_time_seconds", "Arrival to admission", ["tier"], buckets=_SLOW, registry=r
+            "mlx_sidecar_request_queue_time_seconds",
+            "Arrival to admission",
+            ["tier"],
+            buckets=_SLOW,
+            registry=r,
         )
         self._ttft = Histogram(
-            "mlx_sidecar_time_to_first_token_seconds", "Arrival to first token", ["tier"], buckets=_SLOW, registry=r
+            "mlx_sidecar_time_to_first_token_seconds",
+            "Arrival to first token",
+            ["tier"],
+            buckets=_SLOW,
+            registry=r,
         )
         self._itl = Histogram(
             "mlx_sidecar_inter_token_latency_seconds", "Decode step", ["tier"], buckets=_FAST, registry=r
@@ -29,8 +37,12 @@ class Meter:
         self._generated = Counter("mlx_sidecar_generation_tokens", "Generated tokens", ["tier"], registry=r)
         self._requests = Counter("mlx_sidecar_http_requests", "Requests", ["path", "status"], registry=r)
         self._cancelled = Counter("mlx_sidecar_requests_cancelled", "Requests whose client left", registry=r)
-        self._prefix = Counter("mlx_sidecar_prefix_cache_queries", "Prefix cache look-ups", ["result"], registry=r)
-        self._prefix_tokens = Counter("mlx_sidecar_prefix_cache_hit_tokens", "Prompt tokens not computed", registry=r)
+        self._prefix = Counter(
+            "mlx_sidecar_prefix_cache_queries", "Prefix cache look-ups", ["result"], registry=r
+        )
+        self._prefix_tokens = Counter(
+            "mlx_sidecar_prefix_cache_hit_tokens", "Prompt tokens not computed", registry=r
+        )
         self.memory = Gauge("mlx_sidecar_mlx_memory_bytes", "MLX memory", ["kind"], registry=r)
         self.running = Gauge("mlx_sidecar_requests_running", "Rows decoding", ["tier"], registry=r)
         self.waiting = Gauge("mlx_sidecar_requests_waiting", "Requests queued", ["tier"], registry=r)

@@ -334,7 +334,9 @@ class Answer:
         self.reasoning += delta.reasoning
         for call in delta.tool_calls:
             while len(self.tool_calls) <= call["index"]:
-                self.tool_calls.append({"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
+                self.tool_calls.append(
+                    {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+                )
             whole = self.tool_calls[call["index"]]
             whole["id"] = call.get("id", whole["id"])
             whole["function"]["name"] += call["function"].get("name", "")

@@ -26,7 +26,9 @@ class KVQuantization:
         return {"kv_bits": self.bits, "kv_group_size": self.group_size} if self.bits else {}
 
 
-def embed(model: Any, request: GenerationRequest, *, vision_cache: Any = None) -> tuple[mx.array, dict[str, Any]]:
+def embed(
+    model: Any, request: GenerationRequest, *, vision_cache: Any = None
+) -> tuple[mx.array, dict[str, Any]]:
     """Embeddings [1, L, D] of the whole prompt, images included, and the language model's other inputs."""
     prompt = request.prompt
     ids = mx.array([[*prompt.tokens, *request.resumed]])
@@ -64,7 +66,8 @@ class Prefill:
         self.cached_tokens = start
         tokens = [*request.prompt.tokens, *request.resumed]
         self._total = len(tokens)
-        self._model = model
+        # The language model itself: the whole model would embed the tokens anew and lose the images.
+        self._lm = getattr(model, "language_model", model)
         if start:
             kwargs = {
                 k: ar._slice_sequence_aligned_prompt_kwarg(k, v, start=start)
@@ -73,7 +76,7 @@ class Prefill:
                 for k, v in kwargs.items()
             }
         self._batch = ar.PromptProcessingBatch(
-            model=model,
+            model=self._lm,
             uids=[request.id],
             input_ids=[tokens[start:]],
             max_tokens=[request.max_tokens],
@@ -117,10 +120,11 @@ class Prefill:
         """Process what is left and choose the first token: its row, the token, caches, choice, rope deltas."""
         batch = self._batch
         kwargs = {**batch._prompt_kwargs, "logits_to_keep": 1}
-        output = self._model(batch._input_ids, cache=batch.prompt_cache, inputs_embeds=batch._inputs_embeds, **kwargs)
+        output = self._lm(
+            batch._input_ids, cache=batch.prompt_cache, inputs_embeds=batch._inputs_embeds, **kwargs
+        )
         logits = getattr(output, "logits", output)[:, -1, :]
-        language_model = getattr(self._model, "language_model", self._model)
-        rope = batch._capture_rope_deltas_from_prompt_kwargs(kwargs, language_model, 1)
+        rope = batch._capture_rope_deltas_from_prompt_kwargs(kwargs, self._lm, 1)
         row = Row(
             request=self.request,
             cached_tokens=self.cached_tokens,

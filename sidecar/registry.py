@@ -75,7 +75,11 @@ class Registry:
         Raises ModelNotFound.
         """
         if entry := catalogue().get(name):
-            path = starter.installed(self._settings.data_dir) if entry.hub_id is None else _in_cache(entry.hub_id)
+            path = (
+                starter.installed(self._settings.data_dir)
+                if entry.hub_id is None
+                else _in_cache(entry.hub_id)
+            )
             if path is None and entry.hub_id is not None:
                 path = self._in_dirs(entry.hub_id.rpartition("/")[2])
             if path is None:

@@ -93,7 +93,9 @@ def adjusted(logits: mx.array, row: Sampling, prompt: Sequence[int], answer: Seq
     return logits
 
 
-def logprobs_of(logits: mx.array, tokens: mx.array, top: int) -> tuple[mx.array, mx.array | None, mx.array | None]:
+def logprobs_of(
+    logits: mx.array, tokens: mx.array, top: int
+) -> tuple[mx.array, mx.array | None, mx.array | None]:
     """Log-probabilities of ``tokens`` [B] under raw ``logits`` [B, V], and the ``top`` likeliest (ids, values)."""
     wide = logits.astype(mx.float32)
     total = mx.logsumexp(wide, axis=-1, keepdims=True)

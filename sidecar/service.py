@@ -144,7 +144,9 @@ class Service:
             actual = "embedding" if loader.is_embedding(local.path, config) else "chat"
             if actual != kind:
                 use = "/v1/embeddings" if actual == "embedding" else "/v1/chat/completions"
-                raise ApiError(400, f"{local.name} is a model for {use}.", param="model", code="wrong_model_kind")
+                raise ApiError(
+                    400, f"{local.name} is a model for {use}.", param="model", code="wrong_model_kind"
+                )
             async with self.residency.use(local.name, local.path, kind) as loaded:
                 yield local.name, loaded
         except loader.LoadError as exc:
@@ -173,9 +175,7 @@ class Service:
             "models": self.residency.names(),
             "loading": self.residency.loading,
             "load_progress": self.engine.load_progress,
-            "queue": {
-                tier.label: {"waiting": self._waiting[tier], **self._running(tier)} for tier in Tier
-            },
+            "queue": {tier.label: {"waiting": self._waiting[tier], **self._running(tier)} for tier in Tier},
             "error": str(self.death) if self.death is not None else self.residency.error,
         }
 

@@ -24,7 +24,11 @@ def find_blocks(model: Any) -> list[Any]:
             continue
         for _, module in tower.named_modules():
             for child in module.children().values():
-                if isinstance(child, list) and len(child) > len(longest) and all(isinstance(c, nn.Module) for c in child):
+                if (
+                    isinstance(child, list)
+                    and len(child) > len(longest)
+                    and all(isinstance(c, nn.Module) for c in child)
+                ):
                     longest = child
     return longest
 

@@ -103,7 +103,9 @@ def _plan(service: Service, loaded: LoadedModel, body: ChatRequest, tier: tuple[
     pictures = _pictures(service, loaded, body)
     tools, forced = _tools(body)
     if forced and body.response_format is not None and body.response_format.type != "text":
-        raise bad_request("response_format and a required tool call exclude each other.", param="response_format")
+        raise bad_request(
+            "response_format and a required tool call exclude each other.", param="response_format"
+        )
     instruction = _instruction(body, forced)
     prompt = prompting.build(
         loaded,
@@ -126,7 +128,9 @@ def _plan(service: Service, loaded: LoadedModel, body: ChatRequest, tier: tuple[
         samplings=samplings,
         tier=tier[0],
         priority=tier[1],
-        answers=tuple(_answer(loaded, body, tools, forced, thinks, prompt.preopens_thinking, one) for _ in samplings),
+        answers=tuple(
+            _answer(loaded, body, tools, forced, thinks, prompt.preopens_thinking, one) for _ in samplings
+        ),
         constraints=tuple(constraint.copy() if constraint else None for _ in samplings),
     )
 
@@ -163,7 +167,9 @@ def _tools(body: ChatRequest) -> tuple[list[dict[str, Any]], bool]:
     if isinstance(choice, NamedTool):
         tools = [t for t in tools if t["function"]["name"] == choice.function.name]
         if not tools:
-            raise bad_request(f"tool_choice names {choice.function.name!r}, which is not in tools.", param="tool_choice")
+            raise bad_request(
+                f"tool_choice names {choice.function.name!r}, which is not in tools.", param="tool_choice"
+            )
         return tools, True
     if choice == "required":
         if not tools:
@@ -292,7 +298,10 @@ class _Reply:
         }
 
     async def stream(
-        self, iterator: AsyncIterator[Piece], head: tuple[Any, asyncio.Future[Any] | None], held: AsyncExitStack
+        self,
+        iterator: AsyncIterator[Piece],
+        head: tuple[Any, asyncio.Future[Any] | None],
+        held: AsyncExitStack,
     ) -> AsyncIterator[dict[str, Any]]:
         """The chat.completion.chunk documents."""
         async with held:

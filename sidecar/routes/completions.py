@@ -81,7 +81,9 @@ async def _begin(
     return name, loaded, await asyncio.to_thread(_plans, service, loaded, body, tier)
 
 
-def _plans(service: Service, loaded: LoadedModel, body: CompletionRequest, tier: tuple[Any, int]) -> list[Plan]:
+def _plans(
+    service: Service, loaded: LoadedModel, body: CompletionRequest, tier: tuple[Any, int]
+) -> list[Plan]:
     from mlx_vlm.tokenizer_utils import make_streaming_detokenizer
 
     prompts = _prompts(loaded, body)
@@ -99,7 +101,9 @@ def _plans(service: Service, loaded: LoadedModel, body: CompletionRequest, tier:
             samplings=samplings,
             tier=tier[0],
             priority=tier[1],
-            answers=tuple(Answer(make_streaming_detokenizer(loaded.processor), stops=stops) for _ in samplings),
+            answers=tuple(
+                Answer(make_streaming_detokenizer(loaded.processor), stops=stops) for _ in samplings
+            ),
             constraints=(None,) * len(samplings),
         )
         for prompt in prompts

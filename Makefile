@@ -1,0 +1,39 @@
+# The two commands: `make run` and `make test`. Each sets up what it needs and is quick the second time.
+PYTHON ?= python3
+CACHE  := $(HOME)/.cache/mlx-sidecar-dev
+VENV   := .venv
+BIN    := $(CURDIR)/$(VENV)/bin
+DATA   ?= $(CACHE)/data
+PORT   ?= 60315
+
+export MLX_SIDECAR_DATA_DIR ?= $(DATA)
+export CARGO_TARGET_DIR ?= $(CACHE)/cargo-target
+export PYTHONDONTWRITEBYTECODE = 1
+WITH_BLAS = env $$(tools/blas.sh)
+
+.PHONY: run test check setup starter lint requirements clean
+
+run: setup starter ## the host service on 127.0.0.1:60315, which starts the sidecar on 127.0.0.1:60316
+	$(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
+
+test: setup starter lint ## lint, types and every test
+	$(WITH_BLAS) $(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: requirements/dev.txt requirements/uv.txt pyproject.toml tools/setup.sh
+	PYTHON=$(PYTHON) CACHE=$(CACHE) tools/setup.sh $(VENV)
+
+starter: setup ## the starter model, fetched and converted once
+	@$(WITH_BLAS) $(BIN)/mlx-sidecar starter install
+
+requirements: setup ## pin anew what pyproject.toml asks for
+	CACHE=$(CACHE) tools/pin.sh
+
+clean:
+	rm -rf $(VENV) dist artifacts

