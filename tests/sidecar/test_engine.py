@@ -1,0 +1,338 @@
+"""The engine with real models in this process: company changes nothing, faults stay with their request."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sidecar import images, loader, prompting
+from sidecar.config import Settings
+from sidecar.engine import Engine
+from sidecar.metrics import Meter
+from sidecar.requests import Done, Event, Failed, GenerationRequest, Prompt, Sampling, Started, Tier, Token
+from tests.servers import wait_for
+
+
+@dataclass
+class Client:
+    """Collects what a request gives."""
+
+    request: GenerationRequest
+    events: list[Event] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def take(self, events: Sequence[Event]) -> None:
+        self.events.extend(events)
+        if any(isinstance(e, (Done, Failed)) for e in events):
+            self.ended.set()
+
+    @property
+    def tokens(self) -> list[int]:
+        return [e.id for e in self.events if isinstance(e, Token)]
+
+    @property
+    def failure(self) -> Failed | None:
+        return next((e for e in self.events if isinstance(e, Failed)), None)
+
+    @property
+    def cached(self) -> int:
+        return next(e.cached_tokens for e in self.events if isinstance(e, Started))
+
+
+class Bench:
+    """An engine with one model loaded."""
+
+    def __init__(self, path: Path, folder: Path, **settings: Any) -> None:
+        self.settings = Settings(state_dir=folder, data_dir=folder, **settings)
+        self.deaths: list[BaseException] = []
+        self.engine = Engine(self.settings, Meter(), on_death=self.deaths.append)
+        self.path = path
+        self.loaded: loader.LoadedModel = self.engine.load(path).result(120)
+        self.core = self.engine.core_for_tests(path)
+
+    def prompt(self, text: str, *pictures: Image.Image) -> Prompt:
+        parts: Any = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": text}]
+        seen = [images.Picture(p, hashlib.sha256(p.tobytes()).hexdigest()) for p in pictures]
+        return prompting.build(self.loaded, [{"role": "user", "content": parts if pictures else text}], seen)
+
+    def send(
+        self, prompt: Prompt | str, *, max_tokens: int = 16, tier: Tier = Tier.INTERACTIVE, constraint: Any = None, **sampling: Any
+    ) -> Client:
+        if isinstance(prompt, str):
+            prompt = self.prompt(prompt)
+        request = GenerationRequest(
+            prompt=prompt,
+            sampling=Sampling(**{"temperature": 0.0, **sampling}),
+            max_tokens=max_tokens,
+            tier=tier,
+            sink=lambda _: None,
+            arrived=time.monotonic(),
+            constraint=constraint,
+        )
+        client = Client(request)
+        request.sink = client.take
+        self.engine.submit(self.path, request)
+        return client
+
+    def ask(self, prompt: Prompt | str, **options: Any) -> Client:
+        client = self.send(prompt, **options)
+        assert client.ended.wait(120)
+        return client
+
+    def forget(self) -> None:
+        """Drop kept prefixes, on the engine's thread."""
+        self.on_engine(self.core.prefixes.clear)
+
+    def on_engine(self, work: Callable[[], Any]) -> Any:
+        out: list[Any] = []
+        done = threading.Event()
+
+        def run() -> None:
+            out.append(work())
+            done.set()
+
+        self.engine._put(run)
+        assert done.wait(30)
+        return out[0]
+
+
+@pytest.fixture(scope="module")
+def text(starter_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    bench = Bench(starter_dir, tmp_path_factory.mktemp("engine"))
+    yield bench
+    bench.engine.stop()
+
+
+@pytest.fixture(scope="module")
+def eyes(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    bench = Bench(model_dir / "tiny-vl", tmp_path_factory.mktemp("engine"))
+    yield bench
+    bench.engine.stop()
+
+
+def noise(seed: int) -> Image.Image:
+    return Image.effect_noise((96, 96), 30 + 20 * seed).convert("RGB")
+
+
+QUESTIONS = ["Name three colours.", "Who was Newton?", "Write a haiku.", "What is two plus two?", "Describe the sea."]
+
+
+def test_in_company_as_alone(text: Bench) -> None:
+    params: list[dict[str, Any]] = [
+        {},
+        {"temperature": 1.2, "seed": 1, "top_p": 0.9},
+        {"temperature": 0.8, "seed": 2, "top_k": 40},
+        {"temperature": 1.0, "seed": 3, "min_p": 0.05, "repetition_penalty": 1.3},
+        {"temperature": 1.0, "seed": 4, "frequency_penalty": 1.0, "logit_bias": ((260, 2.0),)},
+    ]
+    alone = []
+    for question, p in zip(QUESTIONS, params, strict=True):
+        text.forget()
+        alone.append(text.ask(question, **p).tokens)
+    text.forget()
+    clients = [
+        text.send(q, tier=Tier(i % 2), **p) for i, (q, p) in enumerate(zip(QUESTIONS, params, strict=True))
+    ]
+    for client, tokens in zip(clients, alone, strict=True):
+        assert client.ended.wait(120)
+        assert client.tokens == tokens
+    assert len({tuple(t) for t in alone}) == 5
+
+
+def test_pictures_and_text_in_company_as_alone(eyes: Bench) -> None:
+    prompts = [eyes.prompt("what is in this image?", noise(i)) for i in range(3)] + [eyes.prompt(QUESTIONS[0])] * 2
+    prompts[4] = eyes.prompt("count to ten")
+    alone = []
+    for prompt in prompts:
+        eyes.forget()
+        alone.append(eyes.ask(prompt).tokens)
+    eyes.forget()
+    clients = [eyes.send(p, tier=Tier(i % 2)) for i, p in enumerate(prompts)]
+    for client, tokens in zip(clients, alone, strict=True):
+        assert client.ended.wait(120)
+        assert client.tokens == tokens
+    assert len({tuple(t) for t in alone[:3]}) > 1
+
+
+class Planted:
+    """A grammar that breaks after a few tokens."""
+
+    finished = False
+
+    def __init__(self, after: int) -> None:
+        self._left = after
+
+    def accept(self, token: int) -> None:
+        self._left -= 1
+
+    def mask(self, width: int) -> None:
+        if self._left <= 0:
+            raise RuntimeError("planted")
+
+
+def test_a_breaking_grammar_ends_its_row_alone(text: Bench) -> None:
+    expected = text.ask(QUESTIONS[0], max_tokens=24).tokens
+    good = text.send(QUESTIONS[0], max_tokens=24)
+    bad = text.send(QUESTIONS[1], constraint=Planted(3))
+    assert bad.ended.wait(60)
+    assert good.ended.wait(60)
+    assert bad.failure is not None
+    assert "planted" in bad.failure.message
+    assert good.tokens == expected
+
+
+def test_a_processor_error_in_one_prompt_ends_it_alone(eyes: Bench) -> None:
+    good_prompt = eyes.prompt("what is in this image?", noise(1))
+    expected = eyes.ask(good_prompt).tokens
+    inputs = dict(good_prompt.inputs or {})
+    inputs["pixel_values"] = inputs["pixel_values"][:3]
+    bad_prompt = Prompt(tokens=good_prompt.tokens, inputs=inputs, media="f" * 64)
+    good, bad = eyes.send(good_prompt), eyes.send(bad_prompt)
+    assert bad.ended.wait(60)
+    assert good.ended.wait(60)
+    assert bad.failure is not None
+    assert good.tokens == expected
+
+
+def test_a_row_of_nans_ends_alone(eyes: Bench) -> None:
+    import mlx.core as mx
+
+    good_prompt = eyes.prompt("what is in this image?", noise(2))
+    expected = eyes.ask(good_prompt).tokens
+    inputs = dict(good_prompt.inputs or {})
+    inputs["pixel_values"] = mx.full(inputs["pixel_values"].shape, float("nan"))
+    mx.eval(inputs["pixel_values"])  # lazy arrays belong to the thread that made them
+    good, bad = eyes.send(good_prompt), eyes.send(Prompt(tokens=good_prompt.tokens, inputs=inputs, media="e" * 64))
+    assert bad.ended.wait(60)
+    assert good.ended.wait(60)
+    assert bad.failure is not None
+    assert "NaN" in bad.failure.message
+    assert good.tokens == expected
+
+
+def test_a_broken_batch_is_rebuilt_and_its_rows_resume(text: Bench) -> None:
+    expected = [text.ask(q, max_tokens=32).tokens for q in QUESTIONS[:3]]
+    text.forget()
+    clients = [text.send(q, max_tokens=32) for q in QUESTIONS[:3]]
+    wait_for(lambda: all(len(c.tokens) > 4 for c in clients))
+
+    def plant() -> None:
+        batch = text.core.rows[Tier.INTERACTIVE]
+
+        def broken() -> Any:
+            raise RuntimeError("planted")
+
+        batch.step = broken
+
+    text.on_engine(plant)
+    for client, tokens in zip(clients, expected, strict=True):
+        assert client.ended.wait(120)
+        assert client.failure is None
+        assert client.tokens == tokens
+
+
+def test_cancel_frees_the_row_and_the_others_go_on(text: Bench) -> None:
+    expected = text.ask(QUESTIONS[0], max_tokens=40).tokens
+    stays, goes = text.send(QUESTIONS[0], max_tokens=40), text.send(QUESTIONS[1], max_tokens=400)
+    wait_for(lambda: len(goes.tokens) > 2)
+    text.engine.cancel(text.path, goes.request.id)
+    wait_for(lambda: text.on_engine(lambda: len(text.core.rows[Tier.INTERACTIVE])) <= 1)
+    assert stays.ended.wait(60)
+    assert stays.tokens == expected
+    wait_for(lambda: not text.core.busy)
+
+
+def test_cancel_while_an_image_is_encoded(eyes: Bench) -> None:
+    clients = [eyes.send(eyes.prompt("what is it?", noise(i), noise(i + 1)), tier=Tier.BATCH) for i in range(4)]
+    for client in clients:
+        eyes.engine.cancel(eyes.path, client.request.id)
+    wait_for(lambda: not eyes.core.busy)
+    assert eyes.ask("count to ten").failure is None
+
+
+def test_ten_turns_compute_only_what_is_new(text: Bench) -> None:
+    text.forget()
+    messages: list[dict[str, Any]] = []
+    before = 0
+    for turn in range(10):
+        messages.append({"role": "user", "content": f"Tell me fact number {turn} about the sea."})
+        prompt = prompting.build(text.loaded, messages, ())
+        client = text.ask(prompt, max_tokens=12)
+        if turn:
+            assert client.cached >= before
+        before = len(prompt.tokens)
+        messages.append({"role": "assistant", "content": text.loaded.tokenizer.decode(client.tokens)})
+
+
+def test_a_kept_prefix_gives_the_same_tokens(text: Bench, eyes: Bench) -> None:
+    for bench, prompt in (
+        (text, text.prompt("Explain photosynthesis to a child, please, in simple words.")),
+        (eyes, eyes.prompt("what is in this image? name three colours, please.", noise(3))),
+    ):
+        bench.forget()
+        cold = bench.ask(prompt)
+        warm = bench.ask(prompt)
+        assert cold.cached == 0
+        assert warm.cached == len(prompt.tokens) - 1
+        assert warm.tokens == cold.tokens
+
+
+def test_the_same_text_under_another_image_is_not_the_same_prefix(eyes: Bench) -> None:
+    eyes.forget()
+    first, second = (eyes.prompt("what is in this image?", noise(i)) for i in (1, 4))
+    assert first.tokens == second.tokens
+    a = eyes.ask(first)
+    b = eyes.ask(second)
+    assert b.cached == 0
+    eyes.forget()
+    assert eyes.ask(second).tokens == b.tokens
+    assert eyes.ask(first).tokens == a.tokens
+
+
+def test_batch_work_cannot_flush_a_chats_prefix(starter_dir: Path, tmp_path: Path) -> None:
+    bench = Bench(starter_dir, tmp_path, prefix_cache_mb=12)
+    try:
+        chat = bench.prompt("Tell me a short story about a lighthouse keeper and his old dog, please.")
+        bench.ask(chat, max_tokens=4)
+        for i in range(8):
+            bench.ask(bench.prompt(f"Tag number {i}: " + "alpha beta gamma delta " * 12), tier=Tier.BATCH, max_tokens=2)
+        assert bench.core.prefixes.bytes <= 12 << 20
+        assert bench.ask(chat, max_tokens=4).cached == len(chat.tokens) - 1
+    finally:
+        bench.engine.stop()
+
+
+def test_what_does_not_fit_into_memory_waits(text: Bench) -> None:
+    text.ask(QUESTIONS[0], max_tokens=2)
+    one = text.core.kv_bytes(text.send(QUESTIONS[0], max_tokens=40).request)
+    real = text.core._memory_limit
+    text.core._memory_limit = lambda: int(one * 1.5)
+    try:
+        clients = [text.send(QUESTIONS[1], max_tokens=40) for _ in range(2)]
+        most = 0
+        while not all(c.ended.is_set() for c in clients):
+            most = max(most, sum(len(r) for r in text.core.rows.values()))
+            time.sleep(0.005)
+        assert most == 1
+        assert all(c.failure is None for c in clients)
+    finally:
+        text.core._memory_limit = real
+
+
+def test_embedding_beside_a_chat(text: Bench, model_dir: Path) -> None:
+    text.engine.load(model_dir / "minilm").result(60)
+    chat = text.send(QUESTIONS[2], max_tokens=60)
+    vectors, tokens = text.engine.embed(model_dir / "minilm", ["a b c"] * 40, Tier.BATCH).result(60)
+    assert len(vectors) == 40
+    assert tokens == 40 * 5
+    assert chat.ended.wait(60)
+    assert chat.failure is None
+    assert not text.deaths

@@ -1,0 +1,266 @@
+"""The policy, by scenarios: no MLX, no clock but the one given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from sidecar.requests import Tier
+from sidecar.scheduler import (
+    Action,
+    Begin,
+    Call,
+    Decode,
+    Encode,
+    Idle,
+    Policy,
+    Prefill,
+    Prefilling,
+    Unit,
+    View,
+    Waiting,
+    chunk_class,
+)
+
+CHAT, BATCH = Tier.INTERACTIVE, Tier.BATCH
+
+
+@dataclass
+class Job:
+    """A request of the simulation."""
+
+    id: int
+    tier: Tier
+    prompt: int
+    answer: int
+    arrived: float = 0.0
+    blocks: int = 0  # of its image
+    left: int = 0
+    first: float | None = None
+    tokens: list[float] = field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        return len(self.tokens) >= self.answer
+
+
+@dataclass
+class Machine:
+    """An engine with made-up costs, seconds: a decode step, a prompt token, a vision block."""
+
+    policy: Policy = field(default_factory=Policy)
+    decode: float = 0.05
+    row: float = 0.01
+    token: float = 0.005
+    block: float = 0.07
+    now: float = 0.0
+    waiting: list[Job] = field(default_factory=list)
+    begun: list[Job] = field(default_factory=list)
+    rows: list[Job] = field(default_factory=list)
+    encoding: list[Job] = field(default_factory=list)
+    batch_time: float = 0.0
+
+    def view(self) -> View:
+        return View(
+            waiting=tuple(
+                Waiting(id=j.id, tier=j.tier, priority=0, arrived=j.arrived, images=bool(j.blocks)) for j in self.waiting
+            ),
+            prefilling=tuple(
+                Prefilling(id=j.id, tier=j.tier, priority=0, arrived=j.arrived, remaining=j.left) for j in self.begun
+            ),
+            rows={t: sum(j.tier is t for j in self.rows) for t in Tier},
+            encoding=tuple(j.tier for j in self.encoding),
+        )
+
+    def submit(self, *jobs: Job) -> None:
+        for job in jobs:
+            job.arrived, job.left = self.now, job.prompt
+            self.waiting.append(job)
+
+    def step(self) -> Action:
+        view = self.view()
+        action = self.policy.decide(view)
+        seconds, kind, size, tier = 0.001, "begin", 1, CHAT
+        if isinstance(action, Begin):
+            job = next(j for j in self.waiting if j.id == action.id)
+            self.waiting.remove(job)
+            (self.encoding if job.blocks else self.begun).append(job)
+            tier = job.tier
+        elif isinstance(action, Encode):
+            job = self.encoding[-1]
+            job.blocks -= 1
+            seconds, kind, tier = self.block, "encode", job.tier
+            if not job.blocks:
+                self.begun.append(self.encoding.pop())
+        elif isinstance(action, Prefill):
+            job = next(j for j in self.begun if j.id == action.id)
+            n = min(action.tokens, job.left)
+            job.left -= n
+            seconds, kind, size, tier = n * self.token, "prefill", chunk_class(n), job.tier
+            if not job.left:
+                self.begun.remove(job)
+                self.rows.append(job)
+                job.first = self.now + seconds
+                job.tokens.append(job.first)
+        elif isinstance(action, Decode):
+            mine = [j for j in self.rows if j.tier is action.tier]
+            seconds, kind, size, tier = self.decode + self.row * len(mine), "decode", len(mine), action.tier
+            for job in mine:
+                job.tokens.append(self.now + seconds)
+                if job.finished:
+                    self.rows.remove(job)
+        elif isinstance(action, Idle):
+            seconds = 0.005
+        self.now += seconds
+        self.batch_time += seconds * (tier is BATCH)
+        self.policy.done(action, view, seconds)
+        self.policy.costs.learn(kind, size, seconds)
+        return action
+
+    def run(self, until: float) -> None:
+        while self.now < until and (self.waiting or self.begun or self.rows or self.encoding):
+            self.step()
+
+
+def learned() -> Machine:
+    """A machine whose costs are known."""
+    machine = Machine()
+    for i in range(3):
+        machine.submit(Job(-1 - i, CHAT, 400, 4, blocks=2 * (i == 0)))
+        machine.run(machine.now + 60)
+    for n in (1, 4):
+        machine.submit(*(Job(-10 * n - i, BATCH, 100, 4) for i in range(n)))
+        machine.run(machine.now + 60)
+    return machine
+
+
+def gaps(job: Job) -> list[float]:
+    return [b - a for a, b in zip(job.tokens, job.tokens[1:], strict=False)]
+
+
+def test_nothing_to_do_is_idle() -> None:
+    assert Policy().decide(View()) == Idle()
+
+
+def test_a_chat_is_admitted_at_the_next_step_whatever_runs() -> None:
+    machine = learned()
+    machine.submit(*(Job(i, BATCH, 600, 200) for i in range(4)))
+    machine.run(machine.now + 3)
+    chat = Job(100, CHAT, 40, 20)
+    machine.submit(chat)
+    assert machine.step() == Begin(100)
+    machine.run(machine.now + 30)
+    alone = Job(101, CHAT, 40, 20)
+    quiet = learned()
+    quiet.submit(alone)
+    quiet.run(quiet.now + 30)
+    assert chat.first is not None
+    assert alone.first is not None
+    assert chat.first - chat.arrived <= 1.3 * (alone.first - alone.arrived)
+
+
+def test_a_stream_never_waits_longer_than_its_bound() -> None:
+    machine = learned()
+    chat = Job(1, CHAT, 40, 120)
+    machine.submit(chat)
+    machine.run(machine.now + 1)
+    machine.submit(*(Job(10 + i, BATCH, 900, 60, blocks=3 * (i % 2)) for i in range(4)))
+    machine.submit(*(Job(20 + i, CHAT, 700, 10) for i in range(2)))
+    machine.run(machine.now + 120)
+    step = machine.decode + 3 * machine.row
+    assert max(gaps(chat)) <= machine.policy.gap_bound * step + 1e-9
+
+
+def test_batch_gets_about_half_beside_one_stream() -> None:
+    machine = learned()
+    machine.submit(Job(1, CHAT, 40, 400), *(Job(10 + i, BATCH, 40, 4000) for i in range(4)))
+    machine.run(machine.now + 3)
+    begin, spent = machine.now, machine.batch_time
+    machine.run(machine.now + 10)
+    assert 0.4 < (machine.batch_time - spent) / (machine.now - begin) < 0.7
+
+
+def test_batch_moves_under_endless_prompts() -> None:
+    machine = learned()
+    machine.submit(Job(1, BATCH, 100_000, 5))
+    begin, spent = machine.now, machine.batch_time
+    for i in range(200):
+        machine.submit(Job(100 + i, CHAT, 300, 1))
+        machine.run(machine.now + 1.5)
+    share = (machine.batch_time - spent) / (machine.now - begin)
+    assert 0.05 < share < 0.2
+
+
+def test_an_image_of_batch_work_steps_aside_between_blocks() -> None:
+    machine = learned()
+    machine.submit(Job(1, BATCH, 100, 5, blocks=12))
+    machine.run(machine.now + 0.3)
+    assert machine.encoding
+    chat = Job(2, CHAT, 40, 5)
+    machine.submit(chat)
+    machine.run(machine.now + 60)
+    assert chat.first is not None
+    assert chat.first - chat.arrived < machine.block + 0.3
+
+
+def test_only_the_topmost_image_goes_on_and_one_a_tier_is_begun() -> None:
+    image = Waiting(id=1, tier=BATCH, priority=0, arrived=0, images=True)
+    view = View(waiting=(image,), encoding=(BATCH,))
+    assert Policy().decide(view) == Encode()
+    chat = replace(image, id=2, tier=CHAT)
+    assert Policy().decide(replace(view, waiting=(image, chat))) == Begin(2)
+    assert Policy().decide(replace(view, waiting=(image,), encoding=(BATCH, CHAT))) == Encode()
+
+
+def test_order_within_a_tier_is_priority_then_arrival() -> None:
+    jobs = [
+        Waiting(id=1, tier=BATCH, priority=5, arrived=1),
+        Waiting(id=2, tier=BATCH, priority=1, arrived=3),
+        Waiting(id=3, tier=BATCH, priority=1, arrived=2),
+    ]
+    order = []
+    while jobs:
+        action = Policy().decide(View(waiting=tuple(jobs)))
+        assert isinstance(action, Begin)
+        order.append(action.id)
+        jobs = [j for j in jobs if j.id != action.id]
+    assert order == [3, 2, 1]
+
+
+def test_what_does_not_fit_waits_and_what_fits_goes() -> None:
+    big = Waiting(id=1, tier=CHAT, priority=0, arrived=0, fits=False)
+    small = Waiting(id=2, tier=CHAT, priority=0, arrived=1)
+    assert Policy().decide(View(waiting=(big,))) == Idle()
+    assert Policy().decide(View(waiting=(big, small))) == Begin(2)
+
+
+def test_a_full_batch_admits_no_more() -> None:
+    policy = Policy(max_rows=2)
+    more = Waiting(id=9, tier=CHAT, priority=0, arrived=0)
+    assert policy.decide(View(waiting=(more,), rows={CHAT: 2})) == Decode(CHAT)
+
+
+def test_a_prompt_that_cannot_be_cut_is_taken_whole() -> None:
+    whole = Prefilling(id=1, tier=CHAT, priority=0, arrived=0, remaining=5000, whole=True)
+    assert Policy().decide(View(prefilling=(whole,))) == Prefill(1, 5000)
+
+
+def test_calls_are_units_of_their_tier() -> None:
+    assert Policy().decide(View(calls=(Unit(id=4, tier=BATCH, arrived=0),))) == Call(4)
+    waiting = (Waiting(id=1, tier=CHAT, priority=0, arrived=0),)
+    assert Policy().decide(View(calls=(Unit(id=4, tier=BATCH, arrived=0),), waiting=waiting)) == Begin(1)
+
+
+@pytest.mark.parametrize("bound", [1.5, 3.0, 6.0])
+def test_the_bound_is_the_operators(bound: float) -> None:
+    machine = learned()
+    machine.policy.gap_bound = bound
+    chat = Job(1, CHAT, 40, 100)
+    machine.submit(chat)
+    machine.run(machine.now + 1)
+    machine.submit(*(Job(10 + i, BATCH, 500, 100) for i in range(4)))
+    machine.run(machine.now + 60)
+    limit = max(bound * (machine.decode + machine.row), machine.decode + machine.row + 16 * machine.token)
+    # A unit larger than the bound leaves room for is paid by batch work's guaranteed share alone.
+    assert sorted(gaps(chat))[int(len(gaps(chat)) * 0.75)] <= limit + 1e-9
