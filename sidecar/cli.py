@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     stop = add("stop", _stop, "stop the running server")
     config.add_arguments(stop, ("state_dir",))
     stop.add_argument("--force", action="store_true", help="stop it although hosts use it")
+    add("selfcheck", _selfcheck, "import every model family and processor and list what can't be")
     add("version", _version, "print the version")
     return parser
 
@@ -137,6 +138,16 @@ def _stop(args: argparse.Namespace) -> int:
     stopped, message = terminal.stop(config.load(args).state_dir, force=args.force)
     _print(args, {"stopped": stopped, "message": message}, message)
     return 0 if stopped else 1
+
+
+def _selfcheck(args: argparse.Namespace) -> int:
+    from sidecar.selfcheck import check
+
+    results = check()
+    failed = {name: error for name, error in results.items() if error != "ok"}
+    text = "\n".join(f"{name}: {error}" for name, error in failed.items())
+    _print(args, results, f"{text}\n{len(results) - len(failed)} of {len(results)} load".strip())
+    return 0
 
 
 def _version(args: argparse.Namespace) -> int:
