@@ -11,7 +11,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/cargo-target
 export PYTHONDONTWRITEBYTECODE = 1
 WITH_BLAS = env $$(tools/blas.sh)
 
-.PHONY: run test check setup starter lint requirements clean
+.PHONY: run test setup starter lint freeze requirements clean
 
 run: setup starter ## the host service on 127.0.0.1:60315, which starts the sidecar on 127.0.0.1:60316
 	$(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
@@ -31,6 +31,9 @@ $(VENV)/.ready: requirements/dev.txt requirements/uv.txt pyproject.toml tools/se
 
 starter: setup ## the starter model, fetched and converted once
 	@$(WITH_BLAS) $(BIN)/mlx-sidecar starter install
+
+freeze: setup ## the frozen program in dist/mlx-sidecar/ (ONEFILE=1: one file)
+	CACHE=$(CACHE) ONEFILE=$(ONEFILE) tools/freeze.sh $(BIN)/python
 
 requirements: setup ## pin anew what pyproject.toml asks for
 	CACHE=$(CACHE) tools/pin.sh

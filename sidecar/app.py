@@ -86,8 +86,6 @@ class _Access:
         finally:
             path = scope["path"]
             if path not in ("/health", "/health/ready"):
-                log.info(
-                    '"%s %s" %d %.0f ms', scope["method"], path, status, (time.monotonic() - start) * 1000
-                )
+                log.info('"%s %s" %d %.0f ms', scope["method"], path, status, (time.monotonic() - start) * 1000)
             route = scope.get("route")
             self._service.meter.request(getattr(route, "path", "other"), status)

@@ -43,9 +43,7 @@ class Settings:
     model: str = _opt("", "model to load at start")
     api_key_file: Path | None = _opt(None, "file with the bearer token clients must send")
     log_dir: Path | None = _opt(None, "folder for log files; default: logs in the state directory")
-    log_level: str = _opt(
-        "info", "debug, info, warning or error", choices=("debug", "info", "warning", "error")
-    )
+    log_level: str = _opt("info", "debug, info, warning or error", choices=("debug", "info", "warning", "error"))
     log_prompts: bool = _opt(False, "write prompts and answers to the log (off: never)")
     managed: bool = _opt(False, "leave when no host holds the hosts lock any more")
     grace_time: float = _opt(10.0, "seconds without a host before a managed sidecar leaves")
@@ -119,9 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser, names: Sequence[str] | None =
         elif _is_list(f):
             parser.add_argument(flag, action="append", type=_parser_for(f), default=None, help=text)
         else:
-            parser.add_argument(
-                flag, type=_parser_for(f), choices=f.metadata.get("choices"), default=None, help=text
-            )
+            parser.add_argument(flag, type=_parser_for(f), choices=f.metadata.get("choices"), default=None, help=text)
 
 
 def _from_env(f: Any, raw: str) -> Any:
@@ -186,5 +182,5 @@ def default_of(name: str) -> Any:
     """The default of one setting."""
     for f in fields(Settings):
         if f.name == name:
-            return f.default if f.default is not MISSING else f.default_factory()  # type: ignore[misc]
+            return f.default_factory() if not isinstance(f.default_factory, type(MISSING)) else f.default
     raise KeyError(name)

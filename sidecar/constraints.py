@@ -65,11 +65,7 @@ def json_grammar(schema: dict[str, Any]) -> str:
     import llguidance
 
     try:
-        return str(
-            llguidance.JsonCompiler(separators=(", ", ": "), whitespace_pattern="").compile(
-                json.dumps(schema)
-            )
-        )
+        return str(llguidance.JsonCompiler(separators=(", ", ": "), whitespace_pattern="").compile(json.dumps(schema)))
     except (ValueError, TypeError) as exc:
         raise GrammarError(str(exc)) from exc
 
@@ -105,9 +101,7 @@ class Constraint:
         import llguidance.numpy
 
         llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bits, 0)
-        allowed = np.unpackbits(self._bits.view(np.uint8)[0], bitorder="little")[: self._vocab].astype(
-            np.bool_
-        )
+        allowed = np.unpackbits(self._bits.view(np.uint8)[0], bitorder="little")[: self._vocab].astype(np.bool_)
         if len(allowed) < width:
             allowed = np.concatenate([allowed, np.zeros(width - len(allowed), dtype=np.bool_)])
         return allowed[:width]

@@ -81,9 +81,7 @@ class Core:
     @property
     def busy(self) -> bool:
         """Whether anything is queued or running."""
-        return bool(
-            self.waiting or self.prefills or self._encoding or any(len(r) for r in self.rows.values())
-        )
+        return bool(self.waiting or self.prefills or self._encoding or any(len(r) for r in self.rows.values()))
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request."""
@@ -196,9 +194,7 @@ class Core:
             tokens = [*request.prompt.tokens, *request.resumed]
             key = key_of(tokens, request.prompt.media, self.loaded.media_ids)
             last_media = (
-                max((i for i, t in enumerate(tokens) if t in self.loaded.media_ids), default=-1)
-                if images
-                else -1
+                max((i for i, t in enumerate(tokens) if t in self.loaded.media_ids), default=-1) if images else -1
             )
             hit = self.prefixes.lookup(key, at_least=last_media + 1)
             embeds, kwargs = embed(self.loaded.model, request, vision_cache=self._features)
@@ -238,9 +234,7 @@ class Core:
         row, token, cache, chosen, rope = prefill.finish()
         self.prefills.pop(request.id)
         if not self._kv_token_bytes:
-            self._kv_token_bytes = sum(int(c.nbytes) for c in cache) / max(
-                1, _capacity(cache, prefill.processed + 1)
-            )
+            self._kv_token_bytes = sum(int(c.nbytes) for c in cache) / max(1, _capacity(cache, prefill.processed + 1))
         decoding.accept(row, token.id)
         now = time.monotonic()
         self._meter.first_token(request.tier, now - request.arrived, prompt=len(request.prompt.tokens))

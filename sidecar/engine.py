@@ -47,9 +47,7 @@ class _Embedding:
 class Engine:
     """Starts its thread at the first command."""
 
-    def __init__(
-        self, settings: Settings, meter: Meter, *, on_death: Callable[[BaseException], None]
-    ) -> None:
+    def __init__(self, settings: Settings, meter: Meter, *, on_death: Callable[[BaseException], None]) -> None:
         self._settings = settings
         self._meter = meter
         self._on_death = on_death
@@ -259,9 +257,7 @@ class Engine:
             return
         try:
             start = len(job.done)
-            vectors, tokens = loader.embed_texts(
-                self._embedders[job.path], job.texts[start : start + EMBED_ROWS]
-            )
+            vectors, tokens = loader.embed_texts(self._embedders[job.path], job.texts[start : start + EMBED_ROWS])
             job.done.extend(vectors)
             job.tokens += tokens
         except Exception as exc:

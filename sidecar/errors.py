@@ -78,9 +78,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _validation(_: Request, exc: RequestValidationError) -> JSONResponse:
         first = exc.errors()[0]
-        where = [
-            str(part) for part in first.get("loc", ()) if part not in ("body", "query", "path", "header")
-        ]
+        where = [str(part) for part in first.get("loc", ()) if part not in ("body", "query", "path", "header")]
         param = ".".join(where) or None
         if first.get("type") == "json_invalid":
             message, param = f"The body is not valid JSON: {first.get('ctx', {}).get('error', '')}.", None
@@ -91,6 +89,4 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _crash(request: Request, exc: Exception) -> JSONResponse:
         log.error("unexpected error on %s %s", request.method, request.url.path, exc_info=exc)
-        return JSONResponse(
-            envelope(500, "The server met an unexpected error; its log has the details."), 500
-        )
+        return JSONResponse(envelope(500, "The server met an unexpected error; its log has the details."), 500)

@@ -42,9 +42,7 @@ class Plan:
     priority: int
     answers: tuple[Answer, ...]
     constraints: tuple[Any, ...]
-    cached: list[int] = field(
-        default_factory=list
-    )  # filled by ``run``: prompt tokens not computed, by choice
+    cached: list[int] = field(default_factory=list)  # filled by ``run``: prompt tokens not computed, by choice
 
 
 def tier_of(header: str | None, body: SamplingFields) -> tuple[Tier, int]:
@@ -72,9 +70,7 @@ def tier_of(header: str | None, body: SamplingFields) -> tuple[Tier, int]:
     return (Tier.BATCH if body.service_tier == "flex" else Tier.INTERACTIVE), 0
 
 
-def samplings(
-    loaded: LoadedModel, body: SamplingFields, *, logprobs: bool, top_logprobs: int
-) -> tuple[Sampling, ...]:
+def samplings(loaded: LoadedModel, body: SamplingFields, *, logprobs: bool, top_logprobs: int) -> tuple[Sampling, ...]:
     """The parameters of each of the ``n`` choices; what is absent comes from the model's generation_config.json."""
     defaults = _defaults(loaded)
 
@@ -220,9 +216,7 @@ def _read(answer: Answer, index: int, events: Sequence[Event]) -> Piece:
 
 def _ended(answer: Answer, piece: Piece, reason: str) -> Piece:
     piece.delta.add(answer.finish())
-    return Piece(
-        index=piece.index, delta=piece.delta, tokens=piece.tokens, finish=answer.finish_reason(reason)
-    )
+    return Piece(index=piece.index, delta=piece.delta, tokens=piece.tokens, finish=answer.finish_reason(reason))
 
 
 def usage(plan: Plan) -> dict[str, Any]:

@@ -107,9 +107,7 @@ class Guard:
             raise self._too_large()
 
     def _too_large(self) -> ApiError:
-        return ApiError(
-            413, f"The body is over {self._max_body} bytes; send smaller images.", code="body_too_large"
-        )
+        return ApiError(413, f"The body is over {self._max_body} bytes; send smaller images.", code="body_too_large")
 
     def _limited(self, receive: Receive) -> Receive:
         seen = 0

@@ -36,9 +36,7 @@ def fetch(url: str, settings: Settings, *, param: str) -> bytes:
         return _remote(url, settings, param)
     if scheme in ("", "file"):
         return _file(url, settings, param)
-    raise bad_request(
-        f"{param}: {scheme}: URLs are not supported; send the image as a data URL.", param=param
-    )
+    raise bad_request(f"{param}: {scheme}: URLs are not supported; send the image as a data URL.", param=param)
 
 
 def decode(data: bytes, settings: Settings, *, param: str) -> Picture:
@@ -66,9 +64,7 @@ def decode(data: bytes, settings: Settings, *, param: str) -> Picture:
     except ApiError:
         raise
     except UnidentifiedImageError as exc:
-        raise bad_request(
-            f"{param}: not an image of a known format ({', '.join(FORMATS)}).", param=param
-        ) from exc
+        raise bad_request(f"{param}: not an image of a known format ({', '.join(FORMATS)}).", param=param) from exc
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as exc:
         raise bad_request(f"{param}: the image is damaged or too large ({exc}).", param=param) from exc
     digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
@@ -136,11 +132,7 @@ def _remote(url: str, settings: Settings, param: str) -> bytes:
             for chunk in answer.iter_bytes():
                 data += chunk
                 if len(data) > limit:
-                    raise bad_request(
-                        f"{param}: the image is larger than {settings.max_body_mb:g} MiB.", param=param
-                    )
+                    raise bad_request(f"{param}: the image is larger than {settings.max_body_mb:g} MiB.", param=param)
             return bytes(data)
     except httpx.HTTPError as exc:
-        raise bad_request(
-            f"{param}: the image can't be fetched ({type(exc).__name__}).", param=param
-        ) from exc
+        raise bad_request(f"{param}: the image can't be fetched ({type(exc).__name__}).", param=param) from exc

@@ -119,7 +119,8 @@ def _evaluate(model: Any, progress: Progress, start: float) -> None:
     import mlx.core as mx
     from mlx.utils import tree_flatten
 
-    arrays = [a for _, a in tree_flatten(model.parameters())]
+    flat: Any = tree_flatten(model.parameters())
+    arrays = [a for _, a in flat]
     total = sum(a.nbytes for a in arrays) or 1
     done = 0
     group: list[Any] = []

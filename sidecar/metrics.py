@@ -37,12 +37,8 @@ class Meter:
         self._generated = Counter("mlx_sidecar_generation_tokens", "Generated tokens", ["tier"], registry=r)
         self._requests = Counter("mlx_sidecar_http_requests", "Requests", ["path", "status"], registry=r)
         self._cancelled = Counter("mlx_sidecar_requests_cancelled", "Requests whose client left", registry=r)
-        self._prefix = Counter(
-            "mlx_sidecar_prefix_cache_queries", "Prefix cache look-ups", ["result"], registry=r
-        )
-        self._prefix_tokens = Counter(
-            "mlx_sidecar_prefix_cache_hit_tokens", "Prompt tokens not computed", registry=r
-        )
+        self._prefix = Counter("mlx_sidecar_prefix_cache_queries", "Prefix cache look-ups", ["result"], registry=r)
+        self._prefix_tokens = Counter("mlx_sidecar_prefix_cache_hit_tokens", "Prompt tokens not computed", registry=r)
         self.memory = Gauge("mlx_sidecar_mlx_memory_bytes", "MLX memory", ["kind"], registry=r)
         self.running = Gauge("mlx_sidecar_requests_running", "Rows decoding", ["tier"], registry=r)
         self.waiting = Gauge("mlx_sidecar_requests_waiting", "Requests queued", ["tier"], registry=r)

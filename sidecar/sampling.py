@@ -6,6 +6,7 @@ rows beside it: sampling is argmax(logits / T + Gumbel noise), the noise drawn f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ def _filtered(scaled: mx.array, params: Sequence[Sampling]) -> mx.array:
             floor[i] = down[at][mx.maximum(kept - 1, 0)]
     for i, p in enumerate(params):
         if p.min_p > 0:
-            floor[i] = mx.maximum(floor[i], mx.max(scaled[i]) + float(mx.log(mx.array(p.min_p)).item()))
+            floor[i] = mx.maximum(floor[i], mx.max(scaled[i]) + math.log(p.min_p))
     if not sorting and not any(p.min_p > 0 for p in params):
         return scaled
     return mx.where(scaled >= mx.stack(floor)[:, None], scaled, -mx.inf)
@@ -93,9 +94,7 @@ def adjusted(logits: mx.array, row: Sampling, prompt: Sequence[int], answer: Seq
     return logits
 
 
-def logprobs_of(
-    logits: mx.array, tokens: mx.array, top: int
-) -> tuple[mx.array, mx.array | None, mx.array | None]:
+def logprobs_of(logits: mx.array, tokens: mx.array, top: int) -> tuple[mx.array, mx.array | None, mx.array | None]:
     """Log-probabilities of ``tokens`` [B] under raw ``logits`` [B, V], and the ``top`` likeliest (ids, values)."""
     wide = logits.astype(mx.float32)
     total = mx.logsumexp(wide, axis=-1, keepdims=True)

@@ -204,9 +204,7 @@ class Policy:
             return stream
         if batch is not None:
             cost = self._cost(batch, view)
-            wants = self.batch_spent < self._token_time(view) * BATCH_BESIDE_DECODE / (
-                1 - BATCH_BESIDE_DECODE
-            )
+            wants = self.batch_spent < self._token_time(view) * BATCH_BESIDE_DECODE / (1 - BATCH_BESIDE_DECODE)
             if wants and cost <= room:
                 return batch
             if cost <= self.credit and self.spent == 0.0:
@@ -217,23 +215,15 @@ class Policy:
         """The best unit of one tier, cut to ``room`` seconds; None when it has none."""
         if view.encoding and view.encoding[-1] is tier:
             return Encode()
-        begun = sorted(
-            (p for p in view.prefilling if p.tier is tier), key=lambda p: (p.priority, p.arrived, p.id)
-        )
+        begun = sorted((p for p in view.prefilling if p.tier is tier), key=lambda p: (p.priority, p.arrived, p.id))
         rows = view.rows.get(tier, 0)
         full = rows + len(begun) >= self.max_rows
-        queue = sorted(
-            (w for w in view.waiting if w.tier is tier), key=lambda w: (w.priority, w.arrived, w.id)
-        )
+        queue = sorted((w for w in view.waiting if w.tier is tier), key=lambda w: (w.priority, w.arrived, w.id))
         calls = sorted((c for c in view.calls if c.tier is tier), key=lambda c: (c.arrived, c.id))
         fresh = next((w for w in queue if w.fits and not (w.images and _busy(view, tier))), None)
         if calls and (tier is Tier.INTERACTIVE or not (begun or rows) or self._last_batch_decode):
             return Call(calls[0].id)
-        if (
-            fresh is not None
-            and not full
-            and (not begun or (fresh.priority, fresh.arrived) < _rank(begun[0]))
-        ):
+        if fresh is not None and not full and (not begun or (fresh.priority, fresh.arrived) < _rank(begun[0])):
             return Begin(fresh.id)
         if begun and not (tier is Tier.BATCH and rows and not self._last_batch_decode):
             first = begun[0]

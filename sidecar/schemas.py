@@ -193,15 +193,12 @@ class ChatRequest(SamplingFields):
             "audio": self.audio is not None and "no audio is produced",
             "functions": self.functions is not None and "use tools",
             "function_call": self.function_call is not None and "use tool_choice",
-            "web_search_options": self.web_search_options is not None
-            and "this server does not search the web",
+            "web_search_options": self.web_search_options is not None and "this server does not search the web",
             "verbosity": self.verbosity not in (None, "medium") and "this model has no such setting",
         }
         for name, reason in reasons.items():
             if reason:
-                raise bad_request(
-                    f"{name} is not supported: {reason}.", param=name, code="unsupported_parameter"
-                )
+                raise bad_request(f"{name} is not supported: {reason}.", param=name, code="unsupported_parameter")
         if self.top_logprobs and not self.logprobs:
             raise bad_request("top_logprobs needs logprobs: true.", param="top_logprobs")
 
@@ -220,9 +217,7 @@ class CompletionRequest(SamplingFields):
         if self.suffix:
             raise bad_request("suffix is not supported.", param="suffix", code="unsupported_parameter")
         if self.best_of is not None and self.best_of != (self.n or 1):
-            raise bad_request(
-                "best_of is not supported; use n.", param="best_of", code="unsupported_parameter"
-            )
+            raise bad_request("best_of is not supported; use n.", param="best_of", code="unsupported_parameter")
         if self.echo and self.logprobs is not None:
             raise bad_request("logprobs of an echoed prompt are not supported.", param="echo")
 

@@ -93,9 +93,7 @@ def run(settings: Settings) -> int:
         with sock:
             host, port = sock.getsockname()[:2]
             life.publish(host=host, port=port, version=__version__, token=token)
-            log.info(
-                "listening on http://%s:%d pid %d instance %s", host, port, os.getpid(), life.instance_id
-            )
+            log.info("listening on http://%s:%d pid %d instance %s", host, port, os.getpid(), life.instance_id)
             return asyncio.run(_serve(settings, sock, life, token))
     finally:
         life.release()

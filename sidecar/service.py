@@ -144,9 +144,7 @@ class Service:
             actual = "embedding" if loader.is_embedding(local.path, config) else "chat"
             if actual != kind:
                 use = "/v1/embeddings" if actual == "embedding" else "/v1/chat/completions"
-                raise ApiError(
-                    400, f"{local.name} is a model for {use}.", param="model", code="wrong_model_kind"
-                )
+                raise ApiError(400, f"{local.name} is a model for {use}.", param="model", code="wrong_model_kind")
             async with self.residency.use(local.name, local.path, kind) as loaded:
                 yield local.name, loaded
         except loader.LoadError as exc:

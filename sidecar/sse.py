@@ -107,11 +107,7 @@ class EventStream(Response):
             raise
         except Exception as exc:
             self._on_error(exc)
-            body = (
-                exc.body()
-                if isinstance(exc, ApiError)
-                else envelope(500, "The server met an unexpected error.")
-            )
+            body = exc.body() if isinstance(exc, ApiError) else envelope(500, "The server met an unexpected error.")
             await write(event(body, "error"), more=False)
         finally:
             close = getattr(iterator, "aclose", None)

@@ -138,10 +138,12 @@ def _ask(
         with client.stream("POST", "/v1/chat/completions", json=body) as answer:
             if answer.status_code != httpx.codes.OK:
                 answer.read()
-                return _say(_message(answer.text))
+                _say(_message(answer.text))
+                return None
             for chunk in events(answer.iter_lines()):
                 if "error" in chunk:
-                    return _say(_message(json.dumps(chunk)))
+                    _say(_message(json.dumps(chunk)))
+                    return None
                 usage, model = chunk.get("usage") or usage, chunk.get("model")
                 for choice in chunk["choices"]:
                     piece = choice["delta"].get("content") or ""
@@ -150,7 +152,8 @@ def _ask(
                         sys.stdout.write(piece)
                         sys.stdout.flush()
     except httpx.HTTPError as exc:
-        return _say(f"the server went away ({type(exc).__name__}); what came so far is above")
+        _say(f"the server went away ({type(exc).__name__}); what came so far is above")
+        return None
     sys.stdout.write(json.dumps({"model": model, "content": text, "usage": usage}) + "\n" if args.json else "\n")
     return text
 
@@ -203,3 +206,14 @@ def _wait(process: subprocess.Popen[bytes], folder: Path) -> Endpoint:
         time.sleep(0.02)
     tail = (folder / "output").read_text("utf-8", "replace")[-1000:]
     raise ConfigError(f"the server did not start: {tail.strip()}")
+
+
+# --- status and stop ------------------------------------------------------------------------------------
+def status(state_dir: Path) -> dict[str, Any] | None:
+    """The running server's address and health, or None."""
+    endpoint = running(state_dir)
+    if endpoint is None:
+        return None
+    with endpoint.client(5.0) as client:
+        health: dict[str, Any] = client.get("/health").json()
+    return {"url": endpoint.url, **health}

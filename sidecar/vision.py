@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx.nn.layers.base import Module
 
 _TOWERS = ("vision_tower", "vision_model", "vision_encoder", "visual", "vision_embed_tokens")
 
@@ -20,15 +20,11 @@ def find_blocks(model: Any) -> list[Any]:
     longest: list[Any] = []
     for name in _TOWERS:
         tower = getattr(model, name, None)
-        if not isinstance(tower, nn.Module):
+        if not isinstance(tower, Module):
             continue
         for _, module in tower.named_modules():
             for child in module.children().values():
-                if (
-                    isinstance(child, list)
-                    and len(child) > len(longest)
-                    and all(isinstance(c, nn.Module) for c in child)
-                ):
+                if isinstance(child, list) and len(child) > len(longest) and all(isinstance(c, Module) for c in child):
                     longest = child
     return longest
 
@@ -41,9 +37,9 @@ def install_pause(model: Any, pause: Callable[[], None]) -> int:
     return len(blocks)
 
 
-def _pausing(kind: type, pause: Callable[[], None]) -> type:
+def _pausing(kind: Any, pause: Callable[[], None]) -> Any:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        out = kind.__call__(self, *args, **kwargs)  # type: ignore[operator]
+        out = kind.__call__(self, *args, **kwargs)
         mx.eval(out)
         pause()
         return out

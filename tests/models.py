@@ -17,7 +17,7 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<
 CORPUS = [
     "the quick brown fox jumps over the lazy dog and describes a picture of a house with a red roof",
     "what is in this image? name three colours, please. count to ten: one two three four five six",
-    "0 1 2 3 4 5 6 7 8 9 { } [ ] \" : , true false null name age city answer",
+    '0 1 2 3 4 5 6 7 8 9 { } [ ] " : , true false null name age city answer',
 ]
 
 
@@ -33,7 +33,10 @@ def qwen3_vl(folder: Path, *, layers: int = 2, hidden: int = 64, vision_depth: i
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=512, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=512,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])

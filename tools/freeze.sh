@@ -1,9 +1,29 @@
 #!/bin/sh
-# Freeze the sidecar into dist/mlx-sidecar/ (or, with ONEFILE=1, dist/mlx-sidecar). Run by `make freeze`.
+# Freeze the sidecar into dist/mlx-sidecar/ (a folder) or, with ONEFILE=1, dist/onefile/mlx-sidecar. Run by `make freeze`.
+# A build of the same inputs is taken from the cache.
 set -eu
-python=${1:?the virtual environment\'s python}
+python=${1:?the python of the virtual environment}
 cache=${CACHE:-$HOME/.cache/mlx-sidecar-dev}
-export PYTHONHASHSEED=0 SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 1700000000)}"
-export MLX_SIDECAR_ONEFILE="${ONEFILE:-0}"
-"$python" -m PyInstaller --noconfirm --log-level WARN --workpath "$cache/freeze-work" --distpath dist build/mlx_sidecar.spec
-"$python" tools/freeze_finish.py dist
+onefile=${ONEFILE:-0}
+dist=dist
+[ "$onefile" = 1 ] && dist=dist/onefile
+key=$({ echo "$onefile ${MLX_SIDECAR_WITH:-}"; "$python" -VV
+        find sidecar host_api build tools/freeze* tools/cblas_shim.c requirements/dev.txt -type f \
+            ! -path 'host_api/app/*' ! -name '*.pyc' | sort | xargs cat; } | sha256sum | cut -c1-16)
+kept=$cache/frozen/$key
+if [ ! -d "$kept" ]; then
+    # The same commit gives the same bytes: a fixed hash seed and the commit's time for what is stamped.
+    export PYTHONHASHSEED=0 MLX_SIDECAR_ONEFILE="$onefile"
+    SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 1700000000)}
+    export SOURCE_DATE_EPOCH
+    rm -rf "$kept.new"
+    "$python" -m PyInstaller --noconfirm --log-level ERROR --workpath "$cache/freeze-work/$onefile" \
+        --distpath "$kept.new" build/mlx_sidecar.spec
+    "$python" tools/freeze_finish.py "$kept.new"
+    find "$cache/frozen" -mindepth 1 -maxdepth 1 -type d -mtime +7 -exec rm -rf {} +
+    mv "$kept.new" "$kept"
+fi
+rm -rf "$dist/mlx-sidecar" "$dist/manifest.json"
+mkdir -p "$dist"
+cp -a "$kept/." "$dist/"
+echo "$dist/mlx-sidecar"

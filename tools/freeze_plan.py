@@ -6,6 +6,7 @@ import ast
 import atexit
 import importlib.metadata as metadata
 import importlib.util
+import os
 import shutil
 import sys
 import tempfile
@@ -66,9 +67,15 @@ OUT = {
 MLX_VLM_OUT = ("mlx_vlm.chat_ui", "mlx_vlm.tests", "mlx_vlm.evals")
 
 
+WITH = {"video": {"cv2"}, "audio": {"mlx_audio", "miniaudio", "sounddevice", "scipy"}}
+"""What MLX_SIDECAR_WITH=video,audio builds in."""
+
+
 def excludes() -> list[str]:
     """Packages the analysis must not follow."""
-    return sorted(OUT)
+    wanted = os.environ.get("MLX_SIDECAR_WITH", "")
+    back = set().union(*(WITH[part] for part in wanted.split(",") if part))
+    return sorted(set(OUT) - back)
 
 
 def hidden_imports() -> list[str]:
@@ -84,7 +91,7 @@ def hidden_imports() -> list[str]:
 
 
 def mlx_modules() -> list[str]:
-    """MLX's Python modules and its extension, listed rather than imported: importing them twice registers types twice."""
+    """MLX's Python modules and its extension, listed, not imported: a second import registers its types twice."""
     root = _folder("mlx")
     names = ["mlx.core", "mlx._reprlib_fix"]
     for path in sorted(root.rglob("*.py")):
@@ -231,7 +238,17 @@ def _torch_module(name: str) -> bool:
     parts = name.split(".")
     if parts[1] == "models":
         return not _transformers_part(parts[-1]) and len(parts) > 3
-    return parts[1] in ("trainer", "training_args", "pipelines", "quantizers", "kernels", "cli", "data", "onnx", "distributed")
+    return parts[1] in (
+        "trainer",
+        "training_args",
+        "pipelines",
+        "quantizers",
+        "kernels",
+        "cli",
+        "data",
+        "onnx",
+        "distributed",
+    )
 
 
 def kept_datas(found: list[Any]) -> list[Any]:

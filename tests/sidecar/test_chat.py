@@ -95,7 +95,9 @@ def test_seed_gives_the_same_text_alone_and_in_company(client: openai.OpenAI) ->
 
 
 def test_different_seeds_differ(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(model="starter", messages=FRANCE, temperature=1.8, seed=5, n=3, max_tokens=20)
+    answer = client.chat.completions.create(
+        model="starter", messages=FRANCE, temperature=1.8, seed=5, n=3, max_tokens=20
+    )
     assert len({c.message.content for c in answer.choices}) > 1
     assert [c.index for c in answer.choices] == [0, 1, 2]
 
@@ -168,7 +170,10 @@ def test_json_schema_is_enforced(client: openai.OpenAI) -> None:
     }
     form: Any = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema, "strict": True}}
     answer = client.chat.completions.create(
-        model="starter", messages=[{"role": "user", "content": "Invent a person."}], response_format=form, max_tokens=100
+        model="starter",
+        messages=[{"role": "user", "content": "Invent a person."}],
+        response_format=form,
+        max_tokens=100,
     )
     document = json.loads(answer.choices[0].message.content or "")
     assert set(document) == {"name", "age"}
@@ -265,7 +270,9 @@ def test_tool_history_is_understood(client: openai.OpenAI) -> None:
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "call_1", "content": "18 degrees and sunny"},
     ]
-    answer = client.chat.completions.create(model="starter", messages=messages, tools=TOOLS, temperature=0, max_tokens=40)
+    answer = client.chat.completions.create(
+        model="starter", messages=messages, tools=TOOLS, temperature=0, max_tokens=40
+    )
     assert answer.choices[0].message.content or answer.choices[0].message.tool_calls
 
 
@@ -275,7 +282,7 @@ def test_nulls_mean_absent_and_unknown_fields_are_ignored(server: Sidecar) -> No
         "presence_penalty frequency_penalty repetition_penalty response_format tools tool_choice parallel_tool_calls "
         "reasoning_effort stream stream_options user metadata service_tier priority store modalities audio functions"
     )
-    body = {name: None for name in names.split()} | {"messages": FRANCE, "model": "starter", "not_a_field": {"a": 1}}
+    body = dict.fromkeys(names.split()) | {"messages": FRANCE, "model": "starter", "not_a_field": {"a": 1}}
     with server.client() as http:
         answer = http.post("/v1/chat/completions", json=body | {"max_tokens": 4, "temperature": 0})
     assert answer.status_code == 200, answer.text

@@ -59,7 +59,9 @@ async def _pydantic(server: Sidecar) -> None:
     city = (await native.run("Paris has 2100000 people. Give the city.")).output
     assert isinstance(city, City)
 
-    by_tool: Agent[None, City] = Agent(_pydantic_model(server, "starter"), output_type=City, model_settings=deterministic)
+    by_tool: Agent[None, City] = Agent(
+        _pydantic_model(server, "starter"), output_type=City, model_settings=deterministic
+    )
     assert isinstance((await by_tool.run("Paris has 2100000 people. Give the city.")).output, City)
 
     eyes = Agent(_pydantic_model(server, "tiny-vl"), model_settings={"temperature": 0, "max_tokens": 4})
@@ -177,7 +179,7 @@ def test_the_openapi_document_holds(server: Sidecar) -> None:
             max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
         )
         @_given(operation)
-        def check(case: Any) -> None:
+        def check(case: Any, operation: Any = operation) -> None:
             nonlocal checked
             if isinstance(case.body, dict):
                 case.body = _small(case.body)

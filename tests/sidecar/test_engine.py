@@ -64,7 +64,13 @@ class Bench:
         return prompting.build(self.loaded, [{"role": "user", "content": parts if pictures else text}], seen)
 
     def send(
-        self, prompt: Prompt | str, *, max_tokens: int = 16, tier: Tier = Tier.INTERACTIVE, constraint: Any = None, **sampling: Any
+        self,
+        prompt: Prompt | str,
+        *,
+        max_tokens: int = 16,
+        tier: Tier = Tier.INTERACTIVE,
+        constraint: Any = None,
+        **sampling: Any,
     ) -> Client:
         if isinstance(prompt, str):
             prompt = self.prompt(prompt)
@@ -138,9 +144,7 @@ def test_in_company_as_alone(text: Bench) -> None:
         text.forget()
         alone.append(text.ask(question, **p).tokens)
     text.forget()
-    clients = [
-        text.send(q, tier=Tier(i % 2), **p) for i, (q, p) in enumerate(zip(QUESTIONS, params, strict=True))
-    ]
+    clients = [text.send(q, tier=Tier(i % 2), **p) for i, (q, p) in enumerate(zip(QUESTIONS, params, strict=True))]
     for client, tokens in zip(clients, alone, strict=True):
         assert client.ended.wait(120)
         assert client.tokens == tokens

@@ -27,7 +27,13 @@ def _own(path: Path, question: str, images: list[Path], tokens: int) -> tuple[st
     model, processor = load(str(path))
     prompt = apply_chat_template(processor, model.config, question, num_images=len(images))
     result = generate(
-        model, processor, prompt, image=[str(p) for p in images] or None, max_tokens=tokens, temperature=0.0, verbose=False
+        model,
+        processor,
+        prompt,
+        image=[str(p) for p in images] or None,
+        max_tokens=tokens,
+        temperature=0.0,
+        verbose=False,
     )
     return result.text.replace("<|im_end|>", ""), result.prompt_tokens
 

@@ -182,7 +182,9 @@ def run_serve(*args: str, env: dict[str, str] | None = None) -> subprocess.Compl
     """`mlx-sidecar serve` that is expected to end by itself."""
     command = [sys.executable, "-m", "sidecar.entry", "serve", *args]
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MLX_SIDECAR_")}
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env={**clean, **(env or {})}, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**clean, **(env or {})}, check=False
+    )
 
 
 def test_exit_codes_and_messages(tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ class Machine:
     def view(self) -> View:
         return View(
             waiting=tuple(
-                Waiting(id=j.id, tier=j.tier, priority=0, arrived=j.arrived, images=bool(j.blocks)) for j in self.waiting
+                Waiting(id=j.id, tier=j.tier, priority=0, arrived=j.arrived, images=bool(j.blocks))
+                for j in self.waiting
             ),
             prefilling=tuple(
                 Prefilling(id=j.id, tier=j.tier, priority=0, arrived=j.arrived, remaining=j.left) for j in self.begun
