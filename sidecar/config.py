@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -176,11 +176,3 @@ def _check(s: Settings) -> None:
     ):
         if getattr(s, name) < 0:
             raise ConfigError(f"--{name.replace('_', '-')} {getattr(s, name)}: can't be negative")
-
-
-def default_of(name: str) -> Any:
-    """The default of one setting."""
-    for f in fields(Settings):
-        if f.name == name:
-            return f.default_factory() if not isinstance(f.default_factory, type(MISSING)) else f.default
-    raise KeyError(name)

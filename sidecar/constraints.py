@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _ANY_OBJECT = {"type": "object"}
 
@@ -77,6 +78,8 @@ class Constraint:
         self._matcher = matcher
         self._vocab = vocab
         self._start_after = start_after
+        import numpy as np
+
         self._bits = np.full((1, (vocab + 31) // 32), -1, dtype=np.int32)
 
     @property
@@ -99,6 +102,7 @@ class Constraint:
         if self._start_after is not None:
             return None
         import llguidance.numpy
+        import numpy as np
 
         llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bits, 0)
         allowed = np.unpackbits(self._bits.view(np.uint8)[0], bitorder="little")[: self._vocab].astype(np.bool_)

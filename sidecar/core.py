@@ -171,6 +171,7 @@ class Core:
         finally:
             seconds = time.monotonic() - start - (self._paused_for - paused)
             self.policy.done(action, view, seconds)
+            log.debug("%s took %.1f ms", action, seconds * 1000)
         if kind:
             self.policy.costs.learn(kind, size, seconds)
 
@@ -218,10 +219,11 @@ class Core:
         request = prefill.request
         try:
             before = prefill.remaining
-            if prefill.step(tokens):
+            if prefill.ready:
                 self._finish(prefill)
-                before += 1
-            done = before - (0 if request.id not in self.prefills else prefill.remaining)
+                return "finish", 1
+            prefill.step(tokens)
+            done = before - prefill.remaining
         except Exception as exc:
             self.prefills.pop(request.id, None)
             self._fault(request, exc)
@@ -256,8 +258,11 @@ class Core:
         batch = self.rows[tier]
         size = len(batch)
         started = time.monotonic()
+        # Alone the batch works one step ahead; a step that only reads what was left in flight teaches no cost.
+        alone = size == sum(len(b) for b in self.rows.values()) and not (self.prefills or self._encoding)
+        settling = not alone and batch.in_flight
         try:
-            produced = batch.step()
+            produced = batch.step(ahead=alone)
         except Exception as exc:
             self._rebuild(tier, exc)
             return "", 0
@@ -274,7 +279,7 @@ class Core:
             self._rebuild(tier, exc)
             return "", 0
         self._meter.step(tier, time.monotonic() - started, len(produced))
-        return "decode", size
+        return ("", 0) if settling or not produced else ("decode", size)
 
     def _deliver(self, row: Row, tokens: list[Token]) -> bool:
         """Send tokens to a row's client; whether the row has ended."""

@@ -106,13 +106,18 @@ class Prefill:
         """Prompt tokens in the cache."""
         return self._total - self.remaining
 
+    @property
+    def ready(self) -> bool:
+        """Whether only ``finish`` is left."""
+        return self._whole or self.remaining <= 1
+
     def step(self, tokens: int) -> bool:
         """Process up to ``tokens`` more, all but the last one; whether only ``finish`` is left."""
-        if not self._whole and self.remaining > 1:
+        if not self.ready:
             self._batch.prefill_step_size = max(1, tokens)
             self._batch.prompt_step()
             mx.eval([c.state for c in self._batch.prompt_cache])
-        return self._whole or self.remaining <= 1
+        return self.ready
 
     def finish(self) -> tuple[Row, Token, list[Any], Chosen, mx.array | None]:
         """Process what is left and choose the first token: its row, the token, caches, choice, rope deltas."""

@@ -114,6 +114,11 @@ class Rows:
         return len(self.rows)
 
     @property
+    def in_flight(self) -> bool:
+        """Whether tokens were launched that nobody has read."""
+        return any(self._unread)
+
+    @property
     def cache(self) -> list[Any]:
         """The key-value caches, a batch axis of ``len(self)``."""
         return self._cache
@@ -135,11 +140,14 @@ class Rows:
         self.rows.extend(rows)
         self._unread.extend([False] * len(rows))
 
-    def step(self) -> list[tuple[Row, Token]]:
-        """Decode; the tokens read, at most one a row."""
+    def step(self, *, ahead: bool = True) -> list[tuple[Row, Token]]:
+        """Decode; the tokens read, at most one a row. ``ahead``: leave the next ones being computed.
+
+        Beside other work nothing is left in flight: it would be waited for, and paid, by what comes next.
+        """
         if not self.rows:
             return []
-        ahead = not any(row.on_host for row in self.rows)
+        ahead = ahead and not any(row.on_host for row in self.rows)
         out: list[tuple[Row, Token]] = []
         if not any(self._unread):
             self._advance()

@@ -258,7 +258,8 @@ class Policy:
 
     def _cost(self, action: Action, view: View) -> float:
         if isinstance(action, Prefill):
-            return self.costs.of("prefill", chunk_class(action.tokens))
+            last = any(p.id == action.id and p.remaining <= 1 for p in view.prefilling)
+            return self.costs.of("finish", 1) if last else self.costs.of("prefill", chunk_class(action.tokens))
         if isinstance(action, Decode):
             return self.costs.of("decode", view.rows.get(action.tier, 1))
         if isinstance(action, Encode):

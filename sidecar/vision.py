@@ -19,7 +19,7 @@ def find_blocks(model: Any) -> list[Any]:
     """The transformer blocks of ``model``'s vision tower: the longest list of modules in it; [] without one."""
     longest: list[Any] = []
     for name in _TOWERS:
-        tower = getattr(model, name, None)
+        tower: Any = getattr(model, name, None)
         if not isinstance(tower, Module):
             continue
         for _, module in tower.named_modules():

@@ -1,0 +1,156 @@
+"""A chat beside batch jobs: ours and the peers' servers in turn, the same clients, the same model.
+
+    python -m benchmarks.mixed --model starter --jobs 0 4 8
+    python -m benchmarks.mixed --model /path/to/a/qwen3-vl --images --jobs 0 4
+
+Figures are ratios to the same server's idle figures in the same run. Peers are taken from PyPI into
+environments of their own under the cache folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks import clients
+
+CACHE = Path.home() / ".cache" / "mlx-sidecar-dev" / "peers"
+PEERS = {"mlx_vlm.server": "mlx-vlm==0.7.10", "vllm-mlx": "vllm-mlx==0.6.0", "mlx_lm.server": "mlx-lm==0.31.3"}
+
+
+@dataclass
+class Result:
+    """One server under one number of jobs."""
+
+    chats: list[clients.Chat]
+    load: clients.Load
+    seconds: float
+    failed: int
+
+
+async def measure(url: str, model: str, args: argparse.Namespace, jobs: int, extra: Any) -> Result:
+    """``args.chats`` chats one after another, beside ``jobs`` batch clients."""
+    load = clients.Load()
+    async with httpx.AsyncClient(base_url=url, timeout=300, trust_env=False) as http:
+        await clients.chat(http, model, "Warm up.", tokens=4)
+        running = [
+            asyncio.create_task(
+                clients.job(http, model, i, load, tokens=args.job_tokens, images=args.images, extra=extra)
+            )
+            for i in range(jobs)
+        ]
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(3 if jobs else 0)
+        start, before = loop.time(), load.tokens
+        chats, failed = [], 0
+        for i in range(args.chats):
+            try:
+                chats.append(await clients.chat(http, model, f"{i}. {clients.QUESTION}", tokens=args.tokens))
+            except httpx.HTTPError:
+                failed += 1
+            await asyncio.sleep(0.2 + 0.13 * (i % 4))
+        seconds = loop.time() - start
+        load.tokens -= before
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    return Result(chats, load, seconds, failed)
+
+
+def peer(name: str) -> Path:
+    """The python of a peer's own environment, made when it isn't there."""
+    folder = CACHE / name
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        packages = [PEERS[name], "mlx[cpu]==0.32.4"] if sys.platform == "linux" else [PEERS[name]]
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True)
+    return python
+
+
+def command_of(name: str, path: str, port: int) -> tuple[list[str], Callable[[], None]]:
+    """How a server is started with the model folder ``path``."""
+    if name == "ours":
+        state = Path(f"/tmp/bench-state-{port}")
+        run = [sys.executable, "-m", "sidecar.entry", "serve", "--port", str(port), "--strict-port"]
+        run += ["--state-dir", str(state), "--model-dir", str(Path(path).parent)]
+        return run, lambda: None
+    if name == "mlx_vlm.server":
+        return [str(peer(name)), "-m", "mlx_vlm.server", "--port", str(port), "--model", path], lambda: None
+    if name == "mlx_lm.server":
+        return [str(peer(name)), "-m", "mlx_lm", "server", "--port", str(port), "--model", path], lambda: None
+    run = [str(peer(name).with_name("vllm-mlx")), "serve", path, "--port", str(port), "--continuous-batching"]
+    return run, lambda: None
+
+
+def main() -> int:
+    """Run the benchmark and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="starter", help="a model folder, or starter")
+    parser.add_argument("--jobs", type=int, nargs="+", default=[0, 4, 8])
+    parser.add_argument("--images", action="store_true", help="the jobs send a picture each")
+    parser.add_argument("--chats", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=24, help="of a chat")
+    parser.add_argument("--job-tokens", type=int, default=32)
+    parser.add_argument("--servers", nargs="+", default=["ours", *PEERS])
+    args = parser.parse_args()
+    path = args.model
+    if path == "starter":
+        from sidecar.config import load
+
+        path = str(load().data_dir / "models" / "starter")
+    rows = []
+    for name in args.servers:
+        port = clients.free_port()
+        try:
+            command, _ = command_of(name, path, port)
+            model = Path(path).name if name == "ours" else path
+            extra = {"service_tier": "flex"} if name == "ours" else None
+            with clients.serving(command, port, ready="/health" if name == "ours" else "/v1/models") as url:
+                idle: Result | None = None
+                for jobs in args.jobs:
+                    result = asyncio.run(measure(url, model, args, jobs, extra))
+                    idle = idle or result
+                    rows.append(row(name, jobs, result, idle))
+                    sys.stderr.write(" ".join(rows[-1]) + "\n")
+        except (RuntimeError, subprocess.CalledProcessError, httpx.HTTPError, OSError) as exc:
+            rows.append([name, "-", f"could not be run: {str(exc)[:60]}", *["-"] * 6])
+    head = ["server", "jobs", "TTFT ms", "÷ idle", "max ÷ idle", "between ms", "longest gap ÷ idle", "batch tok/s", "failed"]
+    sys.stdout.write(f"{os.cpu_count()} cores, {args.model}, {'image' if args.images else 'text'} jobs\n")
+    sys.stdout.write(clients.table(head, rows) + "\n")
+    return 0
+
+
+def row(name: str, jobs: int, result: Result, idle: Result) -> list[str]:
+    """One line of the table."""
+    if not result.chats or not idle.chats:
+        return [name, str(jobs), "all chats failed", *["-"] * 5, f"{result.failed}+{result.load.failures}"]
+    ttft = statistics.median(c.ttft for c in result.chats)
+    base = statistics.median(c.ttft for c in idle.chats)
+    between = statistics.median(c.between for c in idle.chats)
+    longest = max(max(c.gaps, default=0) for c in result.chats)
+    return [
+        name,
+        str(jobs),
+        f"{ttft * 1000:.0f}",
+        f"{ttft / base:.2f}",
+        f"{max(c.ttft for c in result.chats) / base:.2f}",
+        f"{statistics.median(c.between for c in result.chats) * 1000:.0f}",
+        f"{longest / between:.1f}",
+        f"{result.load.tokens / result.seconds:.1f}",
+        f"{result.failed}+{result.load.failures}",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
