@@ -209,21 +209,17 @@ def outline(source: str) -> str:
     return "\n".join(out) + "\n"
 
 
-def binaries() -> list[tuple[str, str]]:
-    """Native libraries: libmlx with the Metal library beside it on macOS."""
-    return [(str(source), str(target.parent)) for source, target in metal_plan(_folder("mlx"))]
+def metal(mlx: Path | None = None) -> list[tuple[str, str, str]]:
+    """PyInstaller's entries for ``mlx.metallib``: beside every libmlx there will be; none on Linux.
 
-
-def metal_plan(mlx: Path) -> list[tuple[Path, Path]]:
-    """(file, place in the bundle) of ``mlx.metallib``: beside every copy of libmlx, in its wheel's layout.
-
-    MLX looks for it beside the libmlx that was loaded. PyInstaller puts a link to libmlx, which a bundler may
-    turn into a second copy, at the top; so one Metal library goes there too.
+    MLX looks for it beside the libmlx that was loaded. PyInstaller puts a link to libmlx at the top, which a
+    bundler may turn into a second copy; so a link to the Metal library goes there too.
     """
-    out: list[tuple[Path, Path]] = []
-    for library in sorted(mlx.rglob("mlx.metallib")):
-        inside = Path("mlx") / library.relative_to(mlx)
-        out += [(library, inside), (library, Path("mlx.metallib"))]
+    folder = mlx or _folder("mlx")
+    out: list[tuple[str, str, str]] = []
+    for library in sorted(folder.rglob("mlx.metallib")):
+        inside = (Path("mlx") / library.relative_to(folder)).as_posix()
+        out += [(inside, str(library), "DATA"), ("mlx.metallib", inside, "SYMLINK")]
     return out
 
 
