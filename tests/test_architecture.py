@@ -25,7 +25,7 @@ SIDECAR = [  # each layer may import from its own and those below
     {"prompting", "prefill", "prefix_cache", "loader", "vision", "memory", "rows", "starter.text", "starter.vision"},
     {"scheduler", "sampling", "constraints", "output", "images", "schemas", "logs", "starter.source"},
     {"errors", "metrics", "requests", "config", "starter"},
-    {"paths", "routes", ""},
+    {"paths", "routes", "onefile", ""},
 ]
 HOST = [
     {"cli", "conformance"},
