@@ -1,0 +1,312 @@
+"""The ownership protocol's pure part: record, decision table, exit codes. Norm: docs/ownership-protocol.md.
+
+Nothing here reads a clock, a file or a socket.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import re
+import secrets
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+PROTOCOL = "1.0"
+SCHEMA = 1
+OWNER_ENV = "MLX_SIDECAR_OWNER"
+MAX_RECORD = 64 * 1024  # bytes
+CAPABILITIES = ("chat", "embedding", "structured_output", "tool_use", "vision")
+
+
+class ExitCode(enum.IntEnum):
+    """Exit statuses of the sidecar."""
+
+    CLEAN = 0
+    STARTUP_FAILURE = 3
+    LOCK_HELD = 75
+    CONFIG = 78
+
+
+PERMANENT = frozenset({int(ExitCode.STARTUP_FAILURE), int(ExitCode.CONFIG)})
+
+
+class LockState(enum.StrEnum):
+    """The sidecar's own lock, as a shared non-blocking attempt sees it."""
+
+    FREE = "free"
+    HELD = "held"
+
+
+class RecordState(enum.StrEnum):
+    """What ``sidecar.pid`` holds."""
+
+    ABSENT = "absent"
+    INVALID = "invalid"
+    UNKNOWN_SCHEMA = "unknown_schema"
+    VALID = "valid"
+
+
+class Identity(enum.StrEnum):
+    """The process with the record's PID against the record's start token."""
+
+    MATCH = "match"
+    MISMATCH = "mismatch"
+    GONE = "gone"
+    UNKNOWN = "unknown"
+
+
+class Probe(enum.StrEnum):
+    """What ``GET /health`` on the record's address gave."""
+
+    ECHO = "echo"
+    DRAINING = "draining"
+    FAILED = "failed"
+    OTHER = "other"
+    REFUSED = "refused"
+    SILENT = "silent"
+
+
+class Compat(enum.StrEnum):
+    """The record's version and capabilities against what the host needs."""
+
+    OK = "ok"
+    ALONE = "incompatible_alone"
+    SHARED = "incompatible_shared"
+
+
+class Decision(enum.StrEnum):
+    """What a host does next."""
+
+    SPAWN = "SPAWN"
+    ATTACH = "ATTACH"
+    WAIT = "WAIT"
+    REPLACE = "REPLACE"
+    CONFLICT = "CONFLICT"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """One row's left side. ``overdue``: unchanged for longer than its deadline. ``port_blocked``: strict port, taken."""
+
+    lock: LockState
+    record: RecordState
+    identity: Identity
+    probe: Probe
+    compat: Compat
+    overdue: bool
+    port_blocked: bool
+
+
+def decide(seen: Observation) -> Decision:
+    """The protocol's decision table; total."""
+    if seen.lock is LockState.FREE:
+        return Decision.CONFLICT if seen.port_blocked else Decision.SPAWN
+    if seen.record is RecordState.UNKNOWN_SCHEMA:
+        return Decision.CONFLICT
+    if seen.record is not RecordState.VALID or seen.probe is Probe.OTHER:
+        return Decision.CONFLICT if seen.overdue else Decision.WAIT
+    if seen.probe is Probe.ECHO:
+        if seen.compat is Compat.OK:
+            return Decision.ATTACH
+        ours = seen.compat is Compat.ALONE and seen.identity is Identity.MATCH
+        return Decision.REPLACE if ours else Decision.CONFLICT
+    if not seen.overdue:
+        return Decision.WAIT
+    return Decision.REPLACE if seen.identity is Identity.MATCH else Decision.CONFLICT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """Who launched the sidecar (``kind`` python, tauri or standalone). For people: no decision rests on it."""
+
+    kind: str
+    pid: int
+    start_token: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object in the record and in ``MLX_SIDECAR_OWNER``."""
+        return {"kind": self.kind, "pid": self.pid, "start_token": self.start_token}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Owner | None:
+        """The owner in ``value``, or None when it isn't one."""
+        if not isinstance(value, dict):
+            return None
+        kind: Any = value.get("kind")
+        pid: Any = value.get("pid")
+        token: Any = value.get("start_token")
+        if not (_text(kind) and _pid(pid) and _text(token)):
+            return None
+        return cls(kind=kind, pid=pid, start_token=token)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Owner | None:
+        """The owner a launcher passed by environment, or None."""
+        try:
+            return cls.from_json(json.loads(env.get(OWNER_ENV, "null")))
+        except (ValueError, RecursionError):
+            return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The contents of ``sidecar.pid``. ``started_at`` is RFC 3339 in UTC, for people."""
+
+    pid: int
+    start_token: str
+    instance_id: str
+    host: str
+    port: int
+    version: str
+    token: str | None
+    owner: Owner | None
+    started_at: str
+    managed: bool = True
+    capabilities: tuple[str, ...] = ()
+
+    def owned_by(self, owner: Owner) -> Record:
+        """The same record with another owner."""
+        return replace(self, owner=owner)
+
+    @property
+    def base_url(self) -> str:
+        """Where clients reach the sidecar; a wildcard address becomes loopback."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What parsing gave; ``record`` only when VALID, ``problem`` only when INVALID."""
+
+    state: RecordState
+    record: Record | None = None
+    problem: str = ""
+
+
+def encode_record(record: Record) -> bytes:
+    """The bytes of ``sidecar.pid``: the PID on a line, one JSON object on the next."""
+    document = {
+        "schema": SCHEMA,
+        "pid": record.pid,
+        "start_token": record.start_token,
+        "instance_id": record.instance_id,
+        "host": record.host,
+        "port": record.port,
+        "version": record.version,
+        "token": record.token,
+        "owner": record.owner.to_json() if record.owner else None,
+        "started_at": record.started_at,
+        "managed": record.managed,
+        "capabilities": list(record.capabilities),
+    }
+    return f"{record.pid}\n{json.dumps(document, ensure_ascii=False, separators=(',', ':'))}\n".encode()
+
+
+def parse_record(data: bytes | None) -> Parsed:
+    """The record in ``data`` (None: there is no file). Never raises."""
+    if data is None:
+        return Parsed(RecordState.ABSENT)
+    try:
+        return _parse(data)
+    except (ValueError, RecursionError) as exc:
+        return Parsed(RecordState.INVALID, problem=str(exc) or type(exc).__name__)
+
+
+def _parse(data: bytes) -> Parsed:
+    if len(data) > MAX_RECORD:
+        raise ValueError("too long")
+    lines = data.decode("utf-8").removesuffix("\n").split("\n")
+    if len(lines) != 2 or not re.fullmatch(r"[1-9][0-9]{0,9}", lines[0], re.ASCII):
+        raise ValueError("not a PID line and a JSON line")
+    document = json.loads(lines[1], parse_constant=_no_constant)
+    if not isinstance(document, dict):
+        raise ValueError("not a JSON object")
+    json.dumps(document, ensure_ascii=False).encode("utf-8")  # lone surrogates are not text
+    schema = document.get("schema")
+    if type(schema) is not int:
+        raise ValueError("schema: not an integer")
+    if schema != SCHEMA:
+        return Parsed(RecordState.UNKNOWN_SCHEMA)
+    record = _record(document)
+    if record.pid != int(lines[0]):
+        raise ValueError("the two PIDs differ")
+    return Parsed(RecordState.VALID, record)
+
+
+def _record(document: dict[str, Any]) -> Record:
+    def need(name: str, good: bool) -> Any:
+        if not good:
+            raise ValueError(f"{name}: missing or wrong")
+        return document[name]
+
+    get = document.get
+    owner = Owner.from_json(get("owner"))
+    token, port = get("token"), get("port")
+    capabilities = get("capabilities", [])
+    managed = get("managed", True)
+    return Record(
+        pid=need("pid", _pid(get("pid"))),
+        start_token=need("start_token", _text(get("start_token"))),
+        instance_id=need("instance_id", isinstance(get("instance_id"), str) and _hex(document["instance_id"])),
+        host=need("host", _text(get("host"))),
+        port=need("port", type(port) is int and 1 <= port <= 65535),
+        version=need("version", _text(get("version"))),
+        token=need("token", "token" in document and (token is None or _text(token))),
+        owner=owner if need("owner", "owner" in document and (get("owner") is None or owner is not None)) else None,
+        started_at=need("started_at", _text(get("started_at"))),
+        managed=managed if isinstance(managed, bool) else need("managed", False),
+        capabilities=tuple(capabilities)
+        if isinstance(capabilities, list) and all(isinstance(c, str) for c in capabilities)
+        else need("capabilities", False),
+    )
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _hex(value: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{32}", value) is not None
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _pid(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= 2**31 - 1
+
+
+def version_tuple(text: str) -> tuple[int, ...] | None:
+    """``0.12.3`` and ``0.12.3rc1`` as (0, 12, 3); None when it doesn't begin with numbers."""
+    match = re.match(r"[0-9]{1,9}(\.[0-9]{1,9})*", text, re.ASCII)
+    if match is None:
+        return None
+    numbers = [int(part) for part in match.group().split(".")]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def satisfies(record: Record, min_version: str, capabilities: tuple[str, ...]) -> bool:
+    """Whether the record's sidecar is new enough (empty: any) and able enough."""
+    if not set(capabilities) <= set(record.capabilities):
+        return False
+    if not min_version:
+        return True
+    have, need = version_tuple(record.version), version_tuple(min_version)
+    return have is not None and need is not None and have >= need
+
+
+def new_token() -> str:
+    """A fresh bearer token, 256 bits."""
+    return secrets.token_urlsafe(32)
+
+
+def new_instance_id() -> str:
+    """A fresh instance id: 32 hex digits."""
+    return uuid.uuid4().hex

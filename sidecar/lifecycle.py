@@ -1,0 +1,162 @@
+"""The sidecar's side of the ownership protocol: its lock, its record, and when to leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from host_api import identity, state_dir
+from host_api.lock import FileLock
+from host_api.ownership import (
+    CAPABILITIES,
+    Owner,
+    Record,
+    encode_record,
+    new_instance_id,
+    parse_record,
+)
+from host_api.state_dir import Files, StateDirError
+
+__all__ = ["Lifecycle", "LockHeld", "StateDirError"]
+
+log = logging.getLogger("sidecar.server")
+
+POLL = 0.25  # seconds between looks at the hosts lock and the record
+PATIENCE = 1.0  # seconds to try for the lock: a host's test takes it for a moment
+
+
+class LockHeld(Exception):
+    """Another sidecar holds this state directory's lock. Exit code 75."""
+
+
+class Lifecycle:
+    """One sidecar's hold on a state directory, from ``acquire`` to ``release``."""
+
+    def __init__(self, files: Files, lock: FileLock, *, managed: bool, grace_time: float, owner: Owner | None) -> None:
+        self.instance_id = new_instance_id()
+        self._files = files
+        self._lock = lock
+        self._hosts = FileLock(files.hosts_lock)
+        self._managed = managed
+        self._grace = grace_time
+        self._owner = owner
+        self._record: Record | None = None
+
+    @classmethod
+    def acquire(cls, state_dir_path: Path, *, managed: bool, grace_time: float, owner: Owner | None) -> Lifecycle:
+        """Take the sidecar's lock for life. Raises LockHeld or StateDirError."""
+        files = state_dir.prepare(state_dir_path)
+        lock = FileLock(files.sidecar_lock)
+        end = time.monotonic() + PATIENCE
+        while not lock.try_exclusive():
+            if time.monotonic() > end:
+                lock.close()
+                raise LockHeld(f"another sidecar runs with the state directory {state_dir_path}{_who(files)}")
+            time.sleep(0.002)
+        try:
+            _check_locks(files)
+            _clear(files)
+            return cls(files, lock, managed=managed, grace_time=grace_time, owner=owner)
+        except BaseException:
+            lock.close()
+            raise
+
+    def publish(self, *, host: str, port: int, version: str, token: str | None) -> None:
+        """Write ``sidecar.pid``; call it once the port is bound. Raises StateDirError."""
+        own = identity.own_token()
+        owner = self._owner or Owner(kind="standalone", pid=os.getpid(), start_token=own)
+        self._record = Record(
+            pid=os.getpid(),
+            start_token=own,
+            instance_id=self.instance_id,
+            host=host,
+            port=port,
+            version=version,
+            token=token,
+            owner=owner,
+            started_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            managed=self._managed,
+            capabilities=CAPABILITIES,
+        )
+        state_dir.replace_file(self._files.record, encode_record(self._record))
+
+    async def watch(self, *, clock: Callable[[], float] = time.monotonic) -> str:
+        """Keep the record right; return why to leave once no host is left. Never returns when not managed."""
+        alone_since = clock()
+        visit = self._hosts.mtime_ns()
+        while True:
+            await asyncio.sleep(POLL if self._grace > 4 * POLL else max(0.01, self._grace / 4))
+            if not self._lock.in_place():
+                if self._managed:
+                    return "the state directory was removed"
+                continue
+            self._heal()
+            if not self._managed:
+                continue
+            if not self._hosts.in_place():
+                self._hosts.close()
+                self._hosts = FileLock(self._files.hosts_lock)
+            if not self._hosts.try_exclusive():
+                alone_since = clock()
+                continue
+            if self._hosts.mtime_ns() != visit:
+                visit, alone_since = self._hosts.mtime_ns(), clock()
+            if clock() - alone_since >= self._grace:
+                # The lock stays taken to the end: a host that comes now is refused and waits.
+                return f"no host for {self._grace:g} s"
+            self._hosts.unlock()
+
+    def _heal(self) -> None:
+        """Put the record back when it was damaged or removed; an owner that a host wrote is kept."""
+        if self._record is None:
+            return
+        found = parse_record(state_dir.read_bytes(self._files.record)).record
+        if found is not None and found.owned_by(self._record.owner or _nobody(found)) == self._record:
+            self._record = found
+            return
+        log.warning("sidecar.pid was damaged; writing it again")
+        with contextlib.suppress(StateDirError):
+            state_dir.replace_file(self._files.record, encode_record(self._record))
+
+    def release(self) -> None:
+        """Remove the record, then let go of the locks; idempotent. A record left behind means a crash."""
+        if self._record is not None and self._lock.in_place():
+            state_dir.remove(self._files.record)
+        self._record = None
+        self._lock.close()
+        self._hosts.close()
+
+
+def _nobody(record: Record) -> Owner:
+    return record.owner or Owner(kind="standalone", pid=record.pid, start_token=record.start_token)
+
+
+def _who(files: Files) -> str:
+    record = parse_record(state_dir.read_bytes(files.record)).record
+    return f" (pid {record.pid}, {record.base_url})" if record else ""
+
+
+def _check_locks(files: Files) -> None:
+    """A file system may accept locks and not keep them: ask once more, through another open file."""
+    other = FileLock(files.sidecar_lock)
+    try:
+        if other.try_shared():
+            raise StateDirError(
+                f"state directory: {files.root}: its file system doesn't keep file locks; "
+                "choose a local folder with --state-dir"
+            )
+    finally:
+        other.close()
+
+
+def _clear(files: Files) -> None:
+    """Remove the last sidecar's record and unfinished ones; safe while its lock is ours."""
+    state_dir.remove(files.record)
+    for leftover in files.root.glob(f"{state_dir.TEMP_PREFIX}*"):
+        state_dir.remove(leftover)
