@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import io
+import itertools
 import json
 import os
 import signal
@@ -92,7 +93,7 @@ async def chat(
                 stamps.append(time.perf_counter())
     if not stamps:
         raise httpx.HTTPError("no token came")
-    return Chat(stamps[0] - start, [b - a for a, b in zip(stamps, stamps[1:], strict=False)])
+    return Chat(stamps[0] - start, [b - a for a, b in itertools.pairwise(stamps)])
 
 
 async def job(

@@ -125,7 +125,8 @@ def main() -> int:
                     sys.stderr.write(" ".join(rows[-1]) + "\n")
         except (RuntimeError, subprocess.CalledProcessError, httpx.HTTPError, OSError) as exc:
             rows.append([name, "-", f"could not be run: {str(exc)[:60]}", *["-"] * 6])
-    head = ["server", "jobs", "TTFT ms", "÷ idle", "max ÷ idle", "between ms", "longest gap ÷ idle", "batch tok/s", "failed"]
+    head = ["server", "jobs", "TTFT ms", "÷ idle", "max ÷ idle", "between ms", "longest gap ÷ idle"]
+    head += ["batch tok/s", "failed"]
     sys.stdout.write(f"{os.cpu_count()} cores, {args.model}, {'image' if args.images else 'text'} jobs\n")
     sys.stdout.write(clients.table(head, rows) + "\n")
     return 0

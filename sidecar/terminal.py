@@ -8,21 +8,27 @@ import contextlib
 import json
 import mimetypes
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from host_api.identity import identify
+from host_api.lock import FileLock, held
+from host_api.ownership import Identity, Record, parse_record
+from host_api.state_dir import Files, read_bytes
 from sidecar.config import ConfigError, Settings
 from sidecar.starter.source import Progress
 
 _START = 60.0  # seconds a server may take to listen
+_DRAIN = 30.0  # seconds a server may take to stop
 
 
 @dataclass(frozen=True)
@@ -64,25 +70,25 @@ def progress_bar() -> Iterator[Progress]:
 
 
 def running(state_dir: Path) -> Endpoint | None:
-    """The server that publishes itself in ``state_dir`` and answers, or None."""
-    record = _record(state_dir)
+    """The server that publishes itself in ``state_dir``, holds its lock and answers as itself; or None."""
+    record = published(state_dir)
     if record is None:
         return None
-    endpoint = Endpoint(f"http://{record['host']}:{record['port']}", record["token"])
+    endpoint = Endpoint(record.base_url, record.token)
     try:
         with endpoint.client(2.0) as client:
             health = client.get("/health").json()
     except (httpx.HTTPError, ValueError):
         return None
-    return endpoint if health.get("instance_id") == record["instance_id"] else None
+    return endpoint if health.get("instance_id") == record.instance_id else None
 
 
-def _record(state_dir: Path) -> dict[str, Any] | None:
-    try:
-        record = json.loads((state_dir / "sidecar.pid").read_text("utf-8").splitlines()[1])
-    except (OSError, ValueError, IndexError):
+def published(state_dir: Path) -> Record | None:
+    """The record of a living server in ``state_dir``, or None."""
+    files = Files(state_dir)
+    if not files.sidecar_lock.exists() or not held(files.sidecar_lock):
         return None
-    return record if isinstance(record, dict) and {"host", "port", "token", "instance_id"} <= set(record) else None
+    return parse_record(read_bytes(files.record)).record
 
 
 # --- chat -----------------------------------------------------------------------------------------------
@@ -216,4 +222,46 @@ def status(state_dir: Path) -> dict[str, Any] | None:
         return None
     with endpoint.client(5.0) as client:
         health: dict[str, Any] = client.get("/health").json()
-    return {"url": endpoint.url, **health}
+    return {"url": endpoint.url, "token": endpoint.token, **health}
+
+
+def stop(state_dir: Path, *, force: bool) -> tuple[bool, str]:
+    """Stop the running server as the ownership protocol says; whether it stopped, and what to tell people.
+
+    Refused while hosts use it, unless ``force``. Only a process proved to be the server is signalled.
+    """
+    files = Files(state_dir)
+    if not files.sidecar_lock.exists():
+        return False, "not running"
+    with contextlib.ExitStack() as stack:
+        launch, hosts = FileLock(files.launch_lock), FileLock(files.hosts_lock)
+        stack.callback(launch.close)
+        stack.callback(hosts.close)
+        if not _patiently(launch.try_exclusive):
+            return False, "a host is starting or stopping the server just now; try again"
+        record = published(state_dir)
+        if record is None:
+            return False, "not running"
+        if not _patiently(hosts.try_exclusive, 0.5) and not force:
+            return False, "hosts use the server; let them go first, or stop it with --force"
+        if identify(record.pid, record.start_token) is not Identity.MATCH:
+            return False, f"process {record.pid} is not the server of {state_dir}; nothing was signalled"
+        if running(state_dir) is None and not force:
+            return False, f"the server (pid {record.pid}) does not answer; stop it with --force"
+        os.kill(record.pid, signal.SIGTERM)
+        if not _patiently(lambda: not held(files.sidecar_lock), _DRAIN):
+            if identify(record.pid, record.start_token) is Identity.MATCH:
+                os.kill(record.pid, signal.SIGKILL)
+            _patiently(lambda: not held(files.sidecar_lock), 5.0)
+        with contextlib.suppress(OSError):
+            files.record.unlink(missing_ok=True)  # so that no host takes the stop for a crash
+        return True, f"stopped (pid {record.pid})"
+
+
+def _patiently(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True

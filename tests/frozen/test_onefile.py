@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,8 @@ def onefile(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, A
         wait_for(up, 120)
         yield process, json.loads((state / "sidecar.pid").read_text().splitlines()[1]), temp
     finally:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait(10)
 
 
