@@ -89,7 +89,7 @@ class Decision(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """One row's left side. ``overdue``: unchanged for longer than its deadline. ``port_blocked``: strict port, taken."""
+    """One row's left side. ``overdue``: unchanged past its deadline. ``port_blocked``: strict port, taken."""
 
     lock: LockState
     record: RecordState

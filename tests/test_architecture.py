@@ -29,10 +29,10 @@ SIDECAR = [  # each layer may import from its own and those below
 ]
 HOST = [
     {"cli", "conformance"},
-    {"", "client"},
+    {""},
     {"host"},
     {"supervisor"},
-    {"launcher", "probe"},
+    {"launcher", "probe", "client"},
     {"lock", "errors"},
     {"state_dir", "identity", "backoff"},
     {"ownership"},
