@@ -1,0 +1,112 @@
+//! When a crashed sidecar may be started again: pure, and shared by all hosts through `restarts.json`.
+
+use crate::ownership::permanent;
+use serde_json::{json, Value};
+
+/// 0, base, 2 base, 4 base … up to `cap` seconds; forgotten once a sidecar lived `stable` seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Backoff {
+    /// Seconds before the second restart.
+    pub base: f64,
+    /// The longest delay, seconds.
+    pub cap: f64,
+    /// The life that makes up for all crashes, seconds.
+    pub stable: f64,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Backoff { base: 1.0, cap: 30.0, stable: 60.0 }
+    }
+}
+
+impl Backoff {
+    /// Seconds before the start that follows `failures` failures; `jitter` in [0, 1) takes off up to 25%.
+    pub fn delay(&self, failures: u64, jitter: f64) -> f64 {
+        if failures <= 1 {
+            return 0.0;
+        }
+        let full = if failures > 32 { self.cap } else { self.cap.min(self.base * 2f64.powi(failures as i32 - 2)) };
+        full * (1.0 - 0.25 * jitter)
+    }
+}
+
+/// The shared state. Times are wall-clock seconds since 1970.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Restarts {
+    /// Crashes and failed starts in a row.
+    pub failures: u64,
+    /// When a sidecar was last started.
+    pub last_start: f64,
+    /// When a failure was last noticed.
+    pub last_failure: f64,
+    /// Starts ever made.
+    pub attempt: u64,
+    /// The exit status of a failed last start.
+    pub exit_code: Option<i32>,
+    /// The last lines of a failed last start.
+    pub message: String,
+}
+
+impl Restarts {
+    /// After a start was made at `now`.
+    pub fn started(self, now: f64) -> Restarts {
+        Restarts { last_start: now, attempt: self.attempt + 1, exit_code: None, message: String::new(), ..self }
+    }
+
+    /// After a crash was noticed at `now`; one that came after a stable time begins anew.
+    pub fn crashed(self, now: f64, policy: &Backoff) -> Restarts {
+        let fresh = self.last_start > 0.0 && now - self.last_start >= policy.stable;
+        Restarts { failures: if fresh { 1 } else { self.failures + 1 }, last_failure: now, ..self }
+    }
+
+    /// After a start failed at `now`.
+    pub fn failed(self, now: f64, exit_code: Option<i32>, message: &str) -> Restarts {
+        let skip = message.chars().count().saturating_sub(4000);
+        let message = message.chars().skip(skip).collect();
+        Restarts { failures: self.failures + 1, last_failure: now, exit_code, message, ..self }
+    }
+
+    /// Seconds to wait at `now`: never more than the delay itself, whatever the clock did.
+    pub fn wait(&self, now: f64, policy: &Backoff, jitter: f64) -> f64 {
+        let delay = policy.delay(self.failures, jitter);
+        delay.min((self.last_failure + delay - now).max(0.0))
+    }
+
+    /// Whether the last start failed in a way that trying again won't mend.
+    pub fn permanent(&self) -> bool {
+        permanent(self.exit_code)
+    }
+
+    /// The bytes of `restarts.json`.
+    pub fn encode(&self) -> Vec<u8> {
+        let document = json!({
+            "schema": 1, "failures": self.failures, "last_start": self.last_start, "last_failure": self.last_failure,
+            "attempt": self.attempt, "exit_code": self.exit_code, "message": self.message,
+        });
+        format!("{document}\n").into_bytes()
+    }
+
+    /// The state in `data`; anything unreadable is a clean slate.
+    pub fn parse(data: Option<&[u8]>) -> Restarts {
+        data.and_then(Restarts::read).unwrap_or_default()
+    }
+
+    fn read(data: &[u8]) -> Option<Restarts> {
+        let v: Value = serde_json::from_slice(data).ok()?;
+        if v.get("schema")?.as_i64()? != 1 {
+            return None;
+        }
+        Some(Restarts {
+            failures: v.get("failures")?.as_u64()?,
+            last_start: v.get("last_start")?.as_f64()?,
+            last_failure: v.get("last_failure")?.as_f64()?,
+            attempt: v.get("attempt")?.as_u64()?,
+            exit_code: match v.get("exit_code")? {
+                Value::Null => None,
+                code => Some(i32::try_from(code.as_i64()?).ok()?),
+            },
+            message: v.get("message")?.as_str()?.to_owned(),
+        })
+    }
+}

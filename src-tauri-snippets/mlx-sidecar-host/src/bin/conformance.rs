@@ -1,0 +1,146 @@
+//! `mlx-sidecar-conformance`: this implementation behind the command line that all of them have.
+//! `ensure|hold|inspect|stop --state-dir DIR …` and `decide`; JSON on lines of their own.
+
+use mlx_sidecar_host::lock::{held, FileLock};
+use mlx_sidecar_host::ownership::{decide, Observation};
+use mlx_sidecar_host::supervisor::{Patience, Supervisor};
+use mlx_sidecar_host::{Backoff, Error, EventKind, HostConfig, LaunchSpec, SidecarHost};
+use serde_json::{json, Value};
+use std::io::{BufRead, Read, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+struct Args {
+    config: HostConfig,
+    supervise: bool,
+    force: bool,
+}
+
+fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    let command = words.next().unwrap_or_default();
+    let result = match command.as_str() {
+        "decide" => decide_lines(),
+        "ensure" | "hold" | "inspect" | "stop" => parse(words).and_then(|args| match command.as_str() {
+            "ensure" => ensure(args),
+            "hold" => hold(args),
+            "inspect" => inspect(args),
+            _ => stop(args),
+        }),
+        _ => Err(Error::Host("say ensure, hold, inspect, decide or stop".to_owned())),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            print(&json!({"ok": false, "error": {"code": error.code(), "message": error.to_string()}}));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(document: &Value) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{document}");
+    let _ = out.flush();
+}
+
+fn usage(error: impl std::fmt::Display) -> Error {
+    Error::Host(error.to_string())
+}
+
+fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, Error> {
+    let mut launch = LaunchSpec { port: 0, ..LaunchSpec::default() };
+    let mut config = HostConfig::default();
+    let (mut supervise, mut force, mut placed) = (false, false, false);
+    while let Some(flag) = words.next() {
+        match flag.as_str() {
+            "--strict-port" => launch.strict_port = true,
+            "--supervise" => supervise = true,
+            "--force" => force = true,
+            _ => {
+                let value = words.next().ok_or_else(|| usage(format!("{flag}: a value is missing")))?;
+                let seconds = || value.parse::<f64>().map_err(usage);
+                let time = || seconds().map(Duration::from_secs_f64);
+                match flag.as_str() {
+                    "--state-dir" => {
+                        config.state_dir = value.clone().into();
+                        placed = true;
+                    }
+                    "--command-json" => launch.command = serde_json::from_str(&value).map_err(usage)?,
+                    "--port" => launch.port = value.parse().map_err(usage)?,
+                    "--grace-time" => launch.grace_time = seconds()?,
+                    "--min-version" => config.min_version = value.clone(),
+                    "--capability" => config.capabilities.push(value.clone()),
+                    "--timeout" => config.timeout = time()?,
+                    "--hung-after" => config.hung_after = time()?,
+                    "--start-timeout" => config.start_timeout = time()?,
+                    "--term-wait" => config.term_wait = time()?,
+                    "--backoff-base" => config.backoff = Backoff { base: seconds()?, ..Backoff::default() },
+                    _ => return Err(usage(format!("{flag}: unknown"))),
+                }
+            }
+        }
+    }
+    if !placed {
+        return Err(usage("--state-dir is missing"));
+    }
+    config.launch = launch;
+    Ok(Args { config, supervise, force })
+}
+
+fn ensure(args: Args) -> Result<(), Error> {
+    let host = SidecarHost::with_supervision(args.config, false)?;
+    print(&json!({"ok": true, "connection": host.ensure_running()?}));
+    Ok(())
+}
+
+/// Ensure, then hold until the end of input; with --supervise, events follow.
+fn hold(args: Args) -> Result<(), Error> {
+    let host = SidecarHost::with_supervision(args.config, args.supervise)?;
+    let events = host.events();
+    print(&json!({"ok": true, "connection": host.ensure_running()?}));
+    std::thread::spawn(move || {
+        for event in events {
+            if event.kind != EventKind::Ready {
+                print(&serde_json::to_value(&event).unwrap_or_default());
+            }
+        }
+    });
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    host.release();
+    Ok(())
+}
+
+fn inspect(args: Args) -> Result<(), Error> {
+    let mut supervisor = Supervisor::new(args.config)?;
+    let seen = supervisor.observe(&mut Patience::default(), false)?.observation;
+    let hosts = if held(&supervisor.files.hosts_lock())? {
+        "leaving"
+    } else if FileLock::open(&supervisor.files.hosts_lock())?.try_exclusive()? {
+        "none"
+    } else {
+        "held"
+    };
+    let launch = if held(&supervisor.files.launch_lock())? { "held" } else { "free" };
+    let mut document = serde_json::to_value(seen).map_err(usage)?;
+    document["ok"] = true.into();
+    document["hosts"] = hosts.into();
+    document["launch"] = launch.into();
+    document["decision"] = serde_json::to_value(decide(&seen)).map_err(usage)?;
+    print(&document);
+    Ok(())
+}
+
+fn stop(args: Args) -> Result<(), Error> {
+    let stopped = SidecarHost::with_supervision(args.config, false)?.stop(args.force)?;
+    print(&json!({"ok": true, "stopped": stopped}));
+    Ok(())
+}
+
+fn decide_lines() -> Result<(), Error> {
+    for line in std::io::stdin().lock().lines() {
+        let seen: Observation = serde_json::from_str(&line.map_err(usage)?).map_err(usage)?;
+        print(&json!({"decision": decide(&seen)}));
+    }
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! Starting a sidecar process, and signalling one that is provably the sidecar.
+
+use crate::error::Error;
+use crate::identity::identify;
+use crate::ownership::{Identity, Owner, Record, OWNER_ENV};
+use crate::state_dir::explain;
+use rustix::process::{Pid, Signal};
+use std::fs::{DirBuilder, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child as Process, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct LaunchSpec {
+    /// The program and its first arguments.
+    pub command: Vec<String>,
+    /// The address to listen on.
+    pub host: String,
+    /// The preferred port; 0: any.
+    pub port: u16,
+    /// Fail rather than take another port.
+    pub strict_port: bool,
+    /// Seconds the sidecar stays without a host.
+    pub grace_time: f64,
+    /// The model to load at start; empty: none.
+    pub model: String,
+    /// Folders with models.
+    pub model_dirs: Vec<PathBuf>,
+    /// The folder for log files; default: `logs` in the state directory.
+    pub log_dir: Option<PathBuf>,
+    /// More arguments.
+    pub extra_args: Vec<String>,
+    /// More environment.
+    pub env: Vec<(String, String)>,
+}
+
+impl Default for LaunchSpec {
+    fn default() -> Self {
+        LaunchSpec {
+            command: vec!["mlx-sidecar".to_owned()],
+            host: "127.0.0.1".to_owned(),
+            port: 60316,
+            strict_port: false,
+            grace_time: 10.0,
+            model: String::new(),
+            model_dirs: Vec::new(),
+            log_dir: None,
+            extra_args: Vec::new(),
+            env: Vec::new(),
+        }
+    }
+}
+
+impl LaunchSpec {
+    /// The folder for log files.
+    pub fn logs(&self, state_dir: &Path) -> PathBuf {
+        self.log_dir.clone().unwrap_or_else(|| state_dir.join("logs"))
+    }
+
+    fn command(&self, state_dir: &Path) -> Result<Command, Error> {
+        let Some((program, first)) = self.command.split_first() else {
+            return Err(Error::Host("no sidecar program is configured; set LaunchSpec::command".to_owned()));
+        };
+        let mut command = Command::new(program);
+        command.args(first).args(["serve", "--managed", "--host", &self.host]);
+        command.arg("--state-dir").arg(state_dir).arg("--log-dir").arg(self.logs(state_dir));
+        command.args(["--port", &self.port.to_string(), "--grace-time", &self.grace_time.to_string()]);
+        if self.strict_port {
+            command.arg("--strict-port");
+        }
+        if !self.model.is_empty() {
+            command.args(["--model", &self.model]);
+        }
+        for folder in &self.model_dirs {
+            command.arg("--model-dir").arg(folder);
+        }
+        command.args(&self.extra_args).envs(self.env.iter().map(|(k, v)| (k, v)));
+        Ok(command)
+    }
+}
+
+/// A sidecar process this host started, reaped when it ends.
+#[derive(Debug, Clone)]
+pub struct Child {
+    process: Arc<Mutex<Process>>,
+    output: PathBuf,
+}
+
+impl Child {
+    /// Its exit status once it ended: a code, or minus the signal's number.
+    pub fn exit_code(&self) -> Option<i32> {
+        let mut process = self.process.lock().unwrap_or_else(|e| e.into_inner());
+        let status = process.try_wait().ok().flatten()?;
+        status.code().or_else(|| status.signal().map(|s| -s))
+    }
+
+    /// End it by force: it is our own unreaped child, so its PID can't be someone else's.
+    pub fn kill(&self) {
+        let mut process = self.process.lock().unwrap_or_else(|e| e.into_inner());
+        let _ = process.kill();
+        let _ = process.wait();
+    }
+
+    /// The last lines it wrote.
+    pub fn tail(&self) -> String {
+        let data = std::fs::read(&self.output).unwrap_or_default();
+        let text = String::from_utf8_lossy(&data[data.len().saturating_sub(16384)..]).into_owned();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+/// Start a sidecar in a process group of its own.
+pub fn spawn(spec: &LaunchSpec, state_dir: &Path, owner: &Owner) -> Result<Child, Error> {
+    let logs = spec.logs(state_dir);
+    let output = logs.join("launch.log");
+    let fail = |e: std::io::Error| explain(&output, &e);
+    DirBuilder::new().recursive(true).mode(0o700).create(&logs).map_err(fail)?;
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&output).map_err(fail)?;
+    let sink = OpenOptions::new().append(true).open(&output).map_err(fail)?;
+    let copy = sink.try_clone().map_err(fail)?;
+    let mut command = spec.command(state_dir)?;
+    command.env(OWNER_ENV, serde_json::to_string(owner).unwrap_or_default());
+    command.stdin(Stdio::null()).stdout(sink).stderr(copy).process_group(0);
+    let process = command.spawn().map_err(|e| {
+        Error::Host(format!("the sidecar program can't be run: {}: {e}; check the configured command", spec.command[0]))
+    })?;
+    Ok(Child { process: Arc::new(Mutex::new(process)), output })
+}
+
+/// Signal the record's process if its identity still matches; false when it isn't that process any more.
+pub fn send(record: &Record, signal: Signal) -> bool {
+    let Some(pid) = Pid::from_raw(record.pid) else { return false };
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{pidfd_open, pidfd_send_signal, PidfdFlags};
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(handle) => {
+                // Checked after opening: from here on the handle can't come to mean another process.
+                if identify(record.pid, &record.start_token) != Identity::Match {
+                    return false;
+                }
+                let _ = pidfd_send_signal(&handle, signal);
+                return true;
+            }
+            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {}
+            Err(_) => return false,
+        }
+    }
+    if identify(record.pid, &record.start_token) != Identity::Match {
+        return false;
+    }
+    let _ = rustix::process::kill_process(pid, signal);
+    true
+}

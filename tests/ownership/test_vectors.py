@@ -1,0 +1,112 @@
+"""The vectors against the Python implementation, the schema, and the text of the protocol."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from host_api.backoff import Backoff, Restarts
+from host_api.ownership import (
+    Compat,
+    Identity,
+    LockState,
+    Observation,
+    Owner,
+    Probe,
+    Record,
+    RecordState,
+    decide,
+    encode_record,
+    parse_record,
+    satisfies,
+)
+
+VECTORS = Path(__file__).with_name("vectors")
+
+
+def load(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((VECTORS / f"{name}.json").read_text("utf-8"))
+    return document
+
+
+def record_of(document: dict[str, Any]) -> Record:
+    owner = document["owner"] and Owner(**{k: document["owner"][k] for k in ("kind", "pid", "start_token")})
+    return Record(**document | {"owner": owner, "capabilities": tuple(document["capabilities"])})
+
+
+@pytest.mark.parametrize("name", ["decide", "records", "backoff"])
+def test_vectors_meet_the_schema(name: str) -> None:
+    jsonschema.validate(load(name), load("schema"))
+
+
+def test_vectors_are_those_of_the_protocol_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("generate", VECTORS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    monkeypatch.setattr(generate, "HERE", tmp_path)
+    generate.main()
+    for name in ("decide", "records", "backoff"):
+        assert (tmp_path / f"{name}.json").read_bytes() == (VECTORS / f"{name}.json").read_bytes()
+
+
+def test_decide_over_the_whole_table() -> None:
+    vectors = load("decide")
+    size = 2 * len(LockState) * len(RecordState) * len(Identity) * len(Probe) * len(Compat) * 2
+    seen = set()
+    for lock, record, probe, compat, overdue, identity, port_blocked, decision in vectors["rows"]:
+        observation = Observation(
+            lock=LockState(lock),
+            record=RecordState(record),
+            identity=Identity(identity),
+            probe=Probe(probe),
+            compat=Compat(compat),
+            overdue=overdue == "yes",
+            port_blocked=port_blocked == "yes",
+        )
+        seen.add(observation)
+        assert decide(observation) == decision, observation
+    assert len(seen) == vectors["count"] == size
+
+
+def test_records() -> None:
+    vectors = load("records")
+    done = 0
+    for case in vectors["cases"]:
+        data = bytes.fromhex(case["hex"]) if "hex" in case else case["text"]
+        parsed = parse_record(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data)
+        assert parsed.state == case["state"], (case["name"], parsed)
+        assert parsed.record == (record_of(case["record"]) if case["record"] else None), case["name"]
+        if parsed.record is not None:
+            assert parse_record(encode_record(parsed.record)).record == parsed.record
+        done += 1
+    assert done == vectors["count"]
+
+
+def test_needs() -> None:
+    vectors = load("records")
+    plain = next(c["record"] for c in vectors["cases"] if c["state"] == "valid")
+    for version, need, good in vectors["needs"]:
+        assert satisfies(record_of(plain | {"version": version}), need, ()) is good, (version, need)
+    assert len(vectors["needs"]) == vectors["needs_count"]
+    assert satisfies(record_of(plain), "", ("vision",))
+    assert not satisfies(record_of(plain), "", ("vision", "embedding"))
+
+
+def test_backoff() -> None:
+    vectors = load("backoff")
+    policy = Backoff()
+    for failures, jitter, seconds in vectors["delays"]:
+        assert policy.delay(failures, jitter) == pytest.approx(seconds)
+    for failures, last, now, jitter, seconds in vectors["waits"]:
+        state = Restarts(failures=failures, last_failure=last)
+        assert state.wait(now, policy, jitter) == pytest.approx(seconds)
+    for before, start, now, after in vectors["crashes"]:
+        assert Restarts(failures=before, last_start=start).crashed(now, policy).failures == after
+    assert len(vectors["delays"]) + len(vectors["waits"]) + len(vectors["crashes"]) == vectors["count"]
