@@ -1,0 +1,97 @@
+"""The application: endpoints behind the guard, services in the lifespan."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from host_api.app import db, errors, tools
+from host_api.app.config import HostSettings
+from host_api.app.control import SidecarControl
+from host_api.app.gateway import Gateway
+from host_api.app.guard import Guard
+from host_api.app.keys import KeyStore
+from host_api.app.reconciler import Control, Reconciler
+from host_api.app.routes import chat, models, status
+from host_api.app.services import Services
+from host_api.app.sessions import Sessions
+from host_api.app.store import Store
+from host_api.app.tools import Tool
+
+log = logging.getLogger("host.api")
+
+
+def build(
+    settings: HostSettings,
+    *,
+    control: Callable[[HostSettings], Control] = SidecarControl,
+    extra_tools: Sequence[Tool] = (),
+) -> FastAPI:
+    """The bare application, for a product that mounts it behind a guard of its own and adds tools for chats."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine = db.open_engine(settings.data_dir / "host.sqlite3")
+        store = Store(engine, KeyStore(settings.data_dir / "keys.json"))
+        store.first_start()
+        reconciler = Reconciler(store, control(settings), stop_delay=settings.stop_delay)
+        gateway = Gateway(store, reconciler, timeout=settings.request_timeout)
+        app.state.services = Services(
+            settings, engine, store, reconciler, gateway, Sessions(engine), tuple(tools.available(extra_tools))
+        )
+        reconciler.start()
+        try:
+            yield
+        finally:
+            await reconciler.close()
+            engine.dispose()
+
+    app = FastAPI(title="mlx-host", lifespan=lifespan, redoc_url=None)
+    errors.install(app)
+    for module in (status, models, chat):
+        app.include_router(module.router)
+    return app
+
+
+def create_app(settings: HostSettings) -> ASGIApp:
+    """The application as ``mlx-host serve`` runs it. Raises ConfigError."""
+    guard = Guard(
+        build(settings),
+        token=settings.token(),
+        max_body=settings.max_body_mb * 1024 * 1024,
+        origins=settings.allow_origin,
+        hosts=settings.allow_host,
+    )
+    return _Access(guard)
+
+
+class _Access:
+    """One log line a request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        code = 0
+        start = time.monotonic()
+
+        async def watched(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            if scope["path"] != "/health":
+                took = (time.monotonic() - start) * 1000
+                log.info('"%s %s" %d %.0f ms', scope["method"], scope["path"], code, took)

@@ -1,0 +1,68 @@
+"""How the service and the sidecar are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from typing import Any
+
+import httpx
+import psutil
+from fastapi import APIRouter
+
+from host_api.app.services import Host
+
+router = APIRouter(tags=["status"])
+
+
+@router.get("/health")
+async def health() -> dict[str, Any]:
+    """200 for as long as the service lives."""
+    return {"status": "ok", "service": "mlx-host", "pid": os.getpid()}
+
+
+@router.get("/status")
+async def status(host: Host) -> dict[str, Any]:
+    """The sidecar, its model and queue, memory, capabilities."""
+    state = host.reconciler.state
+    engine: dict[str, Any] | None = None
+    if state.origin is not None:
+        with contextlib.suppress(httpx.HTTPError, ValueError):
+            async with httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
+                engine = (await http.get(f"{state.origin}/health")).json()
+    assigned = await asyncio.to_thread(host.store.assignments)
+    return {
+        "host": {
+            "pid": os.getpid(),
+            "uptime_s": round(time.monotonic() - host.started, 1),
+            "memory_bytes": _memory(os.getpid()),
+        },
+        "sidecar": {
+            **state.document(),
+            "memory_bytes": _memory(state.pid),
+            "status": engine.get("status") if engine else None,
+            "model": engine.get("model") if engine else None,
+            "loading": engine.get("loading") if engine else None,
+            "queue": engine.get("queue") if engine else None,
+            "error": engine.get("error") if engine else None,
+        },
+        "capabilities": {c: {"model": m.name, "provider": p.name} for c, (m, p) in assigned.items()},
+    }
+
+
+def _memory(pid: int | None) -> int | None:
+    if pid is None:
+        return None
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return None
+
+
+@router.post("/sidecar/restart", status_code=202)
+async def restart(host: Host) -> dict[str, Any]:
+    """Stop the sidecar and start it again."""
+    await host.reconciler.restart()
+    return (await host.reconciler.settle(60.0)).document()

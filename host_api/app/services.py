@@ -1,0 +1,40 @@
+"""What the endpoints share, made at start and closed at stop."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy import Engine
+
+from host_api.app.config import HostSettings
+from host_api.app.gateway import Gateway
+from host_api.app.reconciler import Reconciler
+from host_api.app.sessions import Sessions
+from host_api.app.store import Store
+from host_api.app.tools import Tool
+
+
+@dataclass(frozen=True)
+class Services:
+    """One running host service."""
+
+    settings: HostSettings
+    engine: Engine
+    store: Store
+    reconciler: Reconciler
+    gateway: Gateway
+    sessions: Sessions
+    tools: tuple[Tool, ...]
+    started: float = field(default_factory=time.monotonic)
+
+
+def services(request: Request) -> Services:
+    """The services of the application that ``request`` came to."""
+    found: Services = request.app.state.services
+    return found
+
+
+Host = Annotated[Services, Depends(services)]

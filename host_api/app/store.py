@@ -1,0 +1,263 @@
+"""Providers, models and assignments in the database. Blocking; call from a thread."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import IntegrityError
+
+from host_api.app.capabilities import STARTER, Capability
+from host_api.app.db import BUILTIN, Assignment, Model, Provider, Session, Setting, select
+from host_api.app.errors import ApiError, not_found
+from host_api.app.keys import KeyStore
+
+_PROVIDERS_HINT = "GET /models/providers lists them."
+_MODELS_HINT = "GET /models lists them; POST /models/provider/{id}/discover finds more."
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """A capability's model and where it is. ``key`` is never logged or returned."""
+
+    capability: Capability
+    model_id: int
+    model: str
+    provider_id: str
+    kind: str
+    base_url: str | None
+    key: str | None
+
+
+class Store:
+    """What the user chose."""
+
+    def __init__(self, engine: Engine, keys: KeyStore) -> None:
+        self._engine = engine
+        self._keys = keys
+
+    def _session(self) -> Session:
+        return Session(self._engine, expire_on_commit=False)
+
+    def first_start(self) -> None:
+        """Make the built-in provider, and on the very first start give ``text`` to the starter model."""
+        with self._session() as db:
+            if db.get(Provider, BUILTIN) is None:
+                db.add(Provider(id=BUILTIN, name="Built in", kind=BUILTIN))
+                db.flush()
+            if db.get(Setting, "seeded") is None:
+                model = Model(provider_id=BUILTIN, name=STARTER, capabilities={Capability.TEXT: True})
+                db.add(model)
+                db.flush()
+                db.add(Assignment(capability=Capability.TEXT, model_id=model.id or 0))
+                db.add(Setting(key="seeded", value="text"))
+            db.commit()
+
+    def seed_rest(self, declared: Mapping[str, Iterable[str]]) -> list[str]:
+        """Once after the first start: give the starter model every capability it declares. Returns those given."""
+        given: list[str] = []
+        with self._session() as db:
+            seeded = db.get(Setting, "seeded")
+            if seeded is None or seeded.value != "text" or STARTER not in declared:
+                return given
+            model = db.exec(select(Model).where(Model.provider_id == BUILTIN, Model.name == STARTER)).first()
+            for name in declared[STARTER]:
+                if model is not None and name in set(Capability) and db.get(Assignment, name) is None:
+                    db.add(Assignment(capability=name, model_id=model.id or 0))
+                    given.append(name)
+            seeded.value = "done"
+            db.add(seeded)
+            db.commit()
+        return given
+
+    # --- providers -----------------------------------------------------------------------------------
+    def providers(self) -> list[Provider]:
+        """All of them, the built-in one first."""
+        with self._session() as db:
+            return sorted(db.exec(select(Provider)).all(), key=lambda p: (p.kind != BUILTIN, p.created_at))
+
+    def provider(self, provider_id: str) -> Provider:
+        """One. Raises a 404."""
+        with self._session() as db:
+            return self._provider(db, provider_id)
+
+    def _provider(self, db: Session, provider_id: str) -> Provider:
+        found = db.get(Provider, provider_id)
+        if found is None:
+            raise not_found("provider", provider_id, _PROVIDERS_HINT)
+        return found
+
+    def add_provider(self, name: str, base_url: str, key: str | None) -> Provider:
+        """A new OpenAI-compatible endpoint. Raises 409 for a name taken and 422 for a bad address."""
+        row = Provider(
+            id=uuid.uuid4().hex, name=_name(name), kind="openai", base_url=_address(base_url), has_key=bool(key)
+        )
+        with self._session() as db:
+            db.add(row)
+            self._commit_name(db, row.name)
+        if key:
+            self._keys.put(row.id, key)
+        return row
+
+    def change_provider(self, provider_id: str, name: str | None, base_url: str | None, key: str | None) -> Provider:
+        """Change what is given; an empty ``key`` forgets it. Raises ApiError."""
+        with self._session() as db:
+            row = self._provider(db, provider_id)
+            if row.kind == BUILTIN:
+                raise ApiError(
+                    409,
+                    "The built-in provider can't be changed; its address is the sidecar's.",
+                    code="builtin_provider",
+                )
+            if name is not None:
+                row.name = _name(name)
+            if base_url is not None:
+                row.base_url = _address(base_url)
+            if key is not None:
+                row.has_key = bool(key)
+            db.add(row)
+            self._commit_name(db, row.name)
+        if key:
+            self._keys.put(provider_id, key)
+        elif key is not None:
+            self._keys.drop(provider_id)
+        return row
+
+    def _commit_name(self, db: Session, name: str) -> None:
+        try:
+            db.commit()
+        except IntegrityError:
+            raise ApiError(409, f"There is a provider called {name!r} already.", code="provider_exists") from None
+
+    def remove_provider(self, provider_id: str) -> None:
+        """Remove it, its models and what was assigned to them. Raises ApiError."""
+        with self._session() as db:
+            row = self._provider(db, provider_id)
+            if row.kind == BUILTIN:
+                message = "The built-in provider can't be removed; assign its capabilities elsewhere and it stops."
+                raise ApiError(409, message, code="builtin_provider")
+            db.delete(row)
+            db.commit()
+        self._keys.drop(provider_id)
+
+    def key(self, provider_id: str) -> str | None:
+        """The provider's API key."""
+        return self._keys.get(provider_id)
+
+    # --- models --------------------------------------------------------------------------------------
+    def models(self, provider_id: str | None = None) -> list[Model]:
+        """All models, or a provider's."""
+        with self._session() as db:
+            query = select(Model) if provider_id is None else select(Model).where(Model.provider_id == provider_id)
+            return sorted(db.exec(query).all(), key=lambda m: m.id or 0)
+
+    def model(self, model_id: int) -> tuple[Model, Provider]:
+        """One and its provider. Raises a 404."""
+        with self._session() as db:
+            row = db.get(Model, model_id)
+            if row is None:
+                raise not_found("model", model_id, _MODELS_HINT)
+            return row, self._provider(db, row.provider_id)
+
+    def sync_models(self, provider_id: str, found: Mapping[str, Iterable[str]]) -> list[Model]:
+        """Remember the models a provider has now, with the capabilities it declares for each.
+
+        One that is gone is marked so; its assignments stay until the user changes them.
+        """
+        with self._session() as db:
+            self._provider(db, provider_id)
+            rows = {m.name: m for m in db.exec(select(Model).where(Model.provider_id == provider_id))}
+            for name, declared in found.items():
+                row = rows.get(name) or Model(provider_id=provider_id, name=name)
+                row.present = True
+                row.capabilities = {**{c: True for c in declared if c in set(Capability)}, **row.capabilities}
+                db.add(row)
+            for name, row in rows.items():
+                if name not in found:
+                    row.present = False
+                    db.add(row)
+            db.commit()
+        return self.models(provider_id)
+
+    def confirm(self, model_id: int, results: Mapping[str, bool]) -> None:
+        """Remember what a probe found."""
+        with self._session() as db:
+            row = db.get(Model, model_id)
+            if row is not None:
+                row.capabilities = {**row.capabilities, **results}
+                db.add(row)
+                db.commit()
+
+    # --- assignments ---------------------------------------------------------------------------------
+    def assigned(self, capability: Capability) -> Assigned | None:
+        """What a capability uses, with the key, or None."""
+        with self._session() as db:
+            row = db.get(Assignment, capability)
+            if row is None:
+                return None
+            model = db.get_one(Model, row.model_id)
+            provider = db.get_one(Provider, model.provider_id)
+        key = self._keys.get(provider.id) if provider.has_key else None
+        return Assigned(capability, model.id or 0, model.name, provider.id, provider.kind, provider.base_url, key)
+
+    def assignments(self) -> dict[str, tuple[Model, Provider]]:
+        """Everything assigned."""
+        with self._session() as db:
+            found = {}
+            for row in db.exec(select(Assignment)):
+                model = db.get_one(Model, row.model_id)
+                found[row.capability] = (model, db.get_one(Provider, model.provider_id))
+            return found
+
+    def assign(self, capability: Capability, model_id: int | None) -> None:
+        """Give ``capability`` to a model, or to none. Raises ApiError."""
+        with self._session() as db:
+            row = db.get(Assignment, capability)
+            if model_id is None:
+                if row is not None:
+                    db.delete(row)
+            else:
+                model = db.get(Model, model_id)
+                if model is None:
+                    raise not_found("model", model_id, _MODELS_HINT)
+                if model.capabilities.get(capability) is False:
+                    raise ApiError(
+                        409,
+                        f"{model.name} was probed and has no {capability}; probe again with "
+                        f"POST /models/confirm_capability/{model_id} or choose another model.",
+                        code="capability_missing",
+                    )
+                row = row or Assignment(capability=capability, model_id=model_id)
+                row.model_id = model_id
+                db.add(row)
+            db.commit()
+
+    def wants_builtin(self) -> bool:
+        """Whether any capability is on the built-in provider."""
+        with self._session() as db:
+            query = select(Assignment).join(Model).where(Model.provider_id == BUILTIN)
+            return db.exec(query).first() is not None
+
+
+def _name(name: str) -> str:
+    name = name.strip()
+    if not 1 <= len(name) <= 100:
+        raise ApiError(422, "name: give 1 to 100 characters.", code="invalid_request")
+    return name
+
+
+def _address(url: str) -> str:
+    url = url.strip().rstrip("/")
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.username or parts.query)
+        _ = parts.port
+    except ValueError:
+        good = False
+    if not good:
+        message = "base_url: give an address such as http://127.0.0.1:11434/v1 (the key goes into api_key)."
+        raise ApiError(422, message, code="invalid_request")
+    return url
