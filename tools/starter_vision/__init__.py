@@ -1,0 +1,1 @@
+"""Training of the starter model's eyes: pictures drawn on the fly, a frozen language model, one GPU."""

@@ -1,0 +1,119 @@
+"""Samples from worker processes, over plain shared memory and pipes."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import numpy as np
+
+from tools.starter_vision import samples
+from tools.starter_vision.scenes import GRID, SIDE, Kit
+from tools.starter_vision.tokens import LENGTH, Tokens
+
+CHUNK = 128  # samples handed over at once
+_SLOTS = 4  # chunks a worker may be ahead
+
+FIELDS: dict[str, tuple[tuple[int, ...], type]] = {
+    "image": ((SIDE, SIDE, 3), np.uint8),
+    "ids": ((LENGTH,), np.int32),
+    "span": ((2,), np.int32),
+    "cells": ((GRID * GRID,), np.int16),
+    "letters": ((samples.LETTERS,), np.int16),
+    "number": ((), np.int16),
+    "label": ((), np.int16),
+    "kind": ((), np.int16),
+}
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Views of one chunk in shared memory."""
+
+    of: dict[str, np.ndarray]
+
+    @classmethod
+    def over(cls, memory: mmap.mmap, start: int) -> Arrays:
+        """The arrays that begin at byte ``start``."""
+        views = {}
+        for name, (shape, kind) in FIELDS.items():
+            view = np.ndarray((CHUNK, *shape), kind, memory, start)
+            views[name] = view
+            start += -(-view.nbytes // 64) * 64
+        return cls(views)
+
+    @staticmethod
+    def size() -> int:
+        """Bytes of a chunk."""
+        return sum(-(-int(np.prod((CHUNK, *s))) * np.dtype(k).itemsize // 64) * 64 for s, k in FIELDS.values())
+
+
+def fill(arrays: Arrays, rng: Random, split: str, kit: Kit, tokens: Tokens) -> None:
+    """Draw a chunk."""
+    at = 0
+    while at < CHUNK:
+        sample = samples.make(rng, split, kit)
+        row = tokens.row(sample.question, sample.answer, rng)
+        if row is None:
+            continue
+        out = arrays.of
+        out["image"][at] = np.asarray(sample.image)
+        out["ids"][at], out["span"][at] = row[0], row[1:]
+        out["cells"][at] = sample.cells()
+        out["letters"][at] = sample.letters()
+        out["number"][at] = sample.number
+        single = len(sample.things) == 1 and sample.kind in ("colour_shape", "emoji")
+        out["label"][at] = sample.things[0].label if single else -1
+        out["kind"][at] = samples.KINDS.index(sample.kind)
+        at += 1
+
+
+def start(folder: Path, *, workers: int, seed: int, image_tokens: int) -> Iterator[dict[str, np.ndarray]]:
+    """Chunks without end. Forks at once: call it before anything touches the GPU."""
+    size = Arrays.size()
+    memory = mmap.mmap(-1, size * workers * _SLOTS)
+    ready_r, ready_w = os.pipe()
+    free: list[int] = []
+    for worker in range(workers):
+        free_r, free_w = os.pipe()
+        os.write(free_w, bytes(range(_SLOTS)))
+        if os.fork() == 0:
+            try:
+                os.close(ready_r)
+                os.close(free_w)
+                _work(memory, folder, worker, free_r, ready_w, seed * 1000 + worker, image_tokens)
+            finally:
+                os._exit(0)
+        os.close(free_r)
+        free.append(free_w)
+    os.close(ready_w)
+    return _chunks(memory, ready_r, free, size)
+
+
+def _chunks(memory: mmap.mmap, ready: int, free: list[int], size: int) -> Iterator[dict[str, np.ndarray]]:
+    while True:
+        message = os.read(ready, 2)
+        if len(message) < 2:
+            raise RuntimeError("the workers are gone")
+        worker, slot = message
+        arrays = Arrays.over(memory, size * (worker * _SLOTS + slot))
+        yield arrays.of
+        os.write(free[worker], bytes([slot]))
+
+
+def _work(
+    memory: mmap.mmap, folder: Path, worker: int, free: int, ready: int, seed: int, image_tokens: int
+) -> None:
+    kit = Kit.open(folder, "train")
+    tokens = Tokens(folder / "tokenizer.json", image_tokens)
+    rng = Random(seed)
+    while True:
+        slot = os.read(free, 1)
+        if not slot:
+            return
+        fill(Arrays.over(memory, Arrays.size() * (worker * _SLOTS + slot[0])), rng, "train", kit, tokens)
+        os.write(ready, bytes([worker, slot[0]]))
