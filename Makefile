@@ -16,7 +16,7 @@ WITH_BLAS = env $$(tools/blas.sh)
 run: setup starter ## the host service on 127.0.0.1:60315, which starts the sidecar on 127.0.0.1:60316
 	$(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
 
-test: setup starter lint ## lint, types and every test
+test: setup starter lint freeze ## lint, types, the frozen build and every test
 	$(WITH_BLAS) $(BIN)/python -m pytest $(ARGS)
 
 lint: setup

@@ -1,6 +1,6 @@
 """How long /health takes while a model loads and while eight streams run. Prints percentiles, milliseconds.
 
-    python -m benchmarks.health
+python -m benchmarks.health
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From spawn to /health and to the first token: the frozen program, the sources, and mlx_vlm.server. In one run.
 
-    python -m benchmarks.start --rounds 5
+python -m benchmarks.start --rounds 5
 """
 
 from __future__ import annotations

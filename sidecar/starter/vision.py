@@ -43,7 +43,8 @@ def assemble(text_dir: Path, out_dir: Path) -> None:
         quantized = "quantization" in text
         _text_weights(text_dir / "model.safetensors", out_dir / "model-text.safetensors")
         _vision_weights(out_dir / "model-vision.safetensors", half=quantized)
-        shutil.copyfile(text_dir / "tokenizer.json", out_dir / "tokenizer.json")
+        for name in ("tokenizer.json", "generation_config.json"):
+            shutil.copyfile(text_dir / name, out_dir / name)
         _write(out_dir / "config.json", _config(text))
         _write(out_dir / "tokenizer_config.json", _tokenizer_config(text_dir))
         _write(out_dir / "processor_config.json", {"image_seq_len": IMAGE_TOKENS})
@@ -52,8 +53,7 @@ def assemble(text_dir: Path, out_dir: Path) -> None:
         (out_dir / "chat_template.jinja").write_text(template, "utf-8")
     except (OSError, ValueError, KeyError) as exc:
         raise StarterError(
-            f"{out_dir}: the starter model can't be put together ({exc}). "
-            "Free some space, or install it again."
+            f"{out_dir}: the starter model can't be put together ({exc}). Free some space, or install it again."
         ) from exc
 
 

