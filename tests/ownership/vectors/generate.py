@@ -97,8 +97,11 @@ def records() -> dict[str, Any]:
     valid("unknown key", record_file({"colour": {"deep": [1, None]}}))
     valid("no token", record_file({"token": None}), token=None)
     valid("no owner", record_file({"owner": None}), owner=None)
-    valid("a kind of owner from the future", record_file({"owner": base()["owner"] | {"kind": "swift"}}),
-          owner=base()["owner"] | {"kind": "swift"})
+    valid(
+        "a kind of owner from the future",
+        record_file({"owner": base()["owner"] | {"kind": "swift"}}),
+        owner=base()["owner"] | {"kind": "swift"},
+    )
     valid("unknown key in owner", record_file({"owner": base()["owner"] | {"name": "x"}}))
     valid("managed left out", record_file(drop="managed"), managed=True)
     valid("not managed", record_file({"managed": False}), managed=False)
@@ -160,22 +163,49 @@ def records() -> dict[str, Any]:
         bad(f"instance_id {value!r}", record_file({"instance_id": value}))
     for value in ("", 5, False, ["x"]):
         bad(f"token {value!r}", record_file({"token": value}))
-    for value in ("me", 5, [], {}, {"kind": "python"}, {"kind": "", "pid": 1, "start_token": "x"},
-                  {"kind": "python", "pid": 0, "start_token": "x"}, {"kind": "python", "pid": 1, "start_token": ""}):
+    for value in (
+        "me",
+        5,
+        [],
+        {},
+        {"kind": "python"},
+        {"kind": "", "pid": 1, "start_token": "x"},
+        {"kind": "python", "pid": 0, "start_token": "x"},
+        {"kind": "python", "pid": 1, "start_token": ""},
+    ):
         bad(f"owner {value!r}", record_file({"owner": value}))
     for value in ("yes", 1, None):
         bad(f"managed {value!r}", record_file({"managed": value}))
     for value in ("chat", [1], None, {}):
         bad(f"capabilities {value!r}", record_file({"capabilities": value}))
     bad("too long", record_file({"x": "y" * 65536}))
-    cases.append({"name": "not UTF-8", "hex": b"4711\n{\"schema\": 1, \"x\": \"\xff\"}\n".hex(), "text": None,
-                  "state": "invalid", "record": None})
+    cases.append(
+        {
+            "name": "not UTF-8",
+            "hex": b'4711\n{"schema": 1, "x": "\xff"}\n'.hex(),
+            "text": None,
+            "state": "invalid",
+            "record": None,
+        }
+    )
     needs = [
         # version, needed, good enough
-        ["0.1.0", "", True], ["nonsense", "", True], ["0.1.0", "0.1.0", True], ["0.1", "0.1.0", True],
-        ["0.1.0", "0.1", True], ["0.1.1", "0.1.0", True], ["0.1.0", "0.1.1", False], ["0.9.0", "0.10.0", False],
-        ["0.10.0", "0.9.9", True], ["1.0", "0.99.99", True], ["0.99", "1", False], ["0.1.0rc1", "0.1.0", True],
-        ["0.1.0+local", "0.1.0", True], ["v1.0", "0.1", False], ["1.0", "v1", False], ["nonsense", "0.1", False],
+        ["0.1.0", "", True],
+        ["nonsense", "", True],
+        ["0.1.0", "0.1.0", True],
+        ["0.1", "0.1.0", True],
+        ["0.1.0", "0.1", True],
+        ["0.1.1", "0.1.0", True],
+        ["0.1.0", "0.1.1", False],
+        ["0.9.0", "0.10.0", False],
+        ["0.10.0", "0.9.9", True],
+        ["1.0", "0.99.99", True],
+        ["0.99", "1", False],
+        ["0.1.0rc1", "0.1.0", True],
+        ["0.1.0+local", "0.1.0", True],
+        ["v1.0", "0.1", False],
+        ["1.0", "v1", False],
+        ["nonsense", "0.1", False],
         ["", "0.1", False],
     ]
     return {"kind": "records", "count": len(cases), "cases": cases, "needs_count": len(needs), "needs": needs}
@@ -187,19 +217,33 @@ def backoffs() -> dict[str, Any]:
     delays += [[33, 0.0, 30.0], [1000000, 0.0, 30.0], [2, 0.5, 0.875], [4, 0.5, 3.5], [7, 0.8, 24.0], [1, 0.9, 0.0]]
     waits = [
         # failures, last failure, now, jitter, seconds to wait
-        [0, 0.0, 1000.0, 0.0, 0.0], [1, 1000.0, 1000.0, 0.0, 0.0], [2, 1000.0, 1000.0, 0.0, 1.0],
-        [4, 1000.0, 1001.0, 0.0, 3.0], [4, 1000.0, 1004.0, 0.0, 0.0], [4, 1000.0, 9999.0, 0.0, 0.0],
+        [0, 0.0, 1000.0, 0.0, 0.0],
+        [1, 1000.0, 1000.0, 0.0, 0.0],
+        [2, 1000.0, 1000.0, 0.0, 1.0],
+        [4, 1000.0, 1001.0, 0.0, 3.0],
+        [4, 1000.0, 1004.0, 0.0, 0.0],
+        [4, 1000.0, 9999.0, 0.0, 0.0],
         # The clock was set back: one delay at most.
-        [4, 1000.0, 10.0, 0.0, 4.0], [9, 1e12, 1000.0, 0.0, 30.0], [4, 1000.0, 1000.0, 0.5, 3.5],
+        [4, 1000.0, 10.0, 0.0, 4.0],
+        [9, 1e12, 1000.0, 0.0, 30.0],
+        [4, 1000.0, 1000.0, 0.5, 3.5],
     ]
     crashes = [
         # failures before, last start, now, failures after
-        [0, 0.0, 1000.0, 1], [1, 990.0, 1000.0, 2], [5, 990.0, 1000.0, 6], [5, 940.1, 1000.0, 6],
-        [5, 940.0, 1000.0, 1], [5, 100.0, 1000.0, 1], [5, 2000.0, 1000.0, 6],
+        [0, 0.0, 1000.0, 1],
+        [1, 990.0, 1000.0, 2],
+        [5, 990.0, 1000.0, 6],
+        [5, 940.1, 1000.0, 6],
+        [5, 940.0, 1000.0, 1],
+        [5, 100.0, 1000.0, 1],
+        [5, 2000.0, 1000.0, 6],
     ]
     return {
-        "kind": "backoff", "count": len(delays) + len(waits) + len(crashes),
-        "delays": delays, "waits": waits, "crashes": crashes,
+        "kind": "backoff",
+        "count": len(delays) + len(waits) + len(crashes),
+        "delays": delays,
+        "waits": waits,
+        "crashes": crashes,
     }
 
 
