@@ -165,6 +165,7 @@ class Chaos:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no round after this time")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a stand-in for the sidecar that starts at once")
     parser.add_argument("--debug", action="store_true", help="the debug build of the Rust program")
@@ -176,8 +177,11 @@ def main() -> int:
         bad = ""
         longest: dict[str, float] = {}
         done = 0
+        limit = time.monotonic() + args.seconds
         try:
             for number in range(args.rounds):
+                if time.monotonic() > limit:
+                    break
                 began = time.monotonic()
                 action = chaos.round(number)
                 longest[action] = max(longest.get(action, 0.0), time.monotonic() - began)

@@ -63,6 +63,7 @@ def right(row: list[object], launchers: int) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no round after this time")
     parser.add_argument("--python", type=int, default=20)
     parser.add_argument("--rust", type=int, default=20)
     parser.add_argument("--quick", action="store_true", help="a stand-in for the sidecar that starts at once")
@@ -71,8 +72,11 @@ def main() -> int:
     launchers = args.python + args.rust
     print(f"{'round':>5} {'attached':>8} {'sidecars':>8} {'instances':>9} {'errors':>6} {'seconds':>7} {'left':>4}")
     with tempfile.TemporaryDirectory(prefix="storm-") as folder:
-        rows = []
+        rows: list[list[object]] = []
+        limit = time.monotonic() + args.seconds
         for number in range(args.rounds):
+            if time.monotonic() > limit:
+                break
             for row in storm(
                 1, args.python, args.rust, folder=Path(folder) / str(number), quick=args.quick, release=not args.debug
             ):

@@ -59,9 +59,7 @@ def words(listing: Path, tokenizer: Path, out: Path) -> None:
     common = [w for w in common if w in english and (len(w) > 2 or w in ("go", "no", "up", "hi", "ok"))]
     rare = sorted(english - set(common))
     unseen = rare[::17]
-    out.write_text(
-        json.dumps({"common": common, "rare": sorted(set(rare) - set(unseen)), "unseen": unseen}), "utf-8"
-    )
+    out.write_text(json.dumps({"common": common, "rare": sorted(set(rare) - set(unseen)), "unseen": unseen}), "utf-8")
 
 
 def pack(gguf: Path, out: Path, *, first_layers: int) -> None:
