@@ -1,10 +1,27 @@
-"""Process control of the sidecar: locks, record, probe, launch, supervision. Light to import."""
+"""Process control of the sidecar: locks, record, probe, launch, supervision.
 
-from host_api.backoff import Backoff
-from host_api.errors import Conflict, HostError, InUse, LaunchFailed, StateDirError, TimedOut
-from host_api.host import Connection, Event, SidecarHost, Status, current, sidecar_lifespan, status
-from host_api.launcher import LaunchSpec
-from host_api.supervisor import HostConfig
+The names below load on first use: the sidecar imports single modules of this package and must not pay for the rest.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from host_api.backoff import Backoff
+    from host_api.errors import Conflict, HostError, InUse, LaunchFailed, StateDirError, TimedOut
+    from host_api.host import Connection, Event, SidecarHost, Status, current, sidecar_lifespan, status
+    from host_api.launcher import LaunchSpec
+    from host_api.supervisor import HostConfig
+
+_HOME = {
+    "backoff": ("Backoff",),
+    "errors": ("Conflict", "HostError", "InUse", "LaunchFailed", "StateDirError", "TimedOut"),
+    "host": ("Connection", "Event", "SidecarHost", "Status", "current", "sidecar_lifespan", "status"),
+    "launcher": ("LaunchSpec",),
+    "supervisor": ("HostConfig",),
+}
 
 __all__ = [
     "Backoff",
@@ -24,3 +41,10 @@ __all__ = [
     "sidecar_lifespan",
     "status",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(import_module(f"host_api.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import threading
 import time
@@ -161,12 +160,16 @@ class SidecarHost:
         self.release()
 
     async def __aenter__(self) -> Self:
+        import asyncio
+
         await asyncio.to_thread(self.ensure_running)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
+        import asyncio
+
         await asyncio.to_thread(self.release)
 
     @property

@@ -8,12 +8,13 @@ use mlx_sidecar_host::{Backoff, Error, EventKind, HostConfig, LaunchSpec, Sideca
 use serde_json::{json, Value};
 use std::io::{BufRead, Read, Write};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 struct Args {
     config: HostConfig,
     supervise: bool,
     force: bool,
+    rounds: usize,
 }
 
 fn main() -> ExitCode {
@@ -21,10 +22,11 @@ fn main() -> ExitCode {
     let command = words.next().unwrap_or_default();
     let result = match command.as_str() {
         "decide" => decide_lines(),
-        "ensure" | "hold" | "inspect" | "stop" => parse(words).and_then(|args| match command.as_str() {
+        "ensure" | "hold" | "inspect" | "stop" | "bench" => parse(words).and_then(|args| match command.as_str() {
             "ensure" => ensure(args),
             "hold" => hold(args),
             "inspect" => inspect(args),
+            "bench" => bench(args),
             _ => stop(args),
         }),
         _ => Err(Error::Host("say ensure, hold, inspect, decide or stop".to_owned())),
@@ -51,7 +53,7 @@ fn usage(error: impl std::fmt::Display) -> Error {
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, Error> {
     let mut launch = LaunchSpec { port: 0, ..LaunchSpec::default() };
     let mut config = HostConfig::default();
-    let (mut supervise, mut force, mut placed) = (false, false, false);
+    let (mut supervise, mut force, mut placed, mut rounds) = (false, false, false, 300);
     while let Some(flag) = words.next() {
         match flag.as_str() {
             "--strict-port" => launch.strict_port = true,
@@ -67,6 +69,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, Error> {
                         placed = true;
                     }
                     "--command-json" => launch.command = serde_json::from_str(&value).map_err(usage)?,
+                    "--rounds" => rounds = value.parse().map_err(usage)?,
                     "--port" => launch.port = value.parse().map_err(usage)?,
                     "--grace-time" => launch.grace_time = seconds()?,
                     "--min-version" => config.min_version = value.clone(),
@@ -85,7 +88,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, Error> {
         return Err(usage("--state-dir is missing"));
     }
     config.launch = launch;
-    Ok(Args { config, supervise, force })
+    Ok(Args { config, supervise, force, rounds })
 }
 
 fn ensure(args: Args) -> Result<(), Error> {
@@ -128,6 +131,21 @@ fn inspect(args: Args) -> Result<(), Error> {
     document["launch"] = launch.into();
     document["decision"] = serde_json::to_value(decide(&seen)).map_err(usage)?;
     print(&document);
+    Ok(())
+}
+
+/// The median time of `ensure_running` on a running sidecar.
+fn bench(args: Args) -> Result<(), Error> {
+    let host = SidecarHost::with_supervision(args.config, false)?;
+    host.ensure_running()?;
+    let mut times = Vec::new();
+    for _ in 0..args.rounds.max(1) {
+        let began = Instant::now();
+        host.ensure_running()?;
+        times.push(began.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    print(&json!({"ok": true, "median_s": times[times.len() / 2]}));
     Ok(())
 }
 
