@@ -21,11 +21,28 @@ from typing import Any
 
 HELD_OUT = Path(__file__).with_name("starter_vision") / "heldout.zip"
 GOALS = {"colour_shape": 0.95, "count": 0.9, "relation": 0.9, "emoji": 0.7, "word": 0.8}
-_TOPICS = (
-    "the capital of France|photosynthesis|a haiku about rain|how tides work|prime numbers|the French Revolution|"
-    "how to boil an egg|the speed of light|Newton's laws|a story about a fox|the <img> tag in HTML|Python lists|"
-    "the water cycle|healthy breakfasts|the moon landing|gravity|how bees make honey|black holes|jazz music|chess"
-).split("|")
+_TOPICS = [
+    "the capital of France",
+    "photosynthesis",
+    "a haiku about rain",
+    "how tides work",
+    "prime numbers",
+    "the French Revolution",
+    "how to boil an egg",
+    "the speed of light",
+    "Newton's laws",
+    "a story about a fox",
+    "the <img> tag in HTML",
+    "Python lists",
+    "the water cycle",
+    "healthy breakfasts",
+    "the moon landing",
+    "gravity",
+    "how bees make honey",
+    "black holes",
+    "jazz music",
+    "chess",
+]
 _FORMS = ("What do you know about {}?", "Explain {}.", "Write two sentences about {}.", "Why is {} important?")
 TEXT_PROMPTS = tuple(form.format(topic) for topic in _TOPICS for form in (*_FORMS, "Ask me a question about {}."))
 """One hundred questions without a picture."""
@@ -135,13 +152,18 @@ def main() -> int:
         share = sum(results) / max(1, len(results))
         met &= share >= GOALS[kind]
         verdict = "met" if share >= GOALS[kind] else f"missed by {GOALS[kind] - share:.0%}"
-        print(f"{kind:13} {sum(results):4} of {len(results):4} = {share:.0%}  goal {GOALS[kind]:.0%}: {verdict}", flush=True)
-    if args.text_folder and args.folder:
-        different = text_differences(
-            args.folder, args.text_folder, prompts=args.text_prompts, tokens=args.text_tokens
+        print(
+            f"{kind:13} {sum(results):4} of {len(results):4} = {share:.0%}  goal {GOALS[kind]:.0%}: {verdict}",
+            flush=True,
         )
+    if args.text_folder and args.folder:
+        different = text_differences(args.folder, args.text_folder, prompts=args.text_prompts, tokens=args.text_tokens)
         met &= not different
-        print(f"text answers: {args.text_prompts - len(different)} of {args.text_prompts} identical", *different, sep="\n  ")
+        print(
+            f"text answers: {args.text_prompts - len(different)} of {args.text_prompts} identical",
+            *different,
+            sep="\n  ",
+        )
     return 0 if met else 1
 
 

@@ -52,8 +52,7 @@ def assemble(text_dir: Path, out_dir: Path) -> None:
         (out_dir / "chat_template.jinja").write_text(template, "utf-8")
     except (OSError, ValueError, KeyError) as exc:
         raise StarterError(
-            f"{out_dir}: the starter model can't be put together ({exc}). "
-            "Free some space, or install it again."
+            f"{out_dir}: the starter model can't be put together ({exc}). Free some space, or install it again."
         ) from exc
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,10 @@ def seeing_dir(tmp_path_factory: pytest.TempPathFactory, starter_text_dir: Path)
 
 
 @pytest.fixture(scope="session")
-def seeing(seeing_dir: Path) -> Iterator[tuple[Any, Any]]:
+def seeing(seeing_dir: Path) -> tuple[Any, Any]:
     """The assembled model and its processor, loaded."""
     from mlx_vlm.utils import load
 
     model, processor = load(str(seeing_dir), lazy=True)
     assert vision.share_output_layer(model)
-    yield model, processor
+    return model, processor

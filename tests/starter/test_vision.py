@@ -86,9 +86,7 @@ def test_text_answers_are_the_text_models(seeing: Pair, starter_text_dir: Path) 
         assert ask(seeing, question, tokens=8) == ask(text, question, tokens=8)
 
 
-def test_a_conversation_in_text_is_written_as_the_text_model_writes_it(
-    seeing: Pair, starter_text_dir: Path
-) -> None:
+def test_a_conversation_in_text_is_written_as_the_text_model_writes_it(seeing: Pair, starter_text_dir: Path) -> None:
     from mlx_vlm.prompt_utils import apply_chat_template
     from mlx_vlm.utils import load, load_config
 

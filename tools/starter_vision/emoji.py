@@ -125,7 +125,21 @@ _NAMES = {
 }
 
 _WITHOUT_ARTICLE = frozenset(
-    "broccoli|french fries|spaghetti|bread|cheese|corn|thumbs up|grapes|cherries|bacon|sushi|popcorn|fire".split("|")
+    [
+        "broccoli",
+        "french fries",
+        "spaghetti",
+        "bread",
+        "cheese",
+        "corn",
+        "thumbs up",
+        "grapes",
+        "cherries",
+        "bacon",
+        "sushi",
+        "popcorn",
+        "fire",
+    ]
 )
 
 CHARACTERS: tuple[str, ...] = tuple(dict.fromkeys(_COMMON))

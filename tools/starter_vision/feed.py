@@ -105,9 +105,7 @@ def _chunks(memory: mmap.mmap, ready: int, free: list[int], size: int) -> Iterat
         os.write(free[worker], bytes([slot]))
 
 
-def _work(
-    memory: mmap.mmap, folder: Path, worker: int, free: int, ready: int, seed: int, image_tokens: int
-) -> None:
+def _work(memory: mmap.mmap, folder: Path, worker: int, free: int, ready: int, seed: int, image_tokens: int) -> None:
     kit = Kit.open(folder, "train")
     tokens = Tokens(folder / "tokenizer.json", image_tokens)
     rng = Random(seed)

@@ -1,6 +1,6 @@
 """Write the held-out pictures with their questions into one zip, so that scoring needs no fonts.
 
-    python -m tools.starter_vision.heldout --kit DIR --each 50 --out tools/starter_vision/heldout.zip
+python -m tools.starter_vision.heldout --kit DIR --each 50 --out tools/starter_vision/heldout.zip
 """
 
 from __future__ import annotations

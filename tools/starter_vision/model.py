@@ -193,8 +193,7 @@ class FrozenLM(nn.Module):
         for file in files:
             raw.update(load_file(file))
         weights = {
-            base: _plain(raw, base).to(device, dtype)
-            for base in sorted({name.rpartition(".")[0] for name in raw})
+            base: _plain(raw, base).to(device, dtype) for base in sorted({name.rpartition(".")[0] for name in raw})
         }
         self.embed = weights["model.embed_tokens"]
         self.norm = weights.get("model.norm", torch.ones(self.embed.shape[1], device=device, dtype=dtype))

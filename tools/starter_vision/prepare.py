@@ -21,18 +21,43 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tools.starter_vision import emoji
 
-TRAIN_FONTS = (
-    "DejaVuSans.ttf DejaVuSans-Bold.ttf DejaVuSansMono.ttf DejaVuSerif.ttf DejaVuSerif-Bold.ttf "
-    "DejaVuSansCondensed.ttf FreeSans.ttf FreeSansBold.ttf FreeSerif.ttf FreeSerifBold.ttf FreeMonoBold.ttf "
-    "LiberationSans-Regular.ttf LiberationSans-Bold.ttf LiberationSans-Italic.ttf LiberationMono-Regular.ttf "
-    "OpenSans-Regular.ttf OpenSans-Bold.ttf OpenSans-CondBold.ttf Roboto-Regular.ttf Roboto-Medium.ttf "
-    "RobotoCondensed-Bold.ttf NotoSans-Regular.ttf NotoSans-Bold.ttf NotoSans-Italic.ttf NotoSerif-Regular.ttf "
-    "NotoSerif-Italic.ttf"
-).split()
-TEST_FONTS = (
-    "Lato-Regular.ttf Lato-Bold.ttf LiberationSerif-Regular.ttf LiberationSerif-Bold.ttf "
-    "DejaVuSansMono-Bold.ttf Roboto-Bold.ttf NotoSerif-Bold.ttf"
-).split()
+TRAIN_FONTS = [
+    "DejaVuSans.ttf",
+    "DejaVuSans-Bold.ttf",
+    "DejaVuSansMono.ttf",
+    "DejaVuSerif.ttf",
+    "DejaVuSerif-Bold.ttf",
+    "DejaVuSansCondensed.ttf",
+    "FreeSans.ttf",
+    "FreeSansBold.ttf",
+    "FreeSerif.ttf",
+    "FreeSerifBold.ttf",
+    "FreeMonoBold.ttf",
+    "LiberationSans-Regular.ttf",
+    "LiberationSans-Bold.ttf",
+    "LiberationSans-Italic.ttf",
+    "LiberationMono-Regular.ttf",
+    "OpenSans-Regular.ttf",
+    "OpenSans-Bold.ttf",
+    "OpenSans-CondBold.ttf",
+    "Roboto-Regular.ttf",
+    "Roboto-Medium.ttf",
+    "RobotoCondensed-Bold.ttf",
+    "NotoSans-Regular.ttf",
+    "NotoSans-Bold.ttf",
+    "NotoSans-Italic.ttf",
+    "NotoSerif-Regular.ttf",
+    "NotoSerif-Italic.ttf",
+]
+TEST_FONTS = [
+    "Lato-Regular.ttf",
+    "Lato-Bold.ttf",
+    "LiberationSerif-Regular.ttf",
+    "LiberationSerif-Bold.ttf",
+    "DejaVuSansMono-Bold.ttf",
+    "Roboto-Bold.ttf",
+    "NotoSerif-Bold.ttf",
+]
 _FAMILIAR = 14000  # a word's token number up to which it counts as common
 
 
@@ -59,9 +84,7 @@ def words(listing: Path, tokenizer: Path, out: Path) -> None:
     common = [w for w in common if w in english and (len(w) > 2 or w in ("go", "no", "up", "hi", "ok"))]
     rare = sorted(english - set(common))
     unseen = rare[::17]
-    out.write_text(
-        json.dumps({"common": common, "rare": sorted(set(rare) - set(unseen)), "unseen": unseen}), "utf-8"
-    )
+    out.write_text(json.dumps({"common": common, "rare": sorted(set(rare) - set(unseen)), "unseen": unseen}), "utf-8")
 
 
 def pack(gguf: Path, out: Path, *, first_layers: int) -> None:
@@ -70,7 +93,7 @@ def pack(gguf: Path, out: Path, *, first_layers: int) -> None:
 
     from sidecar.starter import text
 
-    raw, meta = mx.load(str(gguf), return_metadata=True)
+    raw, _ = mx.load(str(gguf), return_metadata=True)
     heads = {"attn_q": 9, "attn_k": 3}
     parts: tuple[dict[str, mx.array], dict[str, mx.array]] = ({}, {})
     for name, tensor in raw.items():

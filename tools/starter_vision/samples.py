@@ -196,9 +196,7 @@ def _relation(rng: Random, split: str, kit: Kit) -> Sample:
     if places is None:
         raise _AgainError
     part = rng.choice((0.0, 0.0, 1.0, 0.5))
-    a, b = (
-        _new(rng, x, y, r, emoji_part=part) for (x, y), r in zip(places, radii, strict=True)
-    )
+    a, b = (_new(rng, x, y, r, emoji_part=part) for (x, y), r in zip(places, radii, strict=True))
     if a.label == b.label:
         raise _AgainError
     dx, dy = a.x - b.x, a.y - b.y
@@ -254,9 +252,7 @@ def _emoji(rng: Random, split: str, kit: Kit) -> Sample:
 def _word(rng: Random, split: str, kit: Kit) -> Sample:
     image, _ = scenes.background(rng, split)
     luck = rng.random()
-    if split == "test":
-        word, source = rng.choice(kit.words["common"]), "common"
-    elif luck < 0.66:
+    if split == "test" or luck < 0.66:
         word, source = rng.choice(kit.words["common"]), "common"
     elif luck < 0.92:
         word, source = rng.choice(kit.words["rare"]), "rare"
@@ -293,5 +289,3 @@ def make(rng: Random, split: str, kit: Kit, kind: str = "") -> Sample:
             return _MAKERS[chosen](rng, split, kit)
         except _AgainError:
             continue
-
-

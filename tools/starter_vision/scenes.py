@@ -76,9 +76,7 @@ class Kit:
 
         with zipfile.ZipFile(folder / "sprites.zip") as archive:
             count = len(archive.namelist())
-            sprites = tuple(
-                Image.open(io.BytesIO(archive.read(f"{i}.png"))).convert("RGBA") for i in range(count)
-            )
+            sprites = tuple(Image.open(io.BytesIO(archive.read(f"{i}.png"))).convert("RGBA") for i in range(count))
         fonts = tuple(sorted((folder / "fonts" / split).glob("*.ttf")))
         return cls(sprites, fonts, json.loads((folder / "words.json").read_text("utf-8")))
 
