@@ -93,7 +93,7 @@ def pack(gguf: Path, out: Path, *, first_layers: int) -> None:
 
     from sidecar.starter import text
 
-    raw, meta = mx.load(str(gguf), return_metadata=True)
+    raw, _ = mx.load(str(gguf), return_metadata=True)
     heads = {"attn_q": 9, "attn_k": 3}
     parts: tuple[dict[str, mx.array], dict[str, mx.array]] = ({}, {})
     for name, tensor in raw.items():
