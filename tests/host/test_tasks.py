@@ -136,7 +136,7 @@ def test_a_failing_server_is_tried_again_up_to_a_limit(http: httpx.Client, provi
 
 @pytest.mark.usefixtures("indexing")
 def test_a_cancelled_task_stops_and_goes_on_where_it_was(http: httpx.Client) -> None:
-    many = pdf([(f"Page {i} {uuid.uuid4().hex}", [(i, 0, 0)] * 2) for i in range(30)])
+    many = pdf([(f"Page {i} {uuid.uuid4().hex}", [(i, 0, 0)] * 2) for i in range(12)])
     made = upload(http, "/tasks/index", "many.pdf", many).json()
     wait_for(lambda: http.get(f"/tasks/{made['id']}").json()["done"] >= 1, 60)
     assert http.delete(f"/tasks/{made['id']}").status_code == 409
@@ -145,20 +145,20 @@ def test_a_cancelled_task_stops_and_goes_on_where_it_was(http: httpx.Client) -> 
     done = http.get(f"/tasks/{made['id']}").json()["done"]
     assert http.post(f"/tasks/{made['id']}/retry").json()["state"] == "queued"
     wait_for(lambda: http.get(f"/tasks/{made['id']}").json()["state"] == "running")
-    assert finished(http, made["id"])["result"]["pages"] == 30
-    assert done < 30
+    assert finished(http, made["id"])["result"]["pages"] == 12
+    assert done < 12
 
 
 def test_both_processes_killed_on_the_way_lose_and_double_nothing(
     tmp_path: Path, data_dir: Path, model_dir: Path
 ) -> None:
     env = {"MLX_SIDECAR_MODEL_DIR": str(model_dir)}
-    document = pdf([(f"{text} {i}", colours * 2) for i in range(5) for text, colours in PAGES])
+    document = pdf([(f"{text} {i}", colours * 2) for i in range(2) for text, colours in PAGES])
     with host(tmp_path, data_dir=data_dir, env=env) as running, running.client() as http:
         sidecar = running.wait_sidecar()
         give(http, embedding="minilm", vision="tiny-vl")
         made = upload(http, "/tasks/index", "killed.pdf", document).json()
-        wait_for(lambda: http.get(f"/tasks/{made['id']}").json()["done"] >= 2, 60)
+        wait_for(lambda: http.get(f"/tasks/{made['id']}").json()["done"] >= 1, 60)
         os.kill(sidecar["pid"], signal.SIGKILL)
         wait_for(lambda: running.sidecar()["instance_id"] not in (None, sidecar["instance_id"]), 60)
         before = http.get(f"/tasks/{made['id']}").json()["done"]
@@ -167,16 +167,16 @@ def test_both_processes_killed_on_the_way_lose_and_double_nothing(
     with host(tmp_path, data_dir=data_dir, env=env) as again, again.client() as http:
         task = finished(http, made["id"])
         assert task["state"] == "done", task
-        assert task["result"] == {"pages": 15, "pictures": 30, "described": 30, **counts(task)}
+        assert task["result"] == {"pages": 6, "pictures": 12, "described": 12, **counts(task)}
         assert task["attempts"] <= 3
-        assert before <= 15
+        assert before <= 6
         check_vectors(again, made["id"], task["result"]["children"])
 
 
 def counts(task: dict[str, Any]) -> dict[str, int]:
     """Each page has one parent of text and one for each picture."""
-    assert task["result"]["parents"] == 15 * 3
-    return {"parents": 45, "children": task["result"]["children"]}
+    assert task["result"]["parents"] == 6 * 3
+    return {"parents": 18, "children": task["result"]["children"]}
 
 
 def check_vectors(running: HostProcess, task_id: str, children: int) -> None:
