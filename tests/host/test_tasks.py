@@ -17,6 +17,7 @@ import pytest
 from tests.host.files import pdf
 from tests.host.scripted import Scripted, scripted
 from tests.host.servers import HostProcess, host
+from tests.host.test_chat import PARIS, body, chat, text, user
 from tests.servers import wait_for
 
 PAGES = [
@@ -149,11 +150,22 @@ def test_a_cancelled_task_stops_and_goes_on_where_it_was(http: httpx.Client) -> 
     assert done < 12
 
 
+@pytest.mark.usefixtures("indexing")
+def test_a_chat_streams_while_a_pdf_is_indexed(http: httpx.Client) -> None:
+    content = pdf([(f"{words} {uuid.uuid4().hex}", colours) for words, colours in PAGES * 2])
+    made = upload(http, "/tasks/index", "beside.pdf", content).json()
+    wait_for(lambda: http.get(f"/tasks/{made['id']}").json()["state"] == "running")
+    for _ in range(2):
+        assert "Paris" in text(chat(http, body(user(PARIS))))
+    task = finished(http, made["id"])
+    assert (task["state"], task["attempts"]) == ("done", 1), task
+
+
 def test_both_processes_killed_on_the_way_lose_and_double_nothing(
     tmp_path: Path, data_dir: Path, model_dir: Path
 ) -> None:
     env = {"MLX_SIDECAR_MODEL_DIR": str(model_dir)}
-    document = pdf([(f"{text} {i}", colours * 2) for i in range(2) for text, colours in PAGES])
+    document = pdf([(f"{words} {i}", colours * 2) for i in range(2) for words, colours in PAGES])
     with host(tmp_path, data_dir=data_dir, env=env) as running, running.client() as http:
         sidecar = running.wait_sidecar()
         give(http, embedding="minilm", vision="tiny-vl")
