@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,10 +19,15 @@ from host_api.app.gateway import Gateway
 from host_api.app.guard import Guard
 from host_api.app.keys import KeyStore
 from host_api.app.reconciler import Control, Reconciler
-from host_api.app.routes import chat, models, status
+from host_api.app.routes import chat, models, status, tasks
 from host_api.app.services import Services
 from host_api.app.sessions import Sessions
 from host_api.app.store import Store
+from host_api.app.tasks import documents, tagging
+from host_api.app.tasks.index import Indexer
+from host_api.app.tasks.jobs import Jobs
+from host_api.app.tasks.vectors import Vectors
+from host_api.app.tasks.worker import Progress, Worker
 from host_api.app.tools import Tool
 
 log = logging.getLogger("host.api")
@@ -41,19 +48,40 @@ def build(
         store.first_start()
         reconciler = Reconciler(store, control(settings), stop_delay=settings.stop_delay)
         gateway = Gateway(store, reconciler, timeout=settings.request_timeout)
+        jobs = Jobs(engine, settings.data_dir / "files")
+        vectors = Vectors(settings.data_dir / "vectors")
+        indexer = Indexer(jobs, vectors, gateway)
+
+        async def tag(job: db.Job, _: Progress) -> dict[str, Any]:
+            text = documents.text_of(job.name, await asyncio.to_thread(jobs.content, job))
+            return {"tags": await tagging.tags_of(gateway, text)}
+
+        worker = Worker(jobs, {"tag": tag, "index": indexer.index}, attempts=settings.job_attempts)
         app.state.services = Services(
-            settings, engine, store, reconciler, gateway, Sessions(engine), tuple(tools.available(extra_tools))
+            settings=settings,
+            engine=engine,
+            store=store,
+            reconciler=reconciler,
+            gateway=gateway,
+            sessions=Sessions(engine),
+            tools=tuple(tools.available(extra_tools)),
+            jobs=jobs,
+            vectors=vectors,
+            indexer=indexer,
+            worker=worker,
         )
         reconciler.start()
+        worker.start()
         try:
             yield
         finally:
+            await worker.close()
             await reconciler.close()
             engine.dispose()
 
     app = FastAPI(title="mlx-host", lifespan=lifespan, redoc_url=None)
     errors.install(app)
-    for module in (status, models, chat):
+    for module in (status, models, chat, tasks):
         app.include_router(module.router)
     return app
 

@@ -14,7 +14,7 @@ from host_api.app.capabilities import Capability
 from host_api.app.db import BUILTIN, Model, Provider
 from host_api.app.errors import ApiError
 from host_api.app.reconciler import Reconciler
-from host_api.app.store import Store
+from host_api.app.store import Assigned, Store
 
 START_WAIT = 60.0
 
@@ -38,8 +38,8 @@ class Gateway:
         self._reconciler = reconciler
         self._timeout = timeout
 
-    async def target(self, capability: Capability) -> Target:
-        """Where ``capability`` is served. Raises a 409 when unassigned and a 503 when the sidecar is down."""
+    async def assigned(self, capability: Capability) -> Assigned:
+        """What ``capability`` uses, running or not. Raises a 409 when unassigned."""
         found = await asyncio.to_thread(self._store.assigned, capability)
         if found is None:
             raise ApiError(
@@ -47,6 +47,11 @@ class Gateway:
                 f"No model is assigned to {capability}: POST /models/global_capability/{capability} assigns one.",
                 code="capability_unassigned",
             )
+        return found
+
+    async def target(self, capability: Capability) -> Target:
+        """Where ``capability`` is served. Raises a 409 when unassigned and a 503 when the sidecar is down."""
+        found = await self.assigned(capability)
         return await self._locate(found.provider_id, found.kind, found.base_url, found.key, found.model)
 
     async def target_of(self, model: Model, provider: Provider) -> Target:

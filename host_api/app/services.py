@@ -14,6 +14,10 @@ from host_api.app.gateway import Gateway
 from host_api.app.reconciler import Reconciler
 from host_api.app.sessions import Sessions
 from host_api.app.store import Store
+from host_api.app.tasks.index import Indexer
+from host_api.app.tasks.jobs import Jobs
+from host_api.app.tasks.vectors import Vectors
+from host_api.app.tasks.worker import Worker
 from host_api.app.tools import Tool
 
 
@@ -28,6 +32,10 @@ class Services:
     gateway: Gateway
     sessions: Sessions
     tools: tuple[Tool, ...]
+    jobs: Jobs
+    vectors: Vectors
+    indexer: Indexer
+    worker: Worker
     started: float = field(default_factory=time.monotonic)
 
 

@@ -82,6 +82,19 @@ def test_the_starter_model_answers_and_the_conversation_is_kept(http: httpx.Clie
     assert len(http.get(f"/chat/sessions/{request['id']}").json()["messages"]) == 4
 
 
+def test_a_chat_goes_through_the_sidecar(http: httpx.Client, running: HostProcess) -> None:
+    def served() -> float:
+        record = json.loads((running.folder / "state" / "sidecar.pid").read_text().splitlines()[1])
+        headers = {"authorization": f"Bearer {record['token']}"}
+        metrics = httpx.get(f"http://127.0.0.1:{record['port']}/metrics", headers=headers).text
+        lines = [x for x in metrics.splitlines() if x.startswith("mlx_sidecar_http_requests_total{")]
+        return sum(float(x.split()[-1]) for x in lines if "/v1/chat/completions" in x)
+
+    before = served()
+    chat(http, body(user(PARIS)))
+    wait_for(lambda: served() == before + 1)
+
+
 def test_conversations_are_listed_renamed_and_deleted(http: httpx.Client) -> None:
     request = body(user("What is the capital of France, the country in Europe whose flag is blue, white and red?"))
     chat(http, request)

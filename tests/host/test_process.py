@@ -101,11 +101,11 @@ def test_a_killed_sidecar_comes_back(tmp_path: Path, data_dir: Path) -> None:
 
 
 def test_a_restarted_host_finds_the_same_sidecar(tmp_path: Path, data_dir: Path) -> None:
-    with host(tmp_path, data_dir=data_dir) as running:
+    with host(tmp_path, "--grace-time", "30", data_dir=data_dir) as running:
         first = running.wait_sidecar()
         assert running.stop() == 0
         assert not gone(first["pid"])
-        with host(tmp_path, data_dir=data_dir) as again:
+        with host(tmp_path, "--grace-time", "30", data_dir=data_dir) as again:
             second = again.wait_sidecar()
             assert second["instance_id"] == first["instance_id"]
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
+from collections import Counter
 from typing import Any
 
 import httpx
@@ -25,13 +26,14 @@ async def health() -> dict[str, Any]:
 
 @router.get("/status")
 async def status(host: Host) -> dict[str, Any]:
-    """The sidecar, its model and queue, memory, capabilities."""
+    """The sidecar, its model and queue, memory, tasks, capabilities."""
     state = host.reconciler.state
     engine: dict[str, Any] | None = None
     if state.origin is not None:
         with contextlib.suppress(httpx.HTTPError, ValueError):
             async with httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
                 engine = (await http.get(f"{state.origin}/health")).json()
+    jobs = await asyncio.to_thread(host.jobs.all, 1000)
     assigned = await asyncio.to_thread(host.store.assignments)
     return {
         "host": {
@@ -48,6 +50,7 @@ async def status(host: Host) -> dict[str, Any]:
             "queue": engine.get("queue") if engine else None,
             "error": engine.get("error") if engine else None,
         },
+        "tasks": dict(Counter(j.state for j in jobs)),
         "capabilities": {c: {"model": m.name, "provider": p.name} for c, (m, p) in assigned.items()},
     }
 

@@ -1,0 +1,144 @@
+"""Tasks: tag, index, follow, cancel; and search."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, Field, ValidationError
+from starlette.datastructures import UploadFile
+
+from host_api.app.capabilities import Capability
+from host_api.app.errors import ApiError
+from host_api.app.services import Host, Services
+from host_api.app.tasks import documents
+from host_api.app.tasks.jobs import document
+
+router = APIRouter(tags=["tasks"])
+
+
+class TagText(BaseModel):
+    """A text to tag."""
+
+    text: str = Field(min_length=1, max_length=1_000_000)
+    name: str = "text"
+
+
+class Query(BaseModel):
+    """What to look for."""
+
+    query: str = Field(min_length=1, max_length=4000)
+    limit: int = Field(default=5, ge=1, le=50)
+
+
+@router.post("/tasks/tag", status_code=202)
+async def tag(request: Request, host: Host) -> JSONResponse:
+    """Tag a text (JSON ``text``) or a file (multipart ``file``)."""
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        name, content = await _upload(request)
+        await asyncio.to_thread(documents.count, name, content)
+    else:
+        try:
+            body = TagText.model_validate_json(await request.body())
+        except ValidationError as exc:
+            first = exc.errors()[0]
+            message = f"Send JSON with text, or a file as multipart form data. {first['loc']}: {first['msg']}."
+            raise ApiError(422, message, code="invalid_request") from None
+        name, content = body.name, body.text.encode()
+        if not name.endswith(".txt"):
+            name += ".txt"
+    return await _queued(host, "tag", name, content, [Capability.STRUCTURED_OUTPUT])
+
+
+@router.post("/tasks/index", status_code=202)
+async def index(request: Request, host: Host) -> JSONResponse:
+    """Make a document (multipart ``file``) findable."""
+    documents.needs("lancedb")
+    name, content = await _upload(request)
+    await asyncio.to_thread(documents.count, name, content)
+    return await _queued(host, "index", name, content, [Capability.EMBEDDING], also=Capability.VISION)
+
+
+async def _upload(request: Request) -> tuple[str, bytes]:
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise ApiError(422, "Send the file as multipart form data, in a field called file.", code="invalid_request")
+    async with request.form(max_files=1, max_fields=10) as form:
+        upload = form.get("file")
+        if not isinstance(upload, UploadFile):
+            raise ApiError(422, "The form has no file in a field called file.", code="invalid_request")
+        name = (upload.filename or "document").replace("\\", "/").rpartition("/")[2]
+        content = await upload.read()
+    if not content:
+        raise ApiError(422, f"{name} is empty.", code="invalid_request")
+    return name, content
+
+
+async def _queued(
+    host: Services, kind: str, name: str, content: bytes, needed: list[Capability], also: Capability | None = None
+) -> JSONResponse:
+    """Queue it, or find the same work; other models make it other work. Raises a 409 without those ``needed``."""
+    models: dict[str, str] = {}
+    for capability in needed:
+        found = await host.gateway.assigned(capability)
+        models[capability] = f"{found.provider_id}/{found.model}"
+    if also and (extra := await asyncio.to_thread(host.store.assigned, also)):
+        models[also] = f"{extra.provider_id}/{extra.model}"
+    job, new = await asyncio.to_thread(host.jobs.add, kind, name, content, models)
+    host.worker.wake()
+    return JSONResponse({**document(job), "duplicate": not new}, 202 if new else 200)
+
+
+@router.get("/tasks")
+def tasks(host: Host) -> list[dict[str, Any]]:
+    """Every task, the newest first."""
+    return [document(j) for j in host.jobs.all()]
+
+
+@router.get("/tasks/{task_id}")
+def task(task_id: str, host: Host) -> dict[str, Any]:
+    """One task."""
+    return document(host.jobs.get(task_id))
+
+
+@router.get("/tasks/{task_id}/events", response_class=StreamingResponse)
+async def events(task_id: str, host: Host) -> StreamingResponse:
+    """The task now and after every change, as server-sent events, until it has ended."""
+    await asyncio.to_thread(host.jobs.get, task_id)
+
+    async def stream() -> AsyncIterator[str]:
+        async for state in host.worker.follow(task_id):
+            yield f"event: progress\ndata: {json.dumps(state)}\n\n"
+
+    return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+@router.post("/tasks/{task_id}/cancel")
+async def cancel(task_id: str, host: Host) -> dict[str, Any]:
+    """Stop a task; what is finished of it is kept for a retry."""
+    return document(await host.worker.cancel(task_id))
+
+
+@router.post("/tasks/{task_id}/retry", status_code=202)
+async def retry(task_id: str, host: Host) -> dict[str, Any]:
+    """Queue a failed or cancelled task again; it goes on where it stopped."""
+    job = await asyncio.to_thread(host.jobs.again, task_id)
+    host.worker.wake()
+    return document(job)
+
+
+@router.delete("/tasks/{task_id}", status_code=204)
+async def remove(task_id: str, host: Host) -> Response:
+    """Forget a task that has ended, and what search would find of it."""
+    await asyncio.to_thread(host.jobs.remove, task_id)
+    await asyncio.to_thread(host.vectors.remove, task_id)
+    return Response(status_code=204)
+
+
+@router.post("/search")
+async def search(body: Query, host: Host) -> list[dict[str, Any]]:
+    """Stretches of indexed documents nearest in meaning, with their page and pictures."""
+    return await host.indexer.search(body.query, body.limit)
