@@ -8,10 +8,9 @@ PORT   ?= 60315
 
 export MLX_SIDECAR_DATA_DIR ?= $(DATA)
 export CARGO_TARGET_DIR ?= $(CACHE)/cargo-target
-export PYTHONDONTWRITEBYTECODE = 1
 WITH_BLAS = env $$(tools/blas.sh)
 
-.PHONY: run test setup starter lint freeze requirements clean
+.PHONY: run test setup starter lint freeze requirements storm chaos seed-check starter-eval clean
 
 run: setup starter ## the host service on 127.0.0.1:60315, which starts the sidecar on 127.0.0.1:60316
 	$(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
@@ -37,6 +36,18 @@ freeze: setup ## the frozen program in dist/mlx-sidecar/ (ONEFILE=1: one file)
 
 requirements: setup ## pin anew what pyproject.toml asks for
 	CACHE=$(CACHE) tools/pin.sh
+
+storm: setup ## launchers of both kinds at once, many rounds (ARGS=--help)
+	$(BIN)/python -m tools.storm $(ARGS)
+
+chaos: setup ## random kills and garbage, many rounds (ARGS=--help)
+	$(BIN)/python -m tools.chaos $(ARGS)
+
+seed-check: setup starter ## the prototype's test plan as a checklist
+	$(WITH_BLAS) $(BIN)/python -m tests.host.seed_check
+
+starter-eval: setup starter ## what the starter model sees, scored on held-out pictures; exits 1 while goals are missed
+	$(WITH_BLAS) $(BIN)/python -m tools.starter_eval --folder $(DATA)/models/starter $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist artifacts

@@ -11,12 +11,6 @@ from sidecar.starter import vision
 
 
 @pytest.fixture(scope="session")
-def starter_text_dir(starter_dir: Path) -> Path:
-    """The converted text model alone."""
-    return starter_dir
-
-
-@pytest.fixture(scope="session")
 def seeing_dir(tmp_path_factory: pytest.TempPathFactory, starter_text_dir: Path) -> Path:
     """The assembled model that sees."""
     folder = tmp_path_factory.mktemp("seeing")
