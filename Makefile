@@ -13,12 +13,14 @@ WITH_BLAS = env $$(tools/blas.sh)
 .PHONY: run test setup starter lint freeze requirements storm chaos seed-check starter-eval clean
 
 run: setup starter ## the host service on 127.0.0.1:60315, which starts the sidecar on 127.0.0.1:60316
-	$(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
+	MLX_SIDECAR_OPEN=1 $(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
 
+test: ONEFILE = 1
 test: setup starter lint freeze ## lint, types, the frozen build and every test
 	$(WITH_BLAS) $(BIN)/python -m pytest $(ARGS)
 
 lint: setup
+	cd src-tauri-snippets && cargo fmt --all --check && cargo clippy -q --all-targets -- -D warnings && cargo test -q
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -38,10 +40,10 @@ requirements: setup ## pin anew what pyproject.toml asks for
 	CACHE=$(CACHE) tools/pin.sh
 
 storm: setup ## launchers of both kinds at once, many rounds (ARGS=--help)
-	$(BIN)/python -m tools.storm $(ARGS)
+	$(BIN)/python tools/storm.py $(ARGS)
 
 chaos: setup ## random kills and garbage, many rounds (ARGS=--help)
-	$(BIN)/python -m tools.chaos $(ARGS)
+	$(BIN)/python tools/chaos.py $(ARGS)
 
 seed-check: setup starter ## the prototype's test plan as a checklist
 	$(WITH_BLAS) $(BIN)/python -m tests.host.seed_check

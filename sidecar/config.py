@@ -42,6 +42,7 @@ class Settings:
     data_dir: Path = _opt(paths.data_dir, "where the starter model is installed")
     model: str = _opt("", "model to load at start")
     api_key_file: Path | None = _opt(None, "file with the bearer token clients must send")
+    open: bool = _opt(False, "managed, but without a token: any program of this machine may ask")
     log_dir: Path | None = _opt(None, "folder for log files; default: logs in the state directory")
     log_level: str = _opt("info", "debug, info, warning or error", choices=("debug", "info", "warning", "error"))
     log_prompts: bool = _opt(False, "write prompts and answers to the log (off: never)")

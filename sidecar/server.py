@@ -73,7 +73,7 @@ def run(settings: Settings) -> int:
     """Serve until told to stop; returns the process's exit status (see the ownership protocol)."""
     try:
         owner = Owner.from_env(os.environ)
-        token = settings.token() or (new_token() if settings.managed else None)
+        token = settings.token() or (new_token() if settings.managed and not settings.open else None)
         life = Lifecycle.acquire(
             settings.state_dir, managed=settings.managed, grace_time=settings.grace_time, owner=owner
         )

@@ -1,12 +1,10 @@
 #!/bin/sh
-# Freeze the sidecar into dist/mlx-sidecar/ (a folder) or, with ONEFILE=1, dist/onefile/mlx-sidecar. Run by `make freeze`.
+# Freeze the sidecar into dist/mlx-sidecar/ (a folder) and, with ONEFILE=1, dist/onefile/mlx-sidecar too. Run by `make freeze`.
 # A build of the same inputs is taken from the cache.
 set -eu
 python=${1:?the python of the virtual environment}
 cache=${CACHE:-$HOME/.cache/mlx-sidecar-dev}
 onefile=${ONEFILE:-0}
-dist=dist
-[ "$onefile" = 1 ] && dist=dist/onefile
 key=$({ echo "$onefile ${MLX_SIDECAR_WITH:-}"; "$python" -VV
         find sidecar host_api build tools/freeze* tools/cblas_shim.c requirements/dev.txt -type f \
             ! -path 'host_api/app/*' ! -name '*.pyc' | sort | xargs cat; } | sha256sum | cut -c1-16)
@@ -17,13 +15,17 @@ if [ ! -d "$kept" ]; then
     SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 1700000000)}
     export SOURCE_DATE_EPOCH
     rm -rf "$kept.new"
-    "$python" -m PyInstaller --noconfirm --log-level ERROR --workpath "$cache/freeze-work/$onefile" \
+    "$python" -m PyInstaller --noconfirm --log-level ERROR --workpath "$cache/freeze-work" \
         --distpath "$kept.new" build/mlx_sidecar.spec
     "$python" tools/freeze_finish.py "$kept.new"
     find "$cache/frozen" -mindepth 1 -maxdepth 1 -type d -mtime +7 -exec rm -rf {} +
     mv "$kept.new" "$kept"
 fi
-rm -rf "$dist/mlx-sidecar" "$dist/manifest.json"
-mkdir -p "$dist"
-cp -a "$kept/." "$dist/"
-echo "$dist/mlx-sidecar"
+rm -rf dist/mlx-sidecar dist/onefile dist/manifest.json
+mkdir -p dist
+cp -a "$kept/mlx-sidecar" "$kept/manifest.json" dist/
+if [ "$onefile" = 1 ]; then
+    mkdir -p dist/onefile
+    cp "$kept/mlx-sidecar-onefile" dist/onefile/mlx-sidecar
+fi
+echo dist/mlx-sidecar

@@ -131,6 +131,7 @@ def _folder(package: str) -> Path:
 def datas(root: Path) -> list[tuple[str, str]]:
     """Data files: the catalogue, the starter's parts, metadata of packages that are asked for their version."""
     found = [(str(root / "sidecar" / "catalogue.json"), "sidecar")]
+    found += [(str(root / "sidecar" / "starter" / "vision" / "eyes.safetensors"), "sidecar/starter/vision")]
     found += transformers_outlines()
     found += collect_data_files("mlx_vlm", excludes=["**/*.py", "**/tests/**", "**/evals/**"])
     for name in bundled_names():

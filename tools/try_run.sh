@@ -5,7 +5,7 @@ work=$(mktemp -d)
 python=.venv/bin/python
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 export MLX_SIDECAR_STATE_DIR="$work/state" MLX_HOST_STATE_DIR="$work/state" MLX_HOST_DATA_DIR="$work/host" MLX_HOST_LOG_DIR="$work/logs"
-export MLX_SIDECAR_PORT=0
+export MLX_HOST_SIDECAR_PORT=0
 make run PORT="$port" >"$work/output" 2>&1 &
 pid=$!
 trap 'kill $pid 2>/dev/null || true; wait $pid 2>/dev/null || true; rm -rf "$work"' EXIT
