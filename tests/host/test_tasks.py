@@ -159,6 +159,7 @@ def test_a_chat_streams_while_a_pdf_is_indexed(http: httpx.Client) -> None:
         assert "Paris" in text(chat(http, body(user(PARIS))))
     task = finished(http, made["id"])
     assert (task["state"], task["attempts"]) == ("done", 1), task
+    assert http.delete(f"/tasks/{made['id']}").status_code == 204
 
 
 def test_both_processes_killed_on_the_way_lose_and_double_nothing(
