@@ -131,7 +131,8 @@ def test_a_failing_server_is_tried_again_up_to_a_limit(http: httpx.Client, provi
     assert http.post(f"/tasks/{made['id']}/cancel").json()["state"] == "failed"
     give(http, structured_output="starter")
     assert http.post(f"/tasks/{made['id']}/retry").status_code == 202
-    assert finished(http, made["id"])["state"] == "done"
+    task = finished(http, made["id"])
+    assert task["state"] == "done", task
     assert http.post(f"/tasks/{made['id']}/retry").status_code == 409
 
 
