@@ -131,7 +131,8 @@ def test_a_failing_server_is_tried_again_up_to_a_limit(http: httpx.Client, provi
     assert http.post(f"/tasks/{made['id']}/cancel").json()["state"] == "failed"
     give(http, structured_output="starter")
     assert http.post(f"/tasks/{made['id']}/retry").status_code == 202
-    assert finished(http, made["id"])["state"] == "done"
+    task = finished(http, made["id"])
+    assert task["state"] == "done", task
     assert http.post(f"/tasks/{made['id']}/retry").status_code == 409
 
 
@@ -159,6 +160,7 @@ def test_a_chat_streams_while_a_pdf_is_indexed(http: httpx.Client) -> None:
         assert "Paris" in text(chat(http, body(user(PARIS))))
     task = finished(http, made["id"])
     assert (task["state"], task["attempts"]) == ("done", 1), task
+    assert http.delete(f"/tasks/{made['id']}").status_code == 204
 
 
 def test_both_processes_killed_on_the_way_lose_and_double_nothing(

@@ -42,7 +42,7 @@ async def tags_of(gateway: Gateway, text: str) -> list[str]:
         "messages": [{"role": "user", "content": prompt}],
         "response_format": {"type": "json_schema", "json_schema": {"name": "tags", "schema": SCHEMA, "strict": True}},
         "temperature": 0,
-        "max_tokens": 160,
+        "max_tokens": 700,
     }
     document = await gateway.post(target, "/chat/completions", body, batch=True)
     try:
