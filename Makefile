@@ -10,13 +10,13 @@ export MLX_SIDECAR_DATA_DIR ?= $(DATA)
 export CARGO_TARGET_DIR ?= $(CACHE)/cargo-target
 WITH_BLAS = env $$(tools/blas.sh)
 
-.PHONY: run test setup starter lint freeze requirements storm chaos seed-check starter-eval clean
+.PHONY: run test setup starter lint freeze sidecar-dist requirements storm chaos seed-check starter-eval clean
 
 run: setup starter ## the host service on 127.0.0.1:60315, which starts the sidecar on 127.0.0.1:60316
-	MLX_SIDECAR_OPEN=1 $(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
+	@MLX_SIDECAR_OPEN=1 exec $(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
 
-test: ONEFILE = 1
-test: setup starter lint freeze ## lint, types, the frozen build and every test
+test sidecar-dist: ONEFILE = 1
+test: setup starter lint sidecar-dist ## lint, types, the frozen build and every test
 	$(WITH_BLAS) $(BIN)/python -m pytest $(ARGS)
 
 lint: setup
@@ -34,7 +34,10 @@ starter: setup ## the starter model, fetched and converted once
 	@$(WITH_BLAS) $(BIN)/mlx-sidecar starter install
 
 freeze: setup ## the frozen program in dist/mlx-sidecar/ (ONEFILE=1: one file)
-	CACHE=$(CACHE) ONEFILE=$(ONEFILE) tools/freeze.sh $(BIN)/python
+	@CACHE=$(CACHE) ONEFILE=$(ONEFILE) tools/freeze.sh $(BIN)/python
+
+sidecar-dist: freeze ## what a Tauri bundle takes, in dist/tauri/
+	tools/sidecar_dist.sh $(BIN)/python
 
 requirements: setup ## pin anew what pyproject.toml asks for
 	CACHE=$(CACHE) tools/pin.sh

@@ -15,4 +15,14 @@ if ! "$python" tools/ask_paris.py "$work/state" "$port"; then
 fi
 kill -TERM "$pid"
 wait "$pid" || true
-echo "make run: the host on $port started the sidecar, it answered, and both stopped"
+# The host ends at once, the sidecar when its grace time (10 s) has passed without a host.
+for _ in $(seq 300); do
+    if ! "$python" -m sidecar.entry status --state-dir "$work/state" >/dev/null && ! pgrep -f "serve --port $port" >/dev/null
+    then
+        echo "make run: the host on port $port started the sidecar, it answered, and both stopped"
+        exit 0
+    fi
+    sleep 0.1
+done
+echo "make run left a process behind" >&2
+exit 1
