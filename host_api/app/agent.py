@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
+from anyio import CancelScope
 from openai import AsyncOpenAI
 from pydantic_ai import Agent
 from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError, UsageLimitExceeded
@@ -22,6 +23,7 @@ from pydantic_ai.ui.vercel_ai.request_types import FileUIPart, RequestData
 from pydantic_ai.ui.vercel_ai.response_types import BaseChunk, ErrorChunk, TextDeltaChunk
 from pydantic_ai.usage import UsageLimits
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from host_api.app.gateway import Target
 from host_api.app.tools import Tool
@@ -101,6 +103,20 @@ class _Adapter(VercelAIAdapter[None, str]):
         )
 
 
+class _Closing(StreamingResponse):
+    """Closes its source when the client leaves: one that left between two events would else wait for the
+    garbage collector, and the model would go on answering nobody."""
+
+    source: AsyncGenerator[BaseChunk, None]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with CancelScope(shield=True):
+                await self.source.aclose()
+
+
 def respond(turn: Turn) -> StreamingResponse:
     """The streaming answer; a client that leaves cancels the run, and with it the model's request."""
     message_id = uuid.uuid4().hex
@@ -130,7 +146,7 @@ def respond(turn: Turn) -> StreamingResponse:
             if message.role == "assistant":
                 answer.extend(p.model_dump(mode="json", by_alias=True) for p in message.parts)
 
-    async def events() -> AsyncIterator[BaseChunk]:
+    async def events() -> AsyncGenerator[BaseChunk, None]:
         try:
             limits = UsageLimits(request_limit=MAX_MODEL_REQUESTS)
             stream = adapter.run_stream(usage_limits=limits, model_settings=turn.settings, on_complete=complete)
@@ -147,7 +163,10 @@ def respond(turn: Turn) -> StreamingResponse:
             turn.saved([*sent, {"id": message_id, "role": "assistant", "parts": parts}] if parts else sent)
             await client.close()
 
-    response = adapter.streaming_response(events())
+    source = events()
+    plain = adapter.streaming_response(source)
+    response = _Closing(plain.body_iterator, headers=dict(plain.headers))
+    response.source = source
     response.headers["X-Session-Id"] = turn.run_input.id
     response.headers["Cache-Control"] = "no-store"
     return response
