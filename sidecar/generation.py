@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -17,6 +18,8 @@ from sidecar.output import Answer, Delta
 from sidecar.requests import Done, Event, Failed, GenerationRequest, Prompt, Sampling, Started, Tier, Token
 from sidecar.schemas import SamplingFields
 from sidecar.service import Service
+
+log = logging.getLogger("sidecar.api")
 
 _seeds = random.SystemRandom()
 
@@ -194,6 +197,9 @@ async def run(service: Service, loaded: LoadedModel, plan: Plan) -> AsyncIterato
         finally:
             for index in open_choices:
                 service.engine.cancel(path, requests[index].id)
+            if service.settings.log_prompts:
+                prompt = loaded.tokenizer.decode(list(plan.prompt.tokens))
+                log.info("prompt %r, answers %r", prompt, [a.content for a in plan.answers])
 
 
 def _read(answer: Answer, index: int, events: Sequence[Event]) -> Piece:

@@ -7,6 +7,7 @@ keys unless ``--log-prompts``.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -101,5 +102,13 @@ def _capture_stderr() -> None:
                     if line.strip():
                         native.warning("%s", line.decode("utf-8", "replace").rstrip())
 
-    threading.Thread(target=pump, name="stderr", daemon=True).start()
-    sys.stderr.flush()
+    thread = threading.Thread(target=pump, name="stderr", daemon=True)
+    thread.start()
+
+    def restore() -> None:
+        """The last words must get out before the process ends."""
+        sys.stderr.flush()
+        os.dup2(original, 2)
+        thread.join(2)
+
+    atexit.register(restore)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -52,7 +53,8 @@ def event(document: Any, name: str | None = None) -> bytes:
 class EventStream(Response):
     """Sends a stream of documents as events, ``[DONE]`` last; an error becomes an ``error`` event.
 
-    The iterator is closed as soon as the client goes away.
+    The iterator is closed as soon as the client goes away, and ``held`` (the model in use, the count of running
+    requests) with it: an iterator that was never begun would not do so itself.
     """
 
     media_type = "text/event-stream"
@@ -61,26 +63,29 @@ class EventStream(Response):
         self,
         documents: AsyncIterator[Any],
         *,
+        held: AsyncExitStack,
         headers: dict[str, str] | None = None,
         on_error: Callable[[BaseException], None] = lambda exc: None,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})})
         del self.headers["content-length"]
         self._documents = documents
+        self._held = held
         self._on_error = on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the stream."""
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        body = asyncio.create_task(self._send_all(send))
-        watch = asyncio.create_task(_gone(receive))
-        try:
-            await asyncio.wait({body, watch}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for one in (body, watch):
-                one.cancel()
-                with contextlib.suppress(asyncio.CancelledError, OSError):
-                    await one
+        """Serve the stream; then let go of what was held for it, however it ended and however early."""
+        async with self._held:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            body = asyncio.create_task(self._send_all(send))
+            watch = asyncio.create_task(_gone(receive))
+            try:
+                await asyncio.wait({body, watch}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for one in (body, watch):
+                    one.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, OSError):
+                        await one
 
     async def _send_all(self, send: Send) -> None:
         async def write(data: bytes, *, more: bool = True) -> None:

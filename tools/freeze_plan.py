@@ -27,6 +27,7 @@ OUT = {
     "scipy": "audio features only",
     "mlx_audio": "audio only",
     "miniaudio": "audio only",
+    "sklearn": "generation statistics of transformers, with torch",
     "sounddevice": "audio only",
     "cryptography": "mlx-vlm's server only",
     "hf_xet": "a faster download where the hub has it; plain HTTP does the same",

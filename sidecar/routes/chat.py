@@ -71,7 +71,8 @@ async def chat_completions(
             return Response(status_code=CLIENT_CLOSED)
         held = stack.pop_all()
         return EventStream(
-            reply.stream(iterator, head, held),
+            reply.stream(iterator, head),
+            held=held,
             headers=headers,
             on_error=lambda exc: log.error("a stream ended by an error: %s", exc),
         )
@@ -295,28 +296,26 @@ class _Reply:
         self,
         iterator: AsyncIterator[Piece],
         head: tuple[Any, asyncio.Future[Any] | None],
-        held: AsyncExitStack,
     ) -> AsyncIterator[dict[str, Any]]:
         """The chat.completion.chunk documents."""
-        async with held:
-            options = self._body.stream_options
-            with_usage = bool(options and options.include_usage)
-            for i in range(len(self._plan.answers)):
-                yield self._chunk(i, {"role": "assistant", "content": ""}, with_usage=with_usage)
-            piece, pending = head
-            if pending is not None:
-                piece = await pending
-            while piece is not None:
-                for chunk in self._chunks(piece, with_usage):
-                    yield chunk
-                piece = await anext(iterator, None)
-            if with_usage:
-                yield {
-                    **self._base,
-                    "object": "chat.completion.chunk",
-                    "choices": [],
-                    "usage": generation.usage(self._plan),
-                }
+        options = self._body.stream_options
+        with_usage = bool(options and options.include_usage)
+        for i in range(len(self._plan.answers)):
+            yield self._chunk(i, {"role": "assistant", "content": ""}, with_usage=with_usage)
+        piece, pending = head
+        if pending is not None:
+            piece = await pending
+        while piece is not None:
+            for chunk in self._chunks(piece, with_usage):
+                yield chunk
+            piece = await anext(iterator, None)
+        if with_usage:
+            yield {
+                **self._base,
+                "object": "chat.completion.chunk",
+                "choices": [],
+                "usage": generation.usage(self._plan),
+            }
 
     def _chunks(self, piece: Piece, with_usage: bool) -> list[dict[str, Any]]:
         delta: dict[str, Any] = {}

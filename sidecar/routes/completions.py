@@ -68,7 +68,8 @@ async def completions(
             return Response(status_code=CLIENT_CLOSED)
         held = stack.pop_all()
         return EventStream(
-            reply.stream(iterator, head, held),
+            reply.stream(iterator, head),
+            held=held,
             headers=headers,
             on_error=lambda exc: log.error("a stream ended by an error: %s", exc),
         )
@@ -167,25 +168,23 @@ class _Reply:
         self,
         iterator: AsyncIterator[tuple[int, Piece]],
         head: tuple[Any, asyncio.Future[Any] | None],
-        held: AsyncExitStack,
     ) -> AsyncIterator[dict[str, Any]]:
         """The chunks."""
-        async with held:
-            if self._body.echo:
-                for i in range(len(self._plans) * self._n):
-                    yield self._chunk(i, self._echo(i), None, None)
-            item, pending = head
-            if pending is not None:
-                item = await pending
-            while item is not None:
-                index, piece = item
-                logprobs = self._logprobs(index, piece)
-                if piece.delta.content or logprobs or piece.finish:
-                    yield self._chunk(index, piece.delta.content, logprobs, piece.finish)
-                item = await anext(iterator, None)
-            options = self._body.stream_options
-            if options and options.include_usage:
-                yield {**self._base, "choices": [], "usage": self._usage()}
+        if self._body.echo:
+            for i in range(len(self._plans) * self._n):
+                yield self._chunk(i, self._echo(i), None, None)
+        item, pending = head
+        if pending is not None:
+            item = await pending
+        while item is not None:
+            index, piece = item
+            logprobs = self._logprobs(index, piece)
+            if piece.delta.content or logprobs or piece.finish:
+                yield self._chunk(index, piece.delta.content, logprobs, piece.finish)
+            item = await anext(iterator, None)
+        options = self._body.stream_options
+        if options and options.include_usage:
+            yield {**self._base, "choices": [], "usage": self._usage()}
 
     def _chunk(self, index: int, text: str, logprobs: Any, finish: str | None) -> dict[str, Any]:
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}

@@ -44,7 +44,8 @@ def assemble(text_dir: Path, out_dir: Path) -> None:
         _text_weights(text_dir / "model.safetensors", out_dir / "model-text.safetensors")
         _vision_weights(out_dir / "model-vision.safetensors", half=quantized)
         for name in ("tokenizer.json", "generation_config.json"):
-            shutil.copyfile(text_dir / name, out_dir / name)
+            if (text_dir / name).exists():
+                shutil.copyfile(text_dir / name, out_dir / name)
         _write(out_dir / "config.json", _config(text))
         _write(out_dir / "tokenizer_config.json", _tokenizer_config(text_dir))
         _write(out_dir / "processor_config.json", {"image_seq_len": IMAGE_TOKENS})

@@ -113,6 +113,13 @@ def test_logs_hold_no_prompt_and_no_key(tmp_path: Path, data_dir: Path) -> None:
         assert SECRET not in running.output.read_text()
 
 
+def test_prompts_are_logged_where_the_operator_says_so(tmp_path: Path, data_dir: Path) -> None:
+    with sidecar(tmp_path, "--log-prompts", data_dir=data_dir) as running, running.client() as http:
+        body = STORY | {"messages": [{"role": "user", "content": SECRET}], "stream": False, "max_tokens": 3}
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+        assert SECRET in running.logs()
+
+
 def test_native_output_reaches_the_log(tmp_path: Path, data_dir: Path) -> None:
     """A native library's last words go to file descriptor 2 and must be in the log after the process died."""
     code = (
