@@ -15,7 +15,6 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,19 +77,18 @@ def peer(name: str) -> Path:
     return python
 
 
-def command_of(name: str, path: str, port: int) -> tuple[list[str], Callable[[], None]]:
+def command_of(name: str, path: str, port: int) -> list[str]:
     """How a server is started with the model folder ``path``."""
     if name == "ours":
         state = Path(f"/tmp/bench-state-{port}")
         run = [sys.executable, "-m", "sidecar.entry", "serve", "--port", str(port), "--strict-port"]
         run += ["--state-dir", str(state), "--model-dir", str(Path(path).parent)]
-        return run, lambda: None
+        return run
     if name == "mlx_vlm.server":
-        return [str(peer(name)), "-m", "mlx_vlm.server", "--port", str(port), "--model", path], lambda: None
+        return [str(peer(name)), "-m", "mlx_vlm.server", "--port", str(port), "--model", path]
     if name == "mlx_lm.server":
-        return [str(peer(name)), "-m", "mlx_lm", "server", "--port", str(port), "--model", path], lambda: None
-    run = [str(peer(name).with_name("vllm-mlx")), "serve", path, "--port", str(port), "--continuous-batching"]
-    return run, lambda: None
+        return [str(peer(name)), "-m", "mlx_lm", "server", "--port", str(port), "--model", path]
+    return [str(peer(name).with_name("vllm-mlx")), "serve", path, "--port", str(port), "--continuous-batching"]
 
 
 def main() -> int:
@@ -113,7 +111,7 @@ def main() -> int:
     for name in args.servers:
         port = clients.free_port()
         try:
-            command, _ = command_of(name, path, port)
+            command = command_of(name, path, port)
             model = Path(path).name if name == "ours" else path
             extra = {"service_tier": "flex"} if name == "ours" else None
             with clients.serving(command, port, ready="/health" if name == "ours" else "/v1/models") as url:

@@ -75,7 +75,7 @@ class Core:
         self._cancelled: set[int] = set()
         self._kv_token_bytes = 0.0
         self._paused_for = 0.0
-        loaded.vision_blocks = vision.install_pause(loaded.model, self._pause)
+        vision.install_pause(loaded.model, self._pause)
 
     # --- queue ---------------------------------------------------------------------------------------
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 import time
@@ -75,7 +74,7 @@ def tier_of(header: str | None, body: SamplingFields) -> tuple[Tier, int]:
 
 def samplings(loaded: LoadedModel, body: SamplingFields, *, logprobs: bool, top_logprobs: int) -> tuple[Sampling, ...]:
     """The parameters of each of the ``n`` choices; what is absent comes from the model's generation_config.json."""
-    defaults = _defaults(loaded)
+    defaults = loaded.defaults
 
     def pick(name: str, fallback: Any) -> Any:
         given = getattr(body, name)
@@ -99,18 +98,6 @@ def samplings(loaded: LoadedModel, body: SamplingFields, *, logprobs: bool, top_
         )
         for i in range(body.n or 1)
     )
-
-
-def _defaults(loaded: LoadedModel) -> dict[str, Any]:
-    try:
-        document = json.loads((loaded.path / "generation_config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    found = {k: document[k] for k in names if isinstance(document.get(k), (int, float))}
-    if document.get("do_sample") is False:
-        found["temperature"] = 0.0
-    return found
 
 
 def _bias(bias: dict[str, float] | None, loaded: LoadedModel) -> tuple[tuple[int, float], ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class LoadedModel:
     media_ids: frozenset[int]
     context: int
     grammars: Grammars
-    vision_blocks: int = 0
+    defaults: dict[str, Any] = field(default_factory=dict)  # of sampling
 
     @property
     def model_type(self) -> str:
@@ -160,6 +160,7 @@ def _load_chat(path: Path, config: dict[str, Any], progress: Progress) -> Loaded
         media_ids=frozenset(apc.multimodal_token_ids_from_config(model.config)),
         context=context_length(config),
         grammars=Grammars(tokenizer, eos),
+        defaults=sampling_defaults(path),
     )
 
 
@@ -194,6 +195,19 @@ def context_length(config: dict[str, Any]) -> int:
             if isinstance(value, int) and value > 0:
                 return value
     return 0
+
+
+def sampling_defaults(path: Path) -> dict[str, Any]:
+    """What the model's generation_config.json says of sampling; {} without one."""
+    try:
+        document = json.loads((path / "generation_config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    found = {k: document[k] for k in names if isinstance(document.get(k), (int, float))}
+    if document.get("do_sample") is False:
+        found["temperature"] = 0.0
+    return found
 
 
 def embed_texts(loaded: LoadedModel, texts: Sequence[str]) -> tuple[list[list[float]], int]:

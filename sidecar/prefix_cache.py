@@ -58,8 +58,6 @@ class PrefixCache:
         self._limit = limit
         self._entries: list[Entry] = []
         self._clock = itertools.count(1)
-        self.hits = 0
-        self.misses = 0
 
     @property
     def bytes(self) -> int:
@@ -83,15 +81,12 @@ class PrefixCache:
             if n > length:
                 best, length = entry, n
         if best is None or length < max(MIN_TOKENS, at_least):
-            self.misses += 1
             return None
         source = apc._dense_checkpoint_prefix(best.cache, length) if length < len(best.key) else best.cache
         copy = apc._clone_prompt_cache_for_apc(source)
         if copy is None:
-            self.misses += 1
             return None
         best.used = next(self._clock)
-        self.hits += 1
         return copy, length
 
     def store(self, key: tuple[int, ...], cache: Sequence[Any], row: int, tier: Tier) -> None:

@@ -149,13 +149,8 @@ class Rows:
             return []
         ahead = ahead and not any(row.on_host for row in self.rows)
         out: list[tuple[Row, Token]] = []
-        if not any(self._unread):
+        if not self.in_flight:
             self._advance()
-            if ahead and self._worth_it():
-                self._advance_and_read(out)
-                return out
-            self._read(out)
-            return out
         if ahead and self._worth_it():
             self._advance_and_read(out)
         else:

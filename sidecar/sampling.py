@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import mlx.core as mx
 
@@ -106,8 +105,3 @@ def logprobs_of(logits: mx.array, tokens: mx.array, top: int) -> tuple[mx.array,
     order = mx.argsort(-values, axis=-1)
     ids = mx.take_along_axis(part, order, axis=-1)
     return chosen, ids, mx.take_along_axis(values, order, axis=-1) - total
-
-
-def as_list(array: Any) -> Any:
-    """The Python values of an array, evaluated."""
-    return array.tolist()

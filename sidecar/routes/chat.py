@@ -12,13 +12,14 @@ from fastapi.responses import JSONResponse, Response
 
 from sidecar import generation, images, prompting
 from sidecar.constraints import Constraint, GrammarError
-from sidecar.errors import ApiError, bad_request
+from sidecar.errors import bad_request
 from sidecar.generation import Piece, Plan
 from sidecar.images import Picture
 from sidecar.loader import LoadedModel
 from sidecar.output import Answer, ForcedCalls, ReasoningSplitter, ToolSplitter, calls_grammar
 from sidecar.routes.common import (
     CLIENT_CLOSED,
+    HEADERS_AFTER,
     PRIORITY_HEADER,
     SERVICE_TIERS,
     first,
@@ -35,8 +36,6 @@ from sidecar.service import Service
 from sidecar.sse import ClientGone, EventStream, until_gone
 
 router = APIRouter(tags=["completions"])
-
-HEADERS_AFTER = 5.0  # seconds a stream waits for its first token before its headers are sent
 
 
 @router.post(
@@ -353,6 +352,3 @@ class _Reply:
     def _entries(self, piece: Piece) -> list[dict[str, Any]]:
         top = self._body.top_logprobs or 0
         return [logprob_entry(self._loaded, token, top) for token in piece.tokens]
-
-
-__all__ = ["ApiError", "router"]

@@ -22,6 +22,7 @@ log = logging.getLogger("sidecar.api")
 PRIORITY_HEADER = "X-Request-Priority"
 SERVICE_TIERS = {Tier.INTERACTIVE: "default", Tier.BATCH: "flex"}
 CLIENT_CLOSED = 499
+HEADERS_AFTER = 5.0  # seconds a stream waits for its first token before its headers are sent
 
 
 def service_of(request: Request) -> Service:

@@ -18,6 +18,7 @@ from sidecar.output import Answer
 from sidecar.requests import Prompt
 from sidecar.routes.common import (
     CLIENT_CLOSED,
+    HEADERS_AFTER,
     PRIORITY_HEADER,
     SERVICE_TIERS,
     first,
@@ -34,8 +35,6 @@ from sidecar.service import Service
 from sidecar.sse import ClientGone, EventStream, until_gone
 
 router = APIRouter(tags=["completions"])
-
-HEADERS_AFTER = 5.0
 
 
 @router.post(
