@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from host_api.backoff import Backoff
+    from host_api.config import HostConfig
     from host_api.errors import Conflict, HostError, InUse, LaunchFailed, StateDirError, TimedOut
     from host_api.host import Connection, Event, SidecarHost, Status, current, sidecar_lifespan, status
     from host_api.launcher import LaunchSpec
-    from host_api.supervisor import HostConfig
 
 _HOME = {
     "backoff": ("Backoff",),
     "errors": ("Conflict", "HostError", "InUse", "LaunchFailed", "StateDirError", "TimedOut"),
     "host": ("Connection", "Event", "SidecarHost", "Status", "current", "sidecar_lifespan", "status"),
     "launcher": ("LaunchSpec",),
-    "supervisor": ("HostConfig",),
+    "config": ("HostConfig",),
 }
 
 __all__ = [

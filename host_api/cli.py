@@ -14,11 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from host_api.config import HostConfig
 from host_api.errors import HostError, StateDirError
 from host_api.host import Event, SidecarHost, status
 from host_api.launcher import LaunchSpec
 from host_api.state_dir import default_state_dir
-from host_api.supervisor import HostConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:

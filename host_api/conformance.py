@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from host_api.backoff import Backoff
+from host_api.config import HostConfig
 from host_api.errors import HostError, StateDirError
 from host_api.host import SidecarHost
 from host_api.launcher import LaunchSpec
 from host_api.lock import held
 from host_api.ownership import Compat, Identity, LockState, Observation, Probe, RecordState, decide
-from host_api.supervisor import HostConfig, Supervisor
+from host_api.supervisor import Supervisor
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from host_api.config import HostConfig
 from host_api.errors import HostError, StateDirError
 from host_api.lock import held
 from host_api.ownership import Decision, LockState, Probe, Record, decide, parse_record
 from host_api.probe import health_of, probe
-from host_api.supervisor import HostConfig, Supervisor
+from host_api.supervisor import Supervisor
 
 if TYPE_CHECKING:
     import httpx

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from functools import cache
@@ -32,6 +31,8 @@ def start_token(pid: int) -> str | None:
 
 def _darwin(pid: int) -> str | None:
     """``p_starttime``, the first member of ``struct kinfo_proc``, by sysctl."""
+    import ctypes  # only here: it costs every host milliseconds
+
     libc = ctypes.CDLL(None, use_errno=True)
     mib = (ctypes.c_int * 4)(1, 14, 1, pid)  # CTL_KERN, KERN_PROC, KERN_PROC_PID
     buffer = ctypes.create_string_buffer(2048)

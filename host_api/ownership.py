@@ -5,11 +5,11 @@ Nothing here reads a clock, a file or a socket.
 
 from __future__ import annotations
 
+import base64
 import enum
 import json
+import os
 import re
-import secrets
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -304,9 +304,9 @@ def satisfies(record: Record, min_version: str, capabilities: tuple[str, ...]) -
 
 def new_token() -> str:
     """A fresh bearer token, 256 bits."""
-    return secrets.token_urlsafe(32)
+    return base64.urlsafe_b64encode(os.urandom(32)).decode("ascii").rstrip("=")
 
 
 def new_instance_id() -> str:
     """A fresh instance id: 32 hex digits."""
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()

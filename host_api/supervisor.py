@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 
 from host_api import backoff, identity, launcher, state_dir
-from host_api.backoff import Backoff, Restarts
+from host_api.backoff import Restarts
+from host_api.config import HostConfig
 from host_api.errors import Conflict, HostError, InUse, LaunchFailed, StateDirError, TimedOut
-from host_api.launcher import Child, LaunchSpec
+from host_api.launcher import Child
 from host_api.lock import FileLock, held
+from host_api.observe import Patience, Seen, observe, why
 from host_api.ownership import (
     PERMANENT,
     Compat,
     Decision,
     ExitCode,
     Identity,
-    LockState,
-    Observation,
     Owner,
     Probe,
     Record,
@@ -32,62 +29,8 @@ from host_api.ownership import (
     decide,
     encode_record,
     parse_record,
-    satisfies,
 )
-from host_api.probe import port_holder, probe
-
-
-@dataclass(frozen=True, kw_only=True)
-class HostConfig:
-    """What a host wants. Times in seconds."""
-
-    state_dir: Path = field(default_factory=state_dir.default_state_dir)
-    kind: str = "python"
-    launch: LaunchSpec = field(default_factory=LaunchSpec)
-    min_version: str = ""
-    capabilities: tuple[str, ...] = ()
-    timeout: float = 90.0  # of a whole ensure_running
-    start_timeout: float = 60.0  # from spawn, or from a lock without a record, to an answer
-    hung_after: float = 10.0  # without an answer
-    drain_after: float = 30.0  # draining or failed, and still there
-    term_wait: float = 5.0  # from SIGTERM to SIGKILL of a sidecar that hangs
-    stop_wait: float = 25.0  # the same, of one that drains
-    probe_timeout: float = 1.0
-    attempts: int = 3  # starts in one ensure_running
-    backoff: Backoff = field(default_factory=Backoff)
-
-
-@dataclass(frozen=True)
-class Seen:
-    """An observation and the record it rests on."""
-
-    observation: Observation
-    record: Record | None = None
-    holder: str | None = None
-
-
-class Patience:
-    """Knows for how long an observation hasn't changed."""
-
-    def __init__(self, config: HostConfig, clock: Callable[[], float]) -> None:
-        self._config = config
-        self._clock = clock
-        self._key: object = None
-        self._since = 0.0
-        self._looks = 0
-
-    def overdue(self, record: RecordState, instance: str, answer: Probe) -> bool:
-        """Whether this state has outlasted its deadline, and was seen three times (a laptop may have slept)."""
-        quiet = answer in (Probe.REFUSED, Probe.SILENT)
-        key = (record, instance, "quiet" if quiet else answer)
-        if key != self._key:
-            self._key, self._since, self._looks = key, self._clock(), 0
-        self._looks += 1
-        if record is not RecordState.VALID:
-            limit = self._config.start_timeout
-        else:
-            limit = self._config.hung_after if quiet else self._config.drain_after
-        return self._looks >= 3 and self._clock() - self._since >= limit
+from host_api.probe import probe
 
 
 class Supervisor:
@@ -108,29 +51,7 @@ class Supervisor:
 
     def observe(self, patience: Patience, *, alone: Callable[[], bool] = lambda: True) -> Seen:
         """What there is now. ``alone`` is asked only about a sidecar that doesn't meet the needs."""
-        parsed = parse_record(self.record_bytes())
-        record = parsed.record
-        answer, who, compat = Probe.REFUSED, Identity.GONE, Compat.OK
-        if record is not None:
-            answer = probe(record, timeout=self.config.probe_timeout)
-            who = identity.identify(record.pid, record.start_token)
-            if not satisfies(record, self.config.min_version, self.config.capabilities):
-                compat = Compat.ALONE if alone() else Compat.SHARED
-        lock = LockState.HELD if held(self.files.sidecar_lock) else LockState.FREE
-        holder = None
-        launch = self.config.launch
-        if lock is LockState.FREE and launch.strict_port and launch.port:
-            holder = port_holder(launch.host, launch.port)
-        observation = Observation(
-            lock=lock,
-            record=parsed.state,
-            identity=who,
-            probe=answer,
-            compat=compat,
-            overdue=patience.overdue(parsed.state, record.instance_id if record else "", answer),
-            port_blocked=holder is not None,
-        )
-        return Seen(observation, record, holder)
+        return observe(self.config, self.files, patience, alone=alone)
 
     def patience(self) -> Patience:
         """A fresh one."""
@@ -217,7 +138,7 @@ class Supervisor:
                     self.join(deadline)
                     return seen.record, "attached"
                 if decision is Decision.CONFLICT:
-                    raise Conflict(self._why(seen))
+                    raise Conflict(why(self.config, self.files, seen))
                 if decision in (Decision.SPAWN, Decision.REPLACE) and launch is None:
                     if seen.observation.compat is not Compat.OK:
                         self.leave()  # or hosts that all want a newer sidecar would keep the old one in use
@@ -246,8 +167,8 @@ class Supervisor:
                     if record is not None:
                         return record, "spawned"
                 if self._clock() > deadline:
-                    raise TimedOut(f"no sidecar within {self.config.timeout:g} s: {self._why(seen)}")
-                time.sleep(pause * (0.75 + random.random() / 2))
+                    raise TimedOut(f"no sidecar within {self.config.timeout:g} s: {why(self.config, self.files, seen)}")
+                time.sleep(pause * (0.75 + backoff.jitter() / 2))
                 pause = min(0.1, pause * 1.5)
         except BaseException:
             self.leave()
@@ -263,7 +184,7 @@ class Supervisor:
             state = state.crashed(time.time(), self.config.backoff)
             self._save(state)
             self.clear()
-        wait = state.wait(time.time(), self.config.backoff, random.random())
+        wait = state.wait(time.time(), self.config.backoff, backoff.jitter())
         if wait <= 0.001:
             return False
         if self._clock() + wait > deadline:
@@ -360,9 +281,9 @@ class Supervisor:
                 if answer is not Probe.OTHER and (not quiet or force or seen.observation.overdue):
                     break
             if seen.observation.overdue or seen.observation.record is RecordState.UNKNOWN_SCHEMA:
-                raise Conflict(self._why(seen))
+                raise Conflict(why(self.config, self.files, seen))
             if self._clock() > deadline:
-                raise TimedOut(self._why(seen))
+                raise TimedOut(why(self.config, self.files, seen))
             time.sleep(0.02)
         if not force and not record.managed:
             raise InUse(f"the sidecar (pid {record.pid}) was started by hand; stop it there, or stop with force")
@@ -392,27 +313,3 @@ class Supervisor:
             return False
         finally:
             lock.close()
-
-    def _why(self, seen: Seen) -> str:
-        obs, record, root = seen.observation, seen.record, self.files.root
-        if seen.holder is not None:
-            return (
-                f"port {self.config.launch.port} is taken by {seen.holder}; free it, choose another with --port, "
-                "or drop --strict-port"
-            )
-        if obs.record is RecordState.UNKNOWN_SCHEMA:
-            return f"a sidecar of another protocol version runs in {root}; update this program, or stop that sidecar"
-        if record is None:
-            return f"a sidecar holds {root} but its record is {obs.record}; it is starting, or stop it by hand"
-        if obs.compat is not Compat.OK and obs.probe is Probe.ECHO:
-            need = self.config.min_version or ", ".join(self.config.capabilities)
-            return (
-                f"the running sidecar {record.version} (pid {record.pid}) doesn't meet what is needed ({need}) "
-                "and others use it; close them first"
-            )
-        if obs.probe is Probe.OTHER:
-            return f"another program answers at {record.base_url}, the sidecar's address; it is left alone"
-        return (
-            f"the sidecar (pid {record.pid}) at {record.base_url} is {obs.probe} and its process can't be "
-            f"proved to be the sidecar ({obs.identity}); stop it by hand"
-        )

@@ -32,6 +32,8 @@ HOST = [
     {""},
     {"host"},
     {"supervisor"},
+    {"observe"},
+    {"config"},
     {"launcher", "probe", "client"},
     {"lock", "errors"},
     {"state_dir", "identity", "backoff"},

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from host_api.app.config import HostSettings
+from host_api.config import HostConfig
 from host_api.errors import InUse
 from host_api.host import SidecarHost
 from host_api.launcher import LaunchSpec
-from host_api.supervisor import HostConfig
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,30 @@
+"""What a host wants of its sidecar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from host_api import state_dir
+from host_api.backoff import Backoff
+from host_api.launcher import LaunchSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostConfig:
+    """What a host wants. Times in seconds."""
+
+    state_dir: Path = field(default_factory=state_dir.default_state_dir)
+    kind: str = "python"
+    launch: LaunchSpec = field(default_factory=LaunchSpec)
+    min_version: str = ""
+    capabilities: tuple[str, ...] = ()
+    timeout: float = 90.0  # of a whole ensure_running
+    start_timeout: float = 60.0  # from spawn, or from a lock without a record, to an answer
+    hung_after: float = 10.0  # without an answer
+    drain_after: float = 30.0  # draining or failed, and still there
+    term_wait: float = 5.0  # from SIGTERM to SIGKILL of a sidecar that hangs
+    stop_wait: float = 25.0  # the same, of one that drains
+    probe_timeout: float = 1.0
+    attempts: int = 3  # starts in one ensure_running
+    backoff: Backoff = field(default_factory=Backoff)
