@@ -20,7 +20,7 @@ test: setup starter lint sidecar-dist ## lint, types, the frozen build and every
 	OPENBLAS_NUM_THREADS=1 $(WITH_BLAS) $(BIN)/python -m pytest $(ARGS)
 
 lint: setup
-	cd src-tauri-snippets && cargo fmt --all --check && cargo clippy -q --all-targets -- -D warnings && cargo test -q
+	cd src-tauri-snippets && cargo fmt --all --check && cargo clippy -q --all-targets --all-features -- -D warnings && cargo test -q --all-features
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

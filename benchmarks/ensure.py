@@ -26,14 +26,23 @@ from host_api.probe import health_of
 from tests.ownership import programs
 
 
-def config(state: Path) -> HostConfig:
-    launch = LaunchSpec(port=0, grace_time=5, env={"PYTHONPATH": str(programs.ROOT)})
+def config(state: Path, program: Path | None = None) -> HostConfig:
+    command = (str(program.resolve()),) if program else ()
+    launch = LaunchSpec(command=command, port=0, grace_time=5, env={"PYTHONPATH": str(programs.ROOT)})
     return HostConfig(state_dir=state, launch=launch, backoff=Backoff(base=0.0))
 
 
-def spawn_only(state: Path) -> float:
+def import_time(rounds: int) -> float:
+    """Seconds of ``from host_api import SidecarHost`` in a fresh interpreter, median."""
+    code = "import time; t = time.perf_counter(); from host_api import SidecarHost; print(time.perf_counter() - t)"
+    run = [sys.executable, "-c", code]
+    times = [float(subprocess.check_output(run, cwd=programs.ROOT)) for _ in range(2 * rounds)]
+    return statistics.median(times)
+
+
+def spawn_only(state: Path, program: Path | None = None) -> float:
     """Seconds from spawn to an answer without any host."""
-    command = [*programs.REAL, "serve", "--state-dir", str(state), "--port", "0"]
+    command = [*([str(program)] if program else programs.REAL), "serve", "--state-dir", str(state), "--port", "0"]
     began = time.perf_counter()
     process = subprocess.Popen(command, env=programs.clean_env(), stderr=subprocess.DEVNULL, cwd=programs.ROOT)
     try:
@@ -55,11 +64,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="cold starts and restarts")
     parser.add_argument("--warm", type=int, default=300)
+    parser.add_argument("--program", type=Path, help="a frozen sidecar in place of the one from source")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    figures: dict[str, float] = {}
+    figures: dict[str, float] = {"import of SidecarHost": import_time(args.rounds)}
     with tempfile.TemporaryDirectory(prefix="ensure-") as folder:
-        with programs.swept(Path(folder) / "a") as state, SidecarHost(config(state), supervise=False) as host:
+        with (
+            programs.swept(Path(folder) / "a") as state,
+            SidecarHost(config(state, args.program), supervise=False) as host,
+        ):
             times = []
             for _ in range(args.warm):
                 began = time.perf_counter()
@@ -71,7 +84,7 @@ def main() -> int:
             figures["warm, Rust"] = float(lines[0])
             host.stop()
         restarts, deaths = [], []
-        with programs.swept(Path(folder) / "b") as state, SidecarHost(config(state)) as host:
+        with programs.swept(Path(folder) / "b") as state, SidecarHost(config(state, args.program)) as host:
             for _ in range(args.rounds):
                 events = host.events()
                 connection = host.connection
@@ -90,9 +103,9 @@ def main() -> int:
         cold, spawn = [], []
         for number in range(args.rounds):
             with programs.swept(Path(folder) / f"c{number}") as state:
-                spawn.append(spawn_only(state))
+                spawn.append(spawn_only(state, args.program))
                 began = time.perf_counter()
-                with SidecarHost(config(state), supervise=False) as host:
+                with SidecarHost(config(state, args.program), supervise=False) as host:
                     cold.append(time.perf_counter() - began)
                     host.stop()
         figures["spawn to an answer"] = statistics.median(spawn)

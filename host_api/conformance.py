@@ -66,14 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="conformance")
     sub = parser.add_subparsers(dest="command", required=True)
-    for name in ("ensure", "hold", "inspect", "stop"):
+    for name in ("ensure", "hold", "inspect", "stop", "client"):
         arguments(sub.add_parser(name))
     sub.add_parser("decide")
     args = parser.parse_args(argv)
     try:
         if args.command == "decide":
             return _decide()
-        return {"ensure": _ensure, "hold": _hold, "inspect": _inspect, "stop": _stop}[args.command](args)
+        commands = {"ensure": _ensure, "hold": _hold, "inspect": _inspect, "stop": _stop, "client": _client}
+        return commands[args.command](args)
     except (HostError, StateDirError) as exc:
         _print({"ok": False, "error": {"code": getattr(exc, "code", "state_dir"), "message": str(exc)}})
         return 1
@@ -114,6 +115,18 @@ def _hold(args: argparse.Namespace) -> int:
     threading.Thread(target=input_end, daemon=True).start()
     done.wait()
     host.release()
+    return 0
+
+
+def _client(args: argparse.Namespace) -> int:
+    """Ensure, then answer for each path on standard input with the status and body of its GET."""
+    with SidecarHost(config_of(args), supervise=False) as host:
+        connection = host.ensure_running()
+        _print({"ok": True, "connection": connection.to_json()})
+        with connection.client() as client:
+            for line in sys.stdin:
+                answer = client.get(line.strip())
+                _print({"status": answer.status_code, "body": answer.json()})
     return 0
 
 

@@ -170,11 +170,12 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a stand-in for the sidecar that starts at once")
     parser.add_argument("--debug", action="store_true", help="the debug build of the Rust program")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through the clean-up below
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder, programs.swept(Path(folder) / "state") as state:
         chaos = Chaos(state, random.Random(args.seed), release=not args.debug, quick=args.quick)
         lookout = Lookout(state)
         lookout.start()
-        bad = ""
+        bad, complete = "", False
         longest: dict[str, float] = {}
         done = 0
         limit = time.monotonic() + args.seconds
@@ -188,10 +189,12 @@ def main() -> int:
                 done += 1
                 if done % 20 == 0:
                     print(f"{done} rounds", flush=True)
+            complete = True
         except AssertionError as exc:
             bad = f"round {done + 1}: {exc}"
-        left = chaos.end(quick=args.quick or bool(bad))
-        lookout.stop()
+        finally:
+            left = chaos.end(quick=args.quick or not complete)
+            lookout.stop()
         print(f"{'what was done':<18} {'rounds':>6} {'longest s':>9}")
         for action in ACTIONS:
             print(f"{action:<18} {chaos.counts[action]:>6} {longest.get(action, 0):>9.2f}")

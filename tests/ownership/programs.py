@@ -31,7 +31,16 @@ def build_rust(*, release: bool = False) -> Path:
     if shutil.which("cargo") is None:
         raise RuntimeError("cargo is missing: install Rust 1.89 or newer (https://rustup.rs) to run these tests")
     target = Path(os.environ.get("CARGO_TARGET_DIR", Path.home() / ".cache" / "mlx-sidecar-dev" / "cargo-target"))
-    command = ["cargo", "build", "--quiet", "--bin", "mlx-sidecar-conformance", *(["--release"] if release else [])]
+    command = [
+        "cargo",
+        "build",
+        "--quiet",
+        "--features",
+        "client",
+        "--bin",
+        "mlx-sidecar-conformance",
+        *(["--release"] if release else []),
+    ]
     env = {**os.environ, "CARGO_TARGET_DIR": str(target)}
     subprocess.run(command, cwd=ROOT / "src-tauri-snippets", env=env, check=True)
     return target / ("release" if release else "debug") / "mlx-sidecar-conformance"
@@ -73,6 +82,13 @@ class Holder:
             pass
         return document
 
+    def get(self, path: str) -> dict[str, Any]:
+        """The answer to a GET of a ``client``: status and body."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{path}\n".encode())
+        self.process.stdin.flush()
+        return self.line()
+
     def let_go(self) -> int:
         """End it cleanly."""
         if self.process.stdin and not self.process.stdin.closed:
@@ -112,6 +128,12 @@ class Program:
     def hold(self, state: Path, *args: str, sidecar: list[str] | None = None, **env: str) -> Holder:
         """A host that stays, once it is attached."""
         holder = self.start("hold", state, *args, sidecar=sidecar, **env)
+        holder.first = holder.line(90)
+        return holder
+
+    def requests(self, state: Path, *args: str, sidecar: list[str] | None = None) -> Holder:
+        """A host with a client, once it is attached; see ``Holder.get``."""
+        holder = self.start("client", state, *args, sidecar=sidecar)
         holder.first = holder.line(90)
         return holder
 

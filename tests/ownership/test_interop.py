@@ -256,3 +256,21 @@ def test_decide_speaks_json(both: dict[str, Program], name: str) -> None:
         [*both[name].argv, "decide"], input="\n".join(lines), capture_output=True, text=True, timeout=60, check=True
     )
     assert [json.loads(line)["decision"] for line in done.stdout.splitlines()] == [row[-1] for row in rows["rows"]]
+
+
+@each
+def test_a_client_follows_the_sidecar_through_a_restart(both: dict[str, Program], name: str, state: Path) -> None:
+    holder = both[name].requests(state, *QUICK)
+    first = holder.first["connection"]["instance_id"]
+    assert holder.get("/health")["body"]["instance_id"] == first
+    assert holder.get("/v1/models")["status"] == 200, "the client sends the token"
+    for _ in range(2):
+        found = record(state)
+        assert found is not None
+        os.kill(found.pid, signal.SIGKILL)
+        wait_for(lambda: not held(state / "sidecar.lock"), what="its death")
+        assert holder.get("/v1/models")["status"] == 200
+        after = holder.get("/health")["body"]["instance_id"]
+        assert after not in (first, found.instance_id)
+    assert len(sidecars(state)) == 1
+    assert holder.let_go() == 0

@@ -1,10 +1,12 @@
 //! `SidecarHost`: what a program uses to have a sidecar for as long as it wants one.
 
+use crate::config::HostConfig;
 use crate::error::Error;
 use crate::lock::held;
+use crate::observe::Patience;
 use crate::ownership::{decide, Decision, LockState, Probe, Record, RecordState};
 use crate::probe::health_of;
-use crate::supervisor::{HostConfig, Patience, Supervisor};
+use crate::supervisor::Supervisor;
 use serde::Serialize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{channel, Receiver, Sender};
@@ -291,6 +293,12 @@ impl SidecarHost {
     /// The last connection.
     pub fn connection(&self) -> Option<Connection> {
         self.lock().connection.clone()
+    }
+
+    /// A client for its API that follows it through one restart between requests. Ensures that it runs.
+    #[cfg(feature = "client")]
+    pub fn client(&self) -> Result<crate::client::Client<'_>, Error> {
+        crate::client::Client::new(self)
     }
 
     /// Let go: the sidecar stays for its other hosts, or for its grace time. Idempotent.

@@ -14,18 +14,24 @@
 #![cfg_attr(not(target_os = "macos"), forbid(unsafe_code))]
 
 pub mod backoff;
+#[cfg(feature = "client")]
+pub mod client;
+pub mod config;
 pub mod error;
 pub mod host;
 pub mod identity;
 pub mod launcher;
 pub mod lock;
+pub mod observe;
 pub mod ownership;
 pub mod probe;
 pub mod state_dir;
 pub mod supervisor;
 
 pub use backoff::Backoff;
+#[cfg(feature = "client")]
+pub use client::{Client, ClientError};
+pub use config::HostConfig;
 pub use error::Error;
 pub use host::{Connection, Event, EventKind, SidecarHost, State, Status};
 pub use launcher::LaunchSpec;
-pub use supervisor::HostConfig;

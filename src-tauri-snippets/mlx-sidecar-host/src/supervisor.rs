@@ -1,114 +1,18 @@
 //! The host's side of the protocol: observe, decide, act. Blocking.
 
-use crate::backoff::{Backoff, Restarts};
+use crate::backoff::Restarts;
+use crate::config::HostConfig;
 use crate::error::Error;
 use crate::identity::{identify, own_token};
-use crate::launcher::{self, Child, LaunchSpec};
+use crate::launcher::{self, Child};
 use crate::lock::{held, FileLock};
+use crate::observe::{observe, why, Patience, Seen};
 use crate::ownership::*;
-use crate::probe::{port_holder, probe};
+use crate::probe::probe;
 use crate::state_dir::{self, Files};
 use rustix::process::Signal;
-use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// What a host wants.
-#[derive(Debug, Clone)]
-pub struct HostConfig {
-    /// The state directory.
-    pub state_dir: PathBuf,
-    /// `tauri`, or another kind of owner.
-    pub kind: String,
-    /// What to run.
-    pub launch: LaunchSpec,
-    /// The oldest sidecar that will do; empty: any.
-    pub min_version: String,
-    /// What the sidecar must be able to do.
-    pub capabilities: Vec<String>,
-    /// Of a whole `ensure_running`.
-    pub timeout: Duration,
-    /// From spawn, or from a lock without a record, to an answer.
-    pub start_timeout: Duration,
-    /// Without an answer.
-    pub hung_after: Duration,
-    /// Draining or failed, and still there.
-    pub drain_after: Duration,
-    /// From SIGTERM to SIGKILL of a sidecar that hangs.
-    pub term_wait: Duration,
-    /// The same, of one that drains.
-    pub stop_wait: Duration,
-    /// Of one health check.
-    pub probe_timeout: Duration,
-    /// Starts in one `ensure_running`.
-    pub attempts: u32,
-    /// When to restart.
-    pub backoff: Backoff,
-}
-
-impl Default for HostConfig {
-    fn default() -> Self {
-        let seconds = Duration::from_secs;
-        HostConfig {
-            state_dir: state_dir::default_state_dir(),
-            kind: "tauri".to_owned(),
-            launch: LaunchSpec::default(),
-            min_version: String::new(),
-            capabilities: Vec::new(),
-            timeout: seconds(90),
-            start_timeout: seconds(60),
-            hung_after: seconds(10),
-            drain_after: seconds(30),
-            term_wait: seconds(5),
-            stop_wait: seconds(25),
-            probe_timeout: seconds(1),
-            attempts: 3,
-            backoff: Backoff::default(),
-        }
-    }
-}
-
-/// An observation and what it rests on.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    /// The table's left side.
-    pub observation: Observation,
-    /// The record, when VALID.
-    pub record: Option<Record>,
-    /// Who has the strict port.
-    pub holder: Option<String>,
-}
-
-/// Knows for how long an observation hasn't changed.
-#[derive(Debug)]
-pub struct Patience {
-    key: Option<(RecordState, String, Probe)>,
-    since: Instant,
-    looks: u32,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Patience { key: None, since: Instant::now(), looks: 0 }
-    }
-}
-
-impl Patience {
-    fn overdue(&mut self, config: &HostConfig, record: RecordState, instance: &str, probe: Probe) -> bool {
-        let quiet = matches!(probe, Probe::Refused | Probe::Silent);
-        let key = Some((record, instance.to_owned(), if quiet { Probe::Silent } else { probe }));
-        if key != self.key {
-            *self = Patience { key, since: Instant::now(), looks: 0 };
-        }
-        self.looks += 1;
-        let limit = match (record, quiet) {
-            (RecordState::Valid, true) => config.hung_after,
-            (RecordState::Valid, false) => config.drain_after,
-            _ => config.start_timeout,
-        };
-        self.looks >= 3 && self.since.elapsed() >= limit
-    }
-}
 
 /// Seconds since 1970.
 pub fn now() -> f64 {
@@ -180,24 +84,8 @@ impl Supervisor {
 
     /// What there is now. `launching`: the launch lock is ours, so that being alone can be told.
     pub fn observe(&mut self, patience: &mut Patience, launching: bool) -> Result<Seen, Error> {
-        let Parsed { state, record } = self.parsed();
-        let (mut answer, mut identity, mut compat) = (Probe::Refused, Identity::Gone, Compat::Ok);
-        if let Some(record) = &record {
-            answer = probe(record, self.config.probe_timeout);
-            identity = identify(record.pid, &record.start_token);
-            if !satisfies(record, &self.config.min_version, &self.config.capabilities) {
-                compat = if !launching || self.alone()? { Compat::Alone } else { Compat::Shared };
-            }
-        }
-        let lock = if held(&self.files.sidecar_lock())? { LockState::Held } else { LockState::Free };
-        let launch = &self.config.launch;
-        let strict = lock == LockState::Free && launch.strict_port && launch.port != 0;
-        let holder = if strict { port_holder(&launch.host, launch.port) } else { None };
-        let instance = record.as_ref().map_or("", |r| r.instance_id.as_str());
-        let overdue = patience.overdue(&self.config, state, instance, answer);
-        let port_blocked = holder.is_some();
-        let observation = Observation { lock, record: state, identity, probe: answer, compat, overdue, port_blocked };
-        Ok(Seen { observation, record, holder })
+        let (config, files) = (self.config.clone(), self.files.clone());
+        observe(&config, &files, patience, || if launching { self.alone() } else { Ok(true) })
     }
 
     /// Take the hosts lock shared; a refusal means that a sidecar is leaving.
@@ -281,7 +169,7 @@ impl Supervisor {
                     self.join(deadline)?;
                     return Ok((record, "attached"));
                 }
-                (Decision::Conflict, _) => return Err(Error::Conflict(self.why(&seen))),
+                (Decision::Conflict, _) => return Err(Error::Conflict(why(&self.config, &self.files, &seen))),
                 (Decision::Spawn | Decision::Replace, _) if launch.is_none() => {
                     if seen.observation.compat != Compat::Ok {
                         self.leave(); // or hosts that all want a newer sidecar would keep the old one in use
@@ -318,7 +206,8 @@ impl Supervisor {
                 _ => {}
             }
             if Instant::now() > deadline {
-                let text = format!("no sidecar within {:?}: {}", self.config.timeout, self.why(&seen));
+                let text =
+                    format!("no sidecar within {:?}: {}", self.config.timeout, why(&self.config, &self.files, &seen));
                 return Err(Error::TimedOut(text));
             }
             sleep(Duration::from_secs_f64(pause * (0.75 + jitter() / 2.0)));
@@ -450,10 +339,10 @@ impl Supervisor {
                 }
             }
             if obs.overdue || obs.record == RecordState::UnknownSchema {
-                return Err(Error::Conflict(self.why(&seen)));
+                return Err(Error::Conflict(why(&self.config, &self.files, &seen)));
             }
             if Instant::now() > deadline {
-                return Err(Error::TimedOut(self.why(&seen)));
+                return Err(Error::TimedOut(why(&self.config, &self.files, &seen)));
             }
             sleep(ms(20));
         };
@@ -486,43 +375,5 @@ impl Supervisor {
         }
         let mine = Record { owner: Some(self.me.clone()), ..record };
         Ok(state_dir::replace_file(&self.files.record(), &mine.encode()).is_ok())
-    }
-
-    fn why(&self, seen: &Seen) -> String {
-        let (obs, root) = (seen.observation, self.files.root.display());
-        if let Some(holder) = &seen.holder {
-            let port = self.config.launch.port;
-            return format!("port {port} is taken by {holder}; free it, choose another, or allow another port");
-        }
-        if obs.record == RecordState::UnknownSchema {
-            return format!(
-                "a sidecar of another protocol version runs in {root}; update this program, or stop that sidecar"
-            );
-        }
-        let Some(record) = &seen.record else {
-            return format!(
-                "a sidecar holds {root} but its record is {:?}; it is starting, or stop it by hand",
-                obs.record
-            );
-        };
-        let (pid, url) = (record.pid, record.base_url());
-        if obs.compat != Compat::Ok && obs.probe == Probe::Echo {
-            let version = &record.version;
-            let need = if self.config.min_version.is_empty() {
-                self.config.capabilities.join(", ")
-            } else {
-                self.config.min_version.clone()
-            };
-            return format!(
-                "the running sidecar {version} (pid {pid}) doesn't meet what is needed ({need}) and others use it; close them first"
-            );
-        }
-        if obs.probe == Probe::Other {
-            return format!("another program answers at {url}, the sidecar's address; it is left alone");
-        }
-        format!(
-            "the sidecar (pid {pid}) at {url} is {:?} and its process can't be proved to be the sidecar ({:?}); stop it by hand",
-            obs.probe, obs.identity
-        )
     }
 }

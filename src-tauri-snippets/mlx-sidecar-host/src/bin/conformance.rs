@@ -2,8 +2,9 @@
 //! `ensure|hold|inspect|stop --state-dir DIR …` and `decide`; JSON on lines of their own.
 
 use mlx_sidecar_host::lock::{held, FileLock};
+use mlx_sidecar_host::observe::Patience;
 use mlx_sidecar_host::ownership::{decide, Observation};
-use mlx_sidecar_host::supervisor::{Patience, Supervisor};
+use mlx_sidecar_host::supervisor::Supervisor;
 use mlx_sidecar_host::{Backoff, Error, EventKind, HostConfig, LaunchSpec, SidecarHost};
 use serde_json::{json, Value};
 use std::io::{BufRead, Read, Write};
@@ -22,13 +23,16 @@ fn main() -> ExitCode {
     let command = words.next().unwrap_or_default();
     let result = match command.as_str() {
         "decide" => decide_lines(),
-        "ensure" | "hold" | "inspect" | "stop" | "bench" => parse(words).and_then(|args| match command.as_str() {
-            "ensure" => ensure(args),
-            "hold" => hold(args),
-            "inspect" => inspect(args),
-            "bench" => bench(args),
-            _ => stop(args),
-        }),
+        "ensure" | "hold" | "inspect" | "stop" | "bench" | "client" => {
+            parse(words).and_then(|args| match command.as_str() {
+                "ensure" => ensure(args),
+                "hold" => hold(args),
+                "inspect" => inspect(args),
+                "bench" => bench(args),
+                "client" => client(args),
+                _ => stop(args),
+            })
+        }
         _ => Err(Error::Host("say ensure, hold, inspect, decide or stop".to_owned())),
     };
     match result {
@@ -112,6 +116,26 @@ fn hold(args: Args) -> Result<(), Error> {
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
     host.release();
     Ok(())
+}
+
+/// Ensure, then answer for each path on standard input with the status and body of its GET.
+#[cfg(feature = "client")]
+fn client(args: Args) -> Result<(), Error> {
+    let host = SidecarHost::with_supervision(args.config, false)?;
+    print(&json!({"ok": true, "connection": host.ensure_running()?}));
+    let client = host.client()?;
+    for line in std::io::stdin().lock().lines() {
+        let mut answer = client.get(line.map_err(usage)?.trim()).map_err(usage)?;
+        let text = answer.body_mut().read_to_string().map_err(usage)?;
+        let body: Value = serde_json::from_str(&text).map_err(usage)?;
+        print(&json!({"status": answer.status().as_u16(), "body": body}));
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "client"))]
+fn client(_: Args) -> Result<(), Error> {
+    Err(usage("built without the feature `client`"))
 }
 
 fn inspect(args: Args) -> Result<(), Error> {
