@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from sidecar import rows as decoding
 from sidecar import vision
 from sidecar.loader import LoadedModel
 from sidecar.metrics import Meter
-from sidecar.prefill import KVQuantization, Prefill, embed
+from sidecar.prefill import KVQuantization, Part, Prefill, embed
 from sidecar.prefix_cache import PrefixCache, key_of
 from sidecar.requests import Done, Event, Failed, GenerationRequest, Started, Tier, Token
 from sidecar.rows import Row, Rows
@@ -73,6 +73,8 @@ class Core:
         self.rows: dict[Tier, Rows] = {tier: Rows(loaded.model) for tier in Tier}
         self._encoding: list[Encoding] = []
         self._cancelled: set[int] = set()
+        self._solo: set[int] = set()  # requests whose group failed
+        self._groups = True  # whether this model takes several prompts at once
         self._kv_token_bytes = 0.0
         self._paused_for = 0.0
         vision.install_pause(loaded.model, self._pause)
@@ -89,7 +91,8 @@ class Core:
 
     def cancel(self, request_id: int) -> None:
         """Drop a request wherever it is; its row is free at the next step."""
-        if self.waiting.pop(request_id, None) is not None or self.prefills.pop(request_id, None) is not None:
+        self._solo.discard(request_id)
+        if self.waiting.pop(request_id, None) is not None or self._drop_prompt(request_id):
             self._meter.cancelled()
             return
         if any(e.request.id == request_id for e in self._encoding):
@@ -105,7 +108,7 @@ class Core:
     def fail_all(self, status: int, message: str) -> None:
         """End every request with an error."""
         running = [row.request for batch in self.rows.values() for row in batch.rows]
-        begun = [p.request for p in self.prefills.values()]
+        begun = [r for p in self.prefills.values() for r in p.requests]
         for request in [*self.waiting.values(), *begun, *running]:
             request.sink([Failed(status, message)])
         self.waiting.clear()
@@ -122,18 +125,21 @@ class Core:
                     tier=r.tier,
                     priority=r.priority,
                     arrived=r.arrived,
+                    tokens=len(r.prompt.tokens),
                     images=r.prompt.inputs is not None,
+                    alone=bool(r.resumed) or r.id in self._solo or not self._groups,
                     fits=self._fits(r),
                 )
                 for r in self.waiting.values()
             ),
             prefilling=tuple(
                 Prefilling(
-                    id=p.request.id,
-                    tier=p.request.tier,
-                    priority=p.request.priority,
-                    arrived=p.request.arrived,
+                    id=p.requests[0].id,
+                    tier=p.requests[0].tier,
+                    priority=p.requests[0].priority,
+                    arrived=p.requests[0].arrived,
                     remaining=p.remaining,
+                    rows=len(p.requests),
                     whole=p.whole,
                 )
                 for p in self.prefills.values()
@@ -147,14 +153,14 @@ class Core:
         """Estimated bytes of a request's whole KV cache; 0 while nothing is known."""
         return self._kv_token_bytes * (len(request.prompt.tokens) + request.max_tokens)
 
-    def _fits(self, request: GenerationRequest) -> bool:
+    def _fits(self, request: GenerationRequest, *, beside: float = 0.0) -> bool:
         if not self._kv_token_bytes:
             return True
         running = [row.request for batch in self.rows.values() for row in batch.rows]
-        running += [p.request for p in self.prefills.values()]
-        if not running:
+        running += [r for p in self.prefills.values() for r in p.requests]
+        if not running and not beside:
             return True
-        need = self.kv_bytes(request)
+        need = self.kv_bytes(request) + beside
         held = sum(self.kv_bytes(r) for r in running)
         room = self._memory_limit() - held
         if need > room and self.prefixes.bytes:
@@ -178,6 +184,9 @@ class Core:
     def _do(self, action: Action, view: View) -> tuple[str, int]:
         if isinstance(action, Begin):
             request = self.waiting.pop(action.id)
+            if action.company:
+                self._begin_group([request, *self._admitted(request, action.company)])
+                return "", 0
             self._begin(request)
             return ("", 0) if request.prompt.inputs is not None else ("begin", 1)
         if isinstance(action, PrefillAction):
@@ -203,9 +212,8 @@ class Core:
                 raise Cancelled
             cache, start = hit if hit is not None else (None, 0)
             self._meter.prefix(hit=hit is not None, tokens=start)
-            self.prefills[request.id] = Prefill(
-                self.loaded.model, request, embeds, kwargs, cache=cache, start=start, quantization=self._kv
-            )
+            part = Part(request, embeds, kwargs)
+            self._put_prompt(Prefill(self.loaded.model, [part], cache=cache, start=start, quantization=self._kv))
         except Cancelled:
             self._meter.cancelled()
         except Exception as exc:
@@ -215,44 +223,105 @@ class Core:
             if images:
                 self._encoding.pop()
 
-    def _prefill(self, prefill: Prefill, tokens: int) -> tuple[str, int]:
-        request = prefill.request
+    def _admitted(self, first: GenerationRequest, company: Sequence[int]) -> list[GenerationRequest]:
+        """Those of ``company`` whose caches have room beside ``first``'s, taken from the queue."""
+        held = self.kv_bytes(first)
+        taken = []
+        for number in company:
+            request = self.waiting[number]
+            if self._fits(request, beside=held):
+                held += self.kv_bytes(request)
+                taken.append(self.waiting.pop(number))
+        return taken
+
+    def _begin_group(self, requests: list[GenerationRequest]) -> None:
+        """Begin prompts without images; those with a kept prefix go on by themselves, the others together."""
+        parts: list[Part] = []
+        for request in requests:
+            key = key_of(request.prompt.tokens, "", self.loaded.media_ids)
+            if self.prefixes.match(key):
+                self._begin(request)
+                continue
+            self._meter.queued(request.tier, time.monotonic() - request.arrived)
+            self._meter.prefix(hit=False, tokens=0)
+            try:
+                parts.append(Part(request, *embed(self.loaded.model, request)))
+            except Exception as exc:
+                self._fault(request, exc)
         try:
-            before = prefill.remaining
-            if prefill.ready:
+            if parts:
+                self._put_prompt(Prefill(self.loaded.model, parts, quantization=self._kv))
+        except Exception as exc:
+            self._groups = len(parts) == 1
+            self._ungroup([p.request for p in parts], exc)
+
+    def _put_prompt(self, prefill: Prefill) -> None:
+        self.prefills[prefill.requests[0].id] = prefill
+
+    def _drop_prompt(self, request_id: int) -> bool:
+        """Take a request out of the prompt it is in; whether there was one."""
+        for key, prefill in self.prefills.items():
+            if any(r.id == request_id for r in prefill.requests):
+                del self.prefills[key]
+                if len(prefill.requests) > 1:
+                    prefill.drop(request_id)
+                    self._put_prompt(prefill)
+                return True
+        return False
+
+    def _ungroup(self, requests: Sequence[GenerationRequest], exc: Exception) -> None:
+        """A group failed: a request by itself ends with the error, several are tried one by one."""
+        if len(requests) == 1:
+            self._fault(requests[0], exc)
+            return
+        log.warning("a group of %d prompts failed; they are tried one by one", len(requests), exc_info=exc)
+        for request in requests:
+            self._solo.add(request.id)
+            self.waiting[request.id] = request
+
+    def _prefill(self, prefill: Prefill, tokens: int) -> tuple[str, int]:
+        before, rows = prefill.remaining, len(prefill.requests)
+        try:
+            if prefill.ready or tokens >= before:
                 self._finish(prefill)
-                return "finish", 1
+                return ("finish", rows) if before <= 1 else ("prefill", chunk_class(before * rows))
             prefill.step(tokens)
             done = before - prefill.remaining
         except Exception as exc:
-            self.prefills.pop(request.id, None)
-            self._fault(request, exc)
+            self.prefills.pop(prefill.requests[0].id, None)
+            self._ungroup(prefill.requests, exc)
             return "", 0
         # A short last piece says little about its size's cost.
-        return ("prefill", chunk_class(done)) if done >= tokens * 3 // 4 else ("", 0)
+        return ("prefill", chunk_class(done * rows)) if done >= tokens * 3 // 4 else ("", 0)
 
     def _finish(self, prefill: Prefill) -> None:
-        request = prefill.request
-        row, token, cache, chosen, rope = prefill.finish()
-        self.prefills.pop(request.id)
+        begun = prefill.finish()
+        self.prefills.pop(prefill.requests[0].id)
+        tier, cache, count = prefill.requests[0].tier, begun.cache, len(begun.rows)
         if not self._kv_token_bytes:
-            self._kv_token_bytes = sum(int(c.nbytes) for c in cache) / max(1, _capacity(cache, prefill.processed + 1))
-        decoding.accept(row, token.id)
+            capacity = max(1, _capacity(cache, prefill.processed + 1)) * count
+            self._kv_token_bytes = sum(int(c.nbytes) for c in cache) / capacity
         now = time.monotonic()
-        self._meter.first_token(request.tier, now - request.arrived, prompt=len(request.prompt.tokens))
-        if not request.resumed:
-            request.sink([Started(row.cached_tokens)])
-        end = self._deliver(row, [token])
-        if end:
-            single = Rows(self.loaded.model)
-            single.add([row], cache, chosen, rope)
-            self._keep(single, row)
-            return
+        ended = []
+        for row, token in zip(begun.rows, begun.tokens, strict=True):
+            request = row.request
+            self._solo.discard(request.id)
+            decoding.accept(row, token.id)
+            self._meter.first_token(tier, now - request.arrived, prompt=len(request.prompt.tokens))
+            if not request.resumed:
+                request.sink([Started(row.cached_tokens)])
+            if self._deliver(row, [token]):
+                ended.append(row)
+        fresh = Rows(self.loaded.model)
         try:
-            batch = self.rows[request.tier]
-            batch.add([row], cache, chosen, rope)
+            fresh.add(begun.rows, cache, begun.chosen, begun.rope)
+            for row in ended:
+                if row.fault is None:
+                    self._keep(fresh, row)
+            fresh.remove(ended)
+            self.rows[tier].absorb(fresh)
         except Exception as exc:
-            self._rebuild(request.tier, exc, extra=[row])
+            self._rebuild(tier, exc, extra=[row for row in begun.rows if row not in ended])
 
     def _decode(self, tier: Tier) -> tuple[str, int]:
         batch = self.rows[tier]

@@ -274,7 +274,7 @@ class Engine:
             for request in list(core.waiting.values()):
                 counts[request.tier.label]["waiting"] += 1
             for prefill in core.prefills.values():
-                counts[prefill.request.tier.label]["running"] += 1
+                counts[prefill.requests[0].tier.label]["running"] += len(prefill.requests)
             for tier, batch in core.rows.items():
                 counts[tier.label]["running"] += len(batch)
         self.counts = counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,26 +47,52 @@ def embed(model: Any, request: GenerationRequest, *, vision_cache: Any = None) -
     return embeds, kwargs
 
 
+@dataclass(frozen=True)
+class Part:
+    """One request's embeddings [1, L, D] and the language model's other inputs, as ``embed`` gives them."""
+
+    request: GenerationRequest
+    embeds: mx.array
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A processed prompt, or a group of them: rows, their first tokens, caches [B rows], choice, rope deltas."""
+
+    rows: list[Row]
+    tokens: list[Token]
+    cache: list[Any]
+    chosen: Chosen
+    rope: mx.array | None
+
+
 class Prefill:
-    """A prompt being processed. ``start``: tokens already in ``cache`` (a kept prefix), not processed again."""
+    """Prompts being processed together, most often one.
+
+    ``start``: tokens already in ``cache`` (a kept prefix of a single prompt), not processed again. Several are
+    padded on the left, as mlx-vlm's own batches are.
+    """
 
     def __init__(
         self,
         model: Any,
-        request: GenerationRequest,
-        embeds: mx.array,
-        kwargs: dict[str, Any],
+        parts: Sequence[Part],
         *,
         cache: list[Any] | None = None,
         start: int = 0,
         quantization: KVQuantization | None = None,
     ) -> None:
-        self.request = request
+        self.requests = [part.request for part in parts]
         self.cached_tokens = start
-        tokens = [*request.prompt.tokens, *request.resumed]
-        self._total = len(tokens)
+        tokens = [[*r.prompt.tokens, *r.resumed] for r in self.requests]
+        self._total = max(len(ids) for ids in tokens)
         # The language model itself: the whole model would embed the tokens anew and lose the images.
         self._lm = getattr(model, "language_model", model)
+        embeds, kwargs = parts[0].embeds, parts[0].kwargs
+        if len(parts) > 1:
+            merge = [{**part.kwargs, "inputs_embeds": part.embeds} for part in parts]
+            embeds, kwargs = ar._merge_prefill_prompt_kwargs(merge, tokens)
         if start:
             kwargs = {
                 k: ar._slice_sequence_aligned_prompt_kwarg(k, v, start=start)
@@ -75,9 +102,9 @@ class Prefill:
             }
         self._batch = ar.PromptProcessingBatch(
             model=self._lm,
-            uids=[request.id],
-            input_ids=[tokens[start:]],
-            max_tokens=[request.max_tokens],
+            uids=[r.id for r in self.requests],
+            input_ids=[ids[start:] for ids in tokens],
+            max_tokens=[r.max_tokens for r in self.requests],
             inputs_embeds=embeds[:, start:],
             prompt_kwargs=kwargs,
             prefill_step_size=256,
@@ -88,7 +115,7 @@ class Prefill:
 
     @property
     def remaining(self) -> int:
-        """Prompt tokens still to process."""
+        """Prompt tokens still to process, of the longest."""
         return int(self._batch._inputs_embeds.shape[1])
 
     @property
@@ -97,19 +124,19 @@ class Prefill:
         return self._whole
 
     @property
-    def cache(self) -> list[Any]:
-        """The key-value caches so far, one row."""
-        return list(self._batch.prompt_cache)
-
-    @property
     def processed(self) -> int:
-        """Prompt tokens in the cache."""
+        """Prompt tokens in the cache, padding included."""
         return self._total - self.remaining
 
     @property
     def ready(self) -> bool:
         """Whether only ``finish`` is left."""
         return self._whole or self.remaining <= 1
+
+    def drop(self, request_id: int) -> None:
+        """Take one of several requests out."""
+        self._batch.remove(request_id)
+        self.requests = [r for r in self.requests if r.id != request_id]
 
     def step(self, tokens: int) -> bool:
         """Process up to ``tokens`` more, all but the last one; whether only ``finish`` is left."""
@@ -119,21 +146,24 @@ class Prefill:
             mx.eval([c.state for c in self._batch.prompt_cache])
         return self.ready
 
-    def finish(self) -> tuple[Row, Token, list[Any], Chosen, mx.array | None]:
-        """Process what is left and choose the first token: its row, the token, caches, choice, rope deltas."""
-        batch = self._batch
+    def finish(self) -> Begun:
+        """Process all that is left in one pass and choose the first tokens."""
+        batch, count = self._batch, len(self.requests)
         kwargs = {**batch._prompt_kwargs, "logits_to_keep": 1}
         output = self._lm(batch._input_ids, cache=batch.prompt_cache, inputs_embeds=batch._inputs_embeds, **kwargs)
         logits = getattr(output, "logits", output)[:, -1, :]
-        rope = batch._capture_rope_deltas_from_prompt_kwargs(kwargs, self._lm, 1)
-        row = Row(
-            request=self.request,
-            cached_tokens=self.cached_tokens,
-            answer=list(self.request.resumed),
-            launched=len(self.request.resumed),
-            fed=len(self.request.resumed),
-        )
-        chosen = select(logits, [row])
-        token = tokens_of(chosen, [row])[0]
+        rope = batch._capture_rope_deltas_from_prompt_kwargs(kwargs, self._lm, count)
+        rows = [
+            Row(
+                request=request,
+                cached_tokens=self.cached_tokens,
+                answer=list(request.resumed),
+                launched=len(request.resumed),
+                fed=len(request.resumed),
+            )
+            for request in self.requests
+        ]
+        chosen = select(logits, rows)
+        tokens = tokens_of(chosen, rows)
         mx.eval([c.state for c in batch.prompt_cache], [] if rope is None else rope)
-        return row, token, list(batch.prompt_cache), chosen, rope
+        return Begun(rows, tokens, list(batch.prompt_cache), chosen, rope)

@@ -67,11 +67,27 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def match(self, key: tuple[int, ...], *, at_least: int = 0) -> bool:
+        """Whether ``lookup`` would find something."""
+        return self._best(key, at_least) is not None
+
     def lookup(self, key: tuple[int, ...], *, at_least: int = 0) -> tuple[list[Any], int] | None:
         """A fresh copy of the longest kept prefix of ``key`` and its length, or None.
 
         Leaves one token at least to compute; ``at_least``: a shorter prefix is of no use (images).
         """
+        found = self._best(key, at_least)
+        if found is None:
+            return None
+        best, length = found
+        source = apc._dense_checkpoint_prefix(best.cache, length) if length < len(best.key) else best.cache
+        copy = apc._clone_prompt_cache_for_apc(source)
+        if copy is None:
+            return None
+        best.used = next(self._clock)
+        return copy, length
+
+    def _best(self, key: tuple[int, ...], at_least: int) -> tuple[Entry, int] | None:
         best: Entry | None = None
         length = 0
         for entry in self._entries:
@@ -82,12 +98,7 @@ class PrefixCache:
                 best, length = entry, n
         if best is None or length < max(MIN_TOKENS, at_least):
             return None
-        source = apc._dense_checkpoint_prefix(best.cache, length) if length < len(best.key) else best.cache
-        copy = apc._clone_prompt_cache_for_apc(source)
-        if copy is None:
-            return None
-        best.used = next(self._clock)
-        return copy, length
+        return best, length
 
     def store(self, key: tuple[int, ...], cache: Sequence[Any], row: int, tier: Tier) -> None:
         """Keep row ``row`` of ``cache``, which holds exactly the tokens of ``key``."""

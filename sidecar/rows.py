@@ -140,6 +140,12 @@ class Rows:
         self.rows.extend(rows)
         self._unread.extend([False] * len(rows))
 
+    def absorb(self, other: Rows) -> None:
+        """Join the rows of another batch, none of it in flight; it is empty afterwards."""
+        if other._last is not None:
+            self.add(other.rows, other._cache, other._last, other._rope)
+        other.clear()
+
     def step(self, *, ahead: bool = True) -> list[tuple[Row, Token]]:
         """Decode; the tokens read, at most one a row. ``ahead``: leave the next ones being computed.
 

@@ -28,6 +28,9 @@ INTERACTIVE_QUANTUM = 0.25
 FIRST_CHUNK = 64
 """Tokens of the first chunk on a machine nothing is known of."""
 
+GROUP_SPREAD = 1.25
+"""How much longer than the shortest a prompt of a group may be: the shorter ones are padded."""
+
 CREDIT_CAP = 2.0
 """Seconds of guaranteed share batch work can save up."""
 
@@ -35,14 +38,15 @@ CREDIT_CAP = 2.0
 # --- what the engine can do -------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Begin:
-    """Take a request from the queue: embed it, its images included."""
+    """Take a request from the queue: embed it, its images included. ``company``: others to process with it."""
 
     id: int
+    company: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Prefill:
-    """Process up to ``tokens`` of a begun prompt."""
+    """Process up to ``tokens`` of a begun prompt, of each prompt of a group. All that remain: its first token too."""
 
     id: int
     tokens: int
@@ -78,25 +82,28 @@ Action = Begin | Prefill | Decode | Encode | Call | Idle
 # --- what it decides from ---------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """A queued request. ``fits``: its KV cache has room now."""
+    """A queued request. ``fits``: its KV cache has room now. ``tokens``: of its prompt. ``alone``: in no group."""
 
     id: int
     tier: Tier
     priority: int
     arrived: float
+    tokens: int = 0
     images: bool = False
+    alone: bool = False
     fits: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prefilling:
-    """A begun prompt. ``whole``: it can't be cut."""
+    """A begun prompt, or a group of ``rows``. ``whole``: it can't be cut. ``remaining``: tokens, of the longest."""
 
     id: int
     tier: Tier
     priority: int
     arrived: float
     remaining: int
+    rows: int = 1
     whole: bool = False
 
 
@@ -217,22 +224,45 @@ class Policy:
             return Encode()
         begun = sorted((p for p in view.prefilling if p.tier is tier), key=lambda p: (p.priority, p.arrived, p.id))
         rows = view.rows.get(tier, 0)
-        full = rows + len(begun) >= self.max_rows
+        room_for = self.max_rows - rows - sum(p.rows for p in begun)
         queue = sorted((w for w in view.waiting if w.tier is tier), key=lambda w: (w.priority, w.arrived, w.id))
         calls = sorted((c for c in view.calls if c.tier is tier), key=lambda c: (c.arrived, c.id))
         fresh = next((w for w in queue if w.fits and not (w.images and _busy(view, tier))), None)
         if calls and (tier is Tier.INTERACTIVE or not (begun or rows) or self._last_batch_decode):
             return Call(calls[0].id)
-        if fresh is not None and not full and (not begun or (fresh.priority, fresh.arrived) < _rank(begun[0])):
-            return Begin(fresh.id)
-        if begun and not (tier is Tier.BATCH and rows and not self._last_batch_decode):
+        if fresh is not None and room_for > 0 and (not begun or (fresh.priority, fresh.arrived) < _rank(begun[0])):
+            return Begin(fresh.id, self._company(fresh, queue, room_for))
+        # Beside a stream batch work's rows and prompts take turns; else prompts go first, so that rows fill up.
+        turns = tier is Tier.BATCH and rows and view.rows.get(Tier.INTERACTIVE)
+        if begun and not (turns and not self._last_batch_decode):
             first = begun[0]
-            return Prefill(first.id, first.remaining if first.whole else self._chunk(first.remaining, room))
+            return Prefill(first.id, first.remaining if first.whole else self._chunk(first, room))
         if rows:
             return Decode(tier)
         return None
 
-    def _chunk(self, remaining: int, room: float) -> int:
+    def _company(self, first: Waiting, queue: Sequence[Waiting], room_for: int) -> tuple[int, ...]:
+        """Who is processed together with ``first``: prompts of about its length, as many as a quantum bears."""
+        group: list[int] = []
+        if first.images or first.alone or not first.tokens:
+            return ()
+        low = high = first.tokens
+        for other in queue:
+            if len(group) + 1 >= room_for:
+                break
+            if other.id == first.id or other.images or other.alone or not (other.fits and other.tokens):
+                continue
+            if other.priority != first.priority:
+                continue
+            shortest, longest = min(low, other.tokens), max(high, other.tokens)
+            cost = self.costs.of("prefill", chunk_class(longest)) * (len(group) + 2)
+            if longest > GROUP_SPREAD * shortest or cost > INTERACTIVE_QUANTUM:
+                continue
+            low, high = shortest, longest
+            group.append(other.id)
+        return tuple(group)
+
+    def _chunk(self, prompt: Prefilling, room: float) -> int:
         best = CHUNKS[0]
         if not self.costs.of("prefill", CHUNKS[0]):
             best = FIRST_CHUNK
@@ -240,7 +270,7 @@ class Policy:
             for size in CHUNKS:
                 if self.costs.of("prefill", size) <= room:
                     best = size
-        return min(best, max(1, remaining))
+        return min(max(1, best // prompt.rows), max(1, prompt.remaining))
 
     def _token_time(self, view: View) -> float:
         rows = view.rows.get(Tier.INTERACTIVE, 0)
@@ -258,8 +288,10 @@ class Policy:
 
     def _cost(self, action: Action, view: View) -> float:
         if isinstance(action, Prefill):
-            last = any(p.id == action.id and p.remaining <= 1 for p in view.prefilling)
-            return self.costs.of("finish", 1) if last else self.costs.of("prefill", chunk_class(action.tokens))
+            prompt = next(p for p in view.prefilling if p.id == action.id)
+            if prompt.remaining <= 1:
+                return self.costs.of("finish", prompt.rows)
+            return self.costs.of("prefill", chunk_class(action.tokens * prompt.rows))
         if isinstance(action, Decode):
             return self.costs.of("decode", view.rows.get(action.tier, 1))
         if isinstance(action, Encode):

@@ -254,6 +254,92 @@ def test_cancel_frees_the_row_and_the_others_go_on(text: Bench) -> None:
     wait_for(lambda: not text.core.busy)
 
 
+BURST = ["count to ten", "name a colour", "a red house", "what is it", "the lazy dog"]
+
+
+def burst(bench: Bench, prepare: Callable[[list[Client]], None] = lambda _: None) -> tuple[list[Client], list[int]]:
+    """Requests that come at once, and the sizes of the groups their prompts were processed in."""
+    sizes: list[int] = []
+    begin, gate = bench.core._begin_group, threading.Event()
+
+    def watched(requests: list[GenerationRequest]) -> None:
+        sizes.append(len(requests))
+        begin(requests)
+
+    bench.core._begin_group = watched
+    try:
+        bench.forget()
+        bench.engine._put(lambda: gate.wait(30) and None)
+        clients = [
+            bench.send(q, tier=Tier.BATCH, temperature=0.9 * (i % 2), seed=i, top_logprobs=i)
+            for i, q in enumerate(BURST)
+        ]
+        prepare(clients)
+        gate.set()
+        for client in clients:
+            assert client.ended.wait(60) or client.request.id not in bench.core.waiting
+        return clients, sizes
+    finally:
+        bench.core._begin_group = begin
+
+
+def one_by_one(bench: Bench) -> list[list[int]]:
+    out = []
+    for i, question in enumerate(BURST):
+        bench.forget()
+        out.append(bench.ask(question, temperature=0.9 * (i % 2), seed=i, top_logprobs=i).tokens)
+    return out
+
+
+def test_prompts_that_come_at_once_are_processed_together_and_as_alone(eyes: Bench) -> None:
+    alone = one_by_one(eyes)
+    clients, sizes = burst(eyes)
+    assert max(sizes) >= 3
+    assert [c.tokens for c in clients] == alone
+
+
+def test_one_of_a_group_is_cancelled(eyes: Bench) -> None:
+    alone = one_by_one(eyes)
+    finish, gone = eyes.core._finish, threading.Event()
+
+    def cancel_first(prefill: Any) -> None:
+        if len(prefill.requests) > 2 and not gone.is_set():
+            gone.set()
+            numbers.append(prefill.requests[0].id)
+            eyes.core.cancel(prefill.requests[0].id)
+        finish(prefill)
+
+    numbers: list[int] = []
+    eyes.core._finish = cancel_first
+    try:
+        bench_clients, _ = burst(eyes, lambda clients: clients[0].ended.set())
+    finally:
+        eyes.core._finish = finish
+    wait_for(lambda: not eyes.core.busy)
+    assert numbers
+    for client, tokens in zip(bench_clients, alone, strict=True):
+        assert client.tokens == ([] if client.request.id in numbers else tokens)
+
+
+def test_a_group_that_fails_is_tried_one_by_one(eyes: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sidecar.prefill import Prefill
+
+    alone = one_by_one(eyes)
+    finish = Prefill.finish
+
+    def broken(self: Prefill) -> Any:
+        if len(self.requests) > 1:
+            raise RuntimeError("planted")
+        return finish(self)
+
+    monkeypatch.setattr(Prefill, "finish", broken)
+    clients, sizes = burst(eyes)
+    assert max(sizes) >= 3
+    assert [c.tokens for c in clients] == alone
+    assert not any(c.failure for c in clients)
+    assert not eyes.core._solo
+
+
 def test_cancel_while_an_image_is_encoded(eyes: Bench) -> None:
     clients = [eyes.send(eyes.prompt("what is it?", noise(i), noise(i + 1)), tier=Tier.BATCH) for i in range(4)]
     for client in clients:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
@@ -227,6 +228,23 @@ def test_order_within_a_tier_is_priority_then_arrival() -> None:
         order.append(action.id)
         jobs = [j for j in jobs if j.id != action.id]
     assert order == [3, 2, 1]
+
+
+def prompt(number: int, tokens: int, **more: Any) -> Waiting:
+    return Waiting(id=number, tier=CHAT, priority=0, arrived=number, tokens=tokens, **more)
+
+
+def test_prompts_of_about_one_length_go_together_as_far_as_a_quantum_and_the_rows_bear() -> None:
+    queue = (prompt(1, 60), prompt(2, 64), prompt(3, 200), prompt(4, 58), prompt(5, 61, images=True))
+    queue += (prompt(6, 61, fits=False), prompt(7, 61, alone=True), prompt(8, 70))
+    assert Policy().decide(View(waiting=queue)) == Begin(1, (2, 4, 8))
+    assert Policy(max_rows=2).decide(View(waiting=queue)) == Begin(1, (2,))
+    assert Policy(max_rows=3).decide(View(waiting=queue, rows={BATCH: 1})) == Begin(1, (2, 4))
+    slow = Policy()
+    slow.costs.learn("prefill", 64, 0.1)
+    assert slow.decide(View(waiting=queue)) == Begin(1, (2,))
+    begun = Prefilling(id=1, tier=CHAT, priority=0, arrived=0, remaining=70, rows=4)
+    assert Policy(max_rows=4).decide(View(waiting=queue[2:], prefilling=(begun,))) == Prefill(1, 16)
 
 
 def test_what_does_not_fit_waits_and_what_fits_goes() -> None:
