@@ -21,9 +21,55 @@ CORPUS = [
 ]
 
 
-def qwen3_vl(folder: Path, *, layers: int = 2, hidden: int = 64, vision_depth: int = 2, seed: int = 0) -> Path:
-    """Write a random Qwen3-VL into ``folder`` and return it."""
+QWEN3_VL_4B: dict[str, Any] = {
+    "layers": 36,
+    "hidden": 2560,
+    "vision_depth": 24,
+    "vocab": 151_936,
+    "bits": 4,
+    "max_pixels": 1024 * 1024,
+    "dtype": "bfloat16",
+    "text": {
+        "intermediate_size": 9728,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "rope_theta": 5_000_000.0,
+        "max_position_embeddings": 262_144,
+        "rope_scaling": {"type": "default", "mrope_section": [24, 20, 20]},
+    },
+    "vision": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_heads": 16,
+        "num_position_embeddings": 2304,
+        "deepstack_visual_indexes": [5, 11, 17],
+    },
+}
+"""The shapes of Qwen3-VL-4B, for ``qwen3_vl``."""
+
+
+def qwen3_vl(
+    folder: Path,
+    *,
+    layers: int = 2,
+    hidden: int = 64,
+    vision_depth: int = 2,
+    seed: int = 0,
+    vocab: int = 0,
+    bits: int = 0,
+    dtype: str = "float32",
+    max_pixels: int = 128 * 128,
+    text: dict[str, Any] | None = None,
+    vision: dict[str, Any] | None = None,
+) -> Path:
+    """Write a random Qwen3-VL into ``folder`` and return it.
+
+    ``vocab``: filled up with made-up words to this size; ``bits``: of the language model's weights, 0: not quantized;
+    ``text``, ``vision``: in place of the small configurations' values.
+    """
     import mlx.core as mx
+    import mlx.nn as nn
     from mlx.utils import tree_flatten
     from mlx_vlm.models.qwen3_vl import Model, ModelConfig
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -41,7 +87,7 @@ def qwen3_vl(folder: Path, *, layers: int = 2, hidden: int = 64, vision_depth: i
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
     tokenizer.save(str(folder / "tokenizer.json"))
-    vocab = tokenizer.get_vocab_size()
+    vocab = _fill(folder / "tokenizer.json", max(vocab, tokenizer.get_vocab_size()))
     config: dict[str, Any] = {
         "model_type": "qwen3_vl",
         "architectures": ["Qwen3VLForConditionalGeneration"],
@@ -65,6 +111,7 @@ def qwen3_vl(folder: Path, *, layers: int = 2, hidden: int = 64, vision_depth: i
             "max_position_embeddings": 4096,
             "tie_word_embeddings": True,
             "rope_scaling": {"type": "default", "mrope_section": [4, 2, 2]},
+            **(text or {}),
         },
         "vision_config": {
             "model_type": "qwen3_vl",
@@ -78,13 +125,19 @@ def qwen3_vl(folder: Path, *, layers: int = 2, hidden: int = 64, vision_depth: i
             "temporal_patch_size": 2,
             "num_position_embeddings": 64,
             "deepstack_visual_indexes": [1],
+            **(vision or {}),
         },
     }
-    (folder / "config.json").write_text(json.dumps(config))
     mx.random.seed(seed)
     model = Model(ModelConfig.from_dict(config))
     # Larger than the default initialisation, so that a picture changes the answer.
-    weights = {k: v * 3 if v.ndim > 1 else v for k, v in tree_flatten(model.parameters())}
+    scale = 1 if bits else 3
+    model.set_dtype(getattr(mx, dtype))
+    if bits:
+        nn.quantize(model.language_model, group_size=64, bits=bits)
+        config["quantization"] = {"group_size": 64, "bits": bits}
+    weights = {k: v * scale if v.ndim > 1 and scale > 1 else v for k, v in tree_flatten(model.parameters())}
+    (folder / "config.json").write_text(json.dumps(config))
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
     (folder / "tokenizer_config.json").write_text(
         json.dumps(
@@ -109,10 +162,19 @@ def qwen3_vl(folder: Path, *, layers: int = 2, hidden: int = 64, vision_depth: i
                 "merge_size": 2,
                 "temporal_patch_size": 2,
                 "min_pixels": 32 * 32,
-                "max_pixels": 128 * 128,
+                "max_pixels": max_pixels,
                 "image_mean": [0.5, 0.5, 0.5],
                 "image_std": [0.5, 0.5, 0.5],
             }
         )
     )
     return folder
+
+
+def _fill(file: Path, size: int) -> int:
+    """Fill the tokenizer in ``file`` up to ``size`` words; returns its size."""
+    document = json.loads(file.read_text("utf-8"))
+    words = document["model"]["vocab"]
+    words.update({f"\u0120w{i}": i for i in range(len(words), size)})
+    file.write_text(json.dumps(document, ensure_ascii=False), "utf-8")
+    return len(words)
