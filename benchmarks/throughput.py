@@ -49,6 +49,8 @@ def ours(engine: Engine, path: Path, batch: Sequence[Sequence[int]], tokens: int
             done.set()
 
     start = time.perf_counter()
+    gate = threading.Event()
+    engine._put(lambda: gate.wait() and None)  # all are there before the first begins, as for the bare loop
     for ids in batch:
         request = GenerationRequest(
             prompt=Prompt(tokens=tuple(ids)),
@@ -59,6 +61,7 @@ def ours(engine: Engine, path: Path, batch: Sequence[Sequence[int]], tokens: int
             arrived=time.monotonic(),
         )
         engine.submit(path, request)
+    gate.set()
     done.wait()
     if failed:
         raise RuntimeError(failed)
@@ -68,18 +71,19 @@ def ours(engine: Engine, path: Path, batch: Sequence[Sequence[int]], tokens: int
 def bare(model: Any, processor: Any, batch: Sequence[Sequence[int]], tokens: int) -> tuple[float, int]:
     """Seconds and tokens of the same through BatchGenerator, as mlx-vlm's ``batch_generate`` drives it."""
     import mlx.core as mx
-    from mlx_vlm.generate.ar import BatchGenerator
+    from mlx_vlm.generate import ar
 
     start = time.perf_counter()
-    generator = BatchGenerator(
+    generator = ar.BatchGenerator(
         model.language_model,
         processor,
         prefill_batch_size=len(batch),
         completion_batch_size=len(batch),
         compute_logprobs=True,  # the engine has them too
     )
-    embeds = [model.get_input_embeddings(mx.array([ids]), None).inputs_embeds for ids in batch]
-    generator.insert([list(ids) for ids in batch], tokens, prompt_kwargs=[{"inputs_embeds": e} for e in embeds])
+    features = model.get_input_embeddings(mx.array(batch), None)
+    kwargs = ar._split_prompt_kwargs_per_row({k: v for k, v in features.to_dict().items() if v is not None}, len(batch))
+    generator.insert([list(ids) for ids in batch], tokens, prompt_kwargs=kwargs)
     counted = 0
     while generator.has_work:
         _, responses = generator.next()

@@ -27,7 +27,6 @@ from sidecar.scheduler import (
     Prefilling,
     View,
     Waiting,
-    chunk_class,
 )
 from sidecar.scheduler import Prefill as PrefillAction
 
@@ -178,7 +177,9 @@ class Core:
             seconds = time.monotonic() - start - (self._paused_for - paused)
             self.policy.done(action, view, seconds)
             log.debug("%s took %.1f ms", action, seconds * 1000)
-        if kind:
+        if kind == "prefill":
+            self.policy.costs.learn_prefill(size, seconds)
+        elif kind:
             self.policy.costs.learn(kind, size, seconds)
 
     def _do(self, action: Action, view: View) -> tuple[str, int]:
@@ -284,15 +285,14 @@ class Core:
         try:
             if prefill.ready or tokens >= before:
                 self._finish(prefill)
-                return ("finish", rows) if before <= 1 else ("prefill", chunk_class(before * rows))
+                return ("finish", rows) if before <= 1 else ("prefill", before * rows)
             prefill.step(tokens)
             done = before - prefill.remaining
         except Exception as exc:
             self.prefills.pop(prefill.requests[0].id, None)
             self._ungroup(prefill.requests, exc)
             return "", 0
-        # A short last piece says little about its size's cost.
-        return ("prefill", chunk_class(done * rows)) if done >= tokens * 3 // 4 else ("", 0)
+        return "prefill", done * rows
 
     def _finish(self, prefill: Prefill) -> None:
         begun = prefill.finish()

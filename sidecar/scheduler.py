@@ -128,9 +128,14 @@ class View:
 
 
 class Costs:
-    """Measured durations, seconds: exponentially weighted, by kind of work and size."""
+    """Measured durations, seconds: exponentially weighted, by kind of work and size.
+
+    The first of a kind often pays for kernels being compiled, seconds in place of milliseconds; what is measured
+    after that counts for more when it is less.
+    """
 
     WEIGHT = 0.3
+    WEIGHT_DOWN = 0.6
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, int], float] = {}
@@ -142,18 +147,25 @@ class Costs:
         if old is None:
             self._known[key] = seconds
         else:
-            self._known[key] = old + self.WEIGHT * (min(seconds, 5 * old) - old)
+            weight = self.WEIGHT if seconds > old else self.WEIGHT_DOWN
+            self._known[key] = old + weight * (min(seconds, 5 * old) - old)
+
+    def learn_prefill(self, tokens: int, seconds: float) -> None:
+        """Record a piece of prompt, under the size it is nearest to; a few tokens say too little."""
+        if tokens < CHUNKS[0] * 3 // 4:
+            return
+        above = chunk_class(tokens)
+        size = above if tokens >= above * 3 // 4 else max(s for s in CHUNKS if s <= tokens)
+        self.learn("prefill", size, seconds * size / tokens)
 
     def of(self, kind: str, size: int) -> float:
-        """Predicted seconds of a unit: known, or scaled from the nearest known size, or 0 when nothing is."""
-        if (kind, size) in self._known:
-            return self._known[(kind, size)]
-        sizes = [s for k, s in self._known if k == kind]
-        if not sizes:
-            return 0.0
-        near = min(sizes, key=lambda s: abs(s - size))
-        base = self._known[(kind, near)]
-        return base * size / near if size > near else base
+        """Predicted seconds of a unit, 0 when nothing is known of its kind.
+
+        The least that any known size allows: no unit costs more than a larger one, nor more than as many smaller ones.
+        So one bad measurement of a size that is then avoided does no lasting harm.
+        """
+        known = [(s, seconds) for (k, s), seconds in self._known.items() if k == kind]
+        return min((seconds * max(1.0, size / s) for s, seconds in known), default=0.0)
 
 
 @dataclass

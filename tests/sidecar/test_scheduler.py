@@ -12,6 +12,7 @@ from sidecar.scheduler import (
     Action,
     Begin,
     Call,
+    Costs,
     Decode,
     Encode,
     Idle,
@@ -21,7 +22,6 @@ from sidecar.scheduler import (
     Unit,
     View,
     Waiting,
-    chunk_class,
 )
 
 CHAT, BATCH = Tier.INTERACTIVE, Tier.BATCH
@@ -99,7 +99,7 @@ class Machine:
             job = next(j for j in self.begun if j.id == action.id)
             n = min(action.tokens, job.left)
             job.left -= n
-            seconds, kind, size, tier = n * self.token, "prefill", chunk_class(n), job.tier
+            seconds, kind, size, tier = n * self.token, "prefill", n, job.tier
             if not job.left:
                 self.begun.remove(job)
                 self.rows.append(job)
@@ -117,7 +117,10 @@ class Machine:
         self.now += seconds
         self.batch_time += seconds * (tier is BATCH)
         self.policy.done(action, view, seconds)
-        self.policy.costs.learn(kind, size, seconds)
+        if kind == "prefill":
+            self.policy.costs.learn_prefill(size, seconds)
+        else:
+            self.policy.costs.learn(kind, size, seconds)
         return action
 
     def run(self, until: float) -> None:
@@ -232,6 +235,23 @@ def test_order_within_a_tier_is_priority_then_arrival() -> None:
 
 def prompt(number: int, tokens: int, **more: Any) -> Waiting:
     return Waiting(id=number, tier=CHAT, priority=0, arrived=number, tokens=tokens, **more)
+
+
+def test_one_bad_measurement_does_no_lasting_harm() -> None:
+    costs = Costs()
+    costs.learn_prefill(64, 5.0)  # kernels were compiled
+    costs.learn_prefill(250, 0.04)
+    assert costs.of("prefill", 64) <= 0.05
+    assert costs.of("prefill", 512) <= 0.1
+    costs.learn_prefill(20, 0.02)
+    assert costs.of("prefill", 16) == pytest.approx(0.016)
+    costs.learn_prefill(3, 0.001)
+    assert costs.of("prefill", 16) == pytest.approx(0.016)
+    for _ in range(5):
+        costs.learn("decode", 1, 0.01)
+    costs.learn("decode", 1, 1.0)
+    assert costs.of("decode", 1) < 0.03
+    assert costs.of("encode", 1) == 0.0
 
 
 def test_prompts_of_about_one_length_go_together_as_far_as_a_quantum_and_the_rows_bear() -> None:
