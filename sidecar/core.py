@@ -55,7 +55,7 @@ class Core:
         policy: Policy,
         prefix_cache: PrefixCache,
         meter: Meter,
-        kv_bits: int,
+        kv: KVQuantization,
         poll: Callable[[], None],
         memory_limit: Callable[[], int],
     ) -> None:
@@ -65,7 +65,7 @@ class Core:
         self._meter = meter
         self._poll = poll
         self._memory_limit = memory_limit
-        self._kv = KVQuantization(bits=kv_bits)
+        self._kv = kv
         self._features = _feature_cache()
         self.waiting: dict[int, GenerationRequest] = {}
         self.prefills: dict[int, Prefill] = {}
@@ -300,7 +300,7 @@ class Core:
         tier, cache, count = prefill.requests[0].tier, begun.cache, len(begun.rows)
         if not self._kv_token_bytes:
             capacity = max(1, _capacity(cache, prefill.processed + 1)) * count
-            self._kv_token_bytes = sum(int(c.nbytes) for c in cache) / capacity
+            self._kv_token_bytes = sum(_bytes(c) for c in cache) / capacity
         now = time.monotonic()
         ended = []
         for row, token in zip(begun.rows, begun.tokens, strict=True):
@@ -440,7 +440,16 @@ def _feature_cache() -> Any:
 def _capacity(cache: list[Any], tokens: int) -> int:
     """Tokens the first layer's buffers have room for (they grow in steps)."""
     keys = getattr(cache[0], "keys", None)
-    return int(keys.shape[2]) if isinstance(keys, mx.array) else tokens
+    first = keys[0] if isinstance(keys, (tuple, list)) and keys else keys  # quantized: values, scales, biases
+    return int(first.shape[2]) if isinstance(first, mx.array) else tokens
+
+
+def _bytes(cache: Any) -> int:
+    """Bytes of one layer's cache; mlx-vlm's quantized ones don't tell theirs."""
+    parts = [getattr(cache, "keys", None), getattr(cache, "values", None)]
+    arrays = [a for part in parts for a in (part if isinstance(part, (tuple, list)) else [part])]
+    found = sum(int(a.nbytes) for a in arrays if isinstance(a, mx.array))
+    return found or int(cache.nbytes)
 
 
 def _first_line(exc: Exception) -> str:

@@ -200,16 +200,22 @@ class Engine:
     def _core(self, loaded: LoadedModel) -> Core:
         from sidecar import memory
         from sidecar.core import Core
+        from sidecar.loader import LoadError
+        from sidecar.prefill import KVQuantization
         from sidecar.prefix_cache import PrefixCache
 
         s = self._settings
+        try:
+            kv = KVQuantization.of(s.kv_bits, loaded.config)
+        except ValueError as exc:
+            raise LoadError(f"{loaded.path.name} can't be served with a quantized KV cache: {exc}.") from exc
         policy = Policy(gap_bound=s.gap_bound, least_batch_share=s.batch_share, max_rows=s.max_rows)
         return Core(
             loaded,
             policy=policy,
             prefix_cache=PrefixCache(memory.prefix_limit(s.prefix_cache_mb)),
             meter=self._meter,
-            kv_bits=s.kv_bits,
+            kv=kv,
             poll=self._poll,
             memory_limit=memory.kv_limit,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,16 @@ class KVQuantization:
 
     bits: int = 0
     group_size: int = 64
+
+    @classmethod
+    def of(cls, bits: int, config: Mapping[str, Any]) -> KVQuantization:
+        """``bits`` for the model of that configuration. Raises ValueError where its heads can't be quantized."""
+        text = config.get("text_config") or config
+        size = text.get("head_dim") or text.get("hidden_size", 0) // (text.get("num_attention_heads") or 1)
+        group = next((g for g in (64, 32) if size and size % g == 0), 0)
+        if bits and not group:
+            raise ValueError(f"its heads have {size} values, not a multiple of 32; start without --kv-bits")
+        return cls(bits=bits, group_size=group or 64)
 
     def kwargs(self) -> dict[str, Any]:
         """Arguments of mlx-vlm's prompt batch."""

@@ -387,6 +387,26 @@ def test_the_same_text_under_another_image_is_not_the_same_prefix(eyes: Bench) -
     assert eyes.ask(first).tokens == a.tokens
 
 
+def test_a_quantized_cache_answers_as_well_in_company(starter_dir: Path, text: Bench, tmp_path: Path) -> None:
+    bench = Bench(starter_dir, tmp_path, kv_bits=8)
+    try:
+        question = "What is the capital of France?"
+        plain, quantized = text.ask(question, max_tokens=8), bench.ask(question, max_tokens=8)
+        assert quantized.tokens == plain.tokens  # 8 bit changes nothing in so plain an answer
+        alone = [bench.ask(q, max_tokens=12).tokens for q in QUESTIONS[:3]]
+        together = [bench.send(q, max_tokens=12, tier=Tier(i % 2)) for i, q in enumerate(QUESTIONS[:3])]
+        assert all(c.ended.wait(60) for c in together)
+        assert [c.tokens for c in together] == alone
+        assert len(bench.core.prefixes) == 0, "kept prefixes and a quantized cache don't combine"
+    finally:
+        bench.engine.stop()
+
+
+def test_heads_that_cannot_be_quantized_are_refused(model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(loader.LoadError, match="start without --kv-bits"):
+        Bench(model_dir / "tiny-vl", tmp_path, kv_bits=8)
+
+
 def test_batch_work_cannot_flush_a_chats_prefix(starter_dir: Path, tmp_path: Path) -> None:
     bench = Bench(starter_dir, tmp_path, prefix_cache_mb=12)
     try:
