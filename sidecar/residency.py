@@ -30,6 +30,7 @@ class _Resident:
 class _Loading:
     name: str
     kind: str
+    path: Path
 
 
 class Residency:
@@ -50,6 +51,17 @@ class Residency:
     def names(self, kind: str | None = None) -> list[str]:
         """Names of the models in memory, of one kind or all."""
         return [r.name for r in self._resident.values() if kind in (None, r.model.kind)]
+
+    def uses(self, path: Path) -> int:
+        """Requests that use the model at ``path`` now; one more while it loads."""
+        entry = self._resident.get(path)
+        loading = self._loading is not None and self._loading.path == path
+        return (entry.uses if entry is not None else 0) + loading
+
+    async def forget(self, path: Path) -> None:
+        """Unload the model at ``path`` if it is in memory; it must not be in use."""
+        if path in self._resident:
+            await self._unload([path])
 
     @asynccontextmanager
     async def use(self, name: str, path: Path, kind: str) -> AsyncIterator[LoadedModel]:
@@ -75,7 +87,7 @@ class Residency:
                 if self._loading is None:
                     break
                 await self._changed.wait()
-            self._loading = _Loading(name, kind)
+            self._loading = _Loading(name, kind, path)
         try:
             entry = await self._load(name, path, kind)
             entry.uses += 1

@@ -259,3 +259,10 @@ class ErrorBody(BaseModel):
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI documentation of error statuses."""
     return {status: {"model": ErrorBody, "description": "Error"} for status in statuses}
+
+
+class PullRequest(Body):
+    """A model to fetch; ``stream`` for events of its progress."""
+
+    model: str = Field(min_length=1, max_length=200)
+    stream: bool | None = None

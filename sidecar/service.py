@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from sidecar import __version__
 from sidecar.config import Settings
+from sidecar.downloads import Effort, human
+from sidecar.downloads.manager import Downloads
+from sidecar.downloads.pull import pulled_elsewhere
 from sidecar.engine import Engine
 from sidecar.errors import ApiError
 from sidecar.metrics import Meter
@@ -39,6 +42,11 @@ class Service:
         self.registry = Registry(settings)
         self.engine = Engine(settings, self.meter, on_death=self._engine_died)
         self.residency = Residency(self.engine)
+        self.downloads = Downloads(
+            cache=self.registry.cache,
+            mirrors=settings.hub_mirror,
+            effort=Effort(stall=settings.pull_stall, attempts=settings.pull_attempts),
+        )
         self.draining = False
         self.death: BaseException | None = None
         self._started = time.monotonic()
@@ -86,6 +94,7 @@ class Service:
         self.draining = True
         for task in self._tasks:
             task.cancel()
+        await asyncio.to_thread(self.downloads.close)  # what came is kept
         end = time.monotonic() + timeout
         while self._active and time.monotonic() < end:
             await asyncio.sleep(0.02)
@@ -131,7 +140,29 @@ class Service:
         try:
             return self.registry.resolve(wanted)
         except ModelNotFound as exc:
+            self._say_if_pulled(wanted)
             raise ApiError(404, str(exc), code="model_not_found", param="model") from exc
+
+    def _say_if_pulled(self, name: str) -> None:
+        """Raise a 503 with the progress when the model is on its way, by this server's pull or another's."""
+        try:
+            hub_id = self.registry.hub_id(name)
+        except ModelNotFound:
+            return
+        own = self.downloads.progress(hub_id)
+        progress = own.document() if own is not None else pulled_elsewhere(self.registry.cache, hub_id)
+        if progress is None:
+            return
+        done, total, left = (progress.get(k) or 0 for k in ("completed", "total", "seconds_left"))
+        part = f"{human(done)} of {human(total)}" if total else "it has just begun"
+        raise ApiError(
+            503,
+            f"The model {name!r} is being pulled: {part}. Ask again when it is there.",
+            code="model_being_pulled",
+            param="model",
+            retry_after=max(1, min(60, round(left or 5))),
+            extra={"progress": progress},
+        )
 
     @asynccontextmanager
     async def use(self, name: str | None, *, kind: str = "chat") -> AsyncIterator[tuple[str, LoadedModel]]:
@@ -150,6 +181,21 @@ class Service:
         except loader.LoadError as exc:
             log.error("%s can't be loaded: %s", local.name, exc)
             raise ApiError(422, str(exc), param="model", code="model_load_failed") from exc
+
+    async def remove(self, name: str) -> int:
+        """Delete a model that nobody uses or pulls; the bytes freed. Raises ApiError, ModelNotFound, OSError."""
+        with contextlib.suppress(ModelNotFound):
+            hub_id = self.registry.hub_id(name)
+            if self.downloads.progress(hub_id) or pulled_elsewhere(self.registry.cache, hub_id):
+                raise ApiError(409, f"{name} is being pulled; end that first.", code="model_in_use")
+        with contextlib.suppress(ModelNotFound):
+            path = (await asyncio.to_thread(self.registry.resolve, name)).path
+            if self.residency.uses(path):
+                raise ApiError(409, f"{name} is in use; try again when its requests are done.", code="model_in_use")
+            await self.residency.forget(path)
+        freed = await asyncio.to_thread(self.registry.remove, name)
+        log.info("%s is deleted", name)
+        return freed
 
     # --- state ---------------------------------------------------------------------------------------
     def health(self) -> dict[str, Any]:
@@ -173,8 +219,18 @@ class Service:
             "models": self.residency.names(),
             "loading": self.residency.loading,
             "load_progress": self.engine.load_progress,
+            "pulls": [p.document() for p in self.downloads.running()],
             "queue": {tier.label: {"waiting": self._waiting[tier], **self._running(tier)} for tier in Tier},
             "error": str(self.death) if self.death is not None else self.residency.error,
+        }
+
+    def model_state(self, model: LocalModel) -> dict[str, Any]:
+        """What of a model's document changes: whether it is in memory, or on its way there."""
+        loading = self.residency.loading == model.name
+        return {
+            "installed": True,
+            "loaded": model.name in self.residency.names(),
+            "load_progress": self.engine.load_progress if loading else None,
         }
 
     def _running(self, tier: Tier) -> dict[str, int]:
