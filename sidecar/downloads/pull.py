@@ -91,6 +91,7 @@ async def pull(
     finally:
         if lock is not None:
             store.write_note(None)
+            store.tidy()
             lock.close()
 
 

@@ -129,6 +129,12 @@ class Store:
             spare.write_text(json.dumps(document), "utf-8")
             spare.replace(self.note)
 
+    def tidy(self) -> None:
+        """Take away the folders when nothing came into them."""
+        for folder in ("blobs", "snapshots", "refs", "."):
+            with contextlib.suppress(OSError):
+                (self.root / folder).rmdir()
+
     def remove(self) -> int:
         """Delete the model with everything that came of it; the bytes freed. Raises OSError."""
         freed = 0
