@@ -17,6 +17,8 @@ def parse(value: str | float) -> float:
         negative = text.startswith("-")
         body = text.removeprefix("-")
         pieces = _PARTS.findall(body)
+        if body.startswith("-"):
+            raise ValueError(_ADVICE)
         if body and pieces and "".join(n + u for n, u in pieces) == body:
             seconds = sum(float(n) * _SECONDS[u] for n, u in pieces)
         else:

@@ -124,6 +124,13 @@ class Registry:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ModelNotFound(f"{name!r} is neither an alias nor a hub id such as owner/name.{hint}")
 
+    def smaller(self, available: int, *, than: LocalModel) -> CatalogueEntry | None:
+        """The largest model of the catalogue that fits into so many bytes and is smaller than ``than``."""
+        fits = [e for e in self.entries().values() if e.size_gb * 1.2e9 < available and e.alias != than.name]
+        if than.entry is not None:
+            fits = [e for e in fits if e.size_gb < than.entry.size_gb]
+        return max(fits, key=lambda e: e.size_gb, default=None)
+
     def remove(self, name: str) -> int:
         """Delete a model from this machine; the bytes freed. Raises ModelNotFound, OSError."""
         entry = self.entries().get(name)

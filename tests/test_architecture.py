@@ -25,11 +25,11 @@ SIDECAR = [  # each layer may import from its own and those below
     {"downloads.transfer"},
     {"engine"},
     {"core"},
-    {"prompting", "prefill", "prefix_cache", "loader", "vision", "memory", "rows", "starter.text", "starter.vision"},
+    {"prompting", "prefill", "prefix_cache", "loader", "vision", "rows", "starter.text", "starter.vision"},
     {"scheduler", "sampling", "constraints", "output", "images", "schemas", "logs", "starter.source"},
     {"downloads.store", "downloads.selection", "downloads.meter", "downloads.hub"},
     {"errors", "metrics", "requests", "config", "starter", "downloads"},
-    {"paths", "durations", "routes", "onefile", ""},
+    {"paths", "durations", "memory", "pressure", "warmstart", "routes", "onefile", ""},
 ]
 HOST = [
     {"cli", "conformance"},

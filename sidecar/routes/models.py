@@ -15,7 +15,7 @@ from sidecar.downloads import PullError
 from sidecar.errors import ApiError
 from sidecar.registry import ModelNotFound, describe
 from sidecar.routes.common import CLIENT_CLOSED, service_of
-from sidecar.schemas import PullRequest, error_responses
+from sidecar.schemas import LoadRequest, PullRequest, error_responses
 from sidecar.service import Service
 from sidecar.sse import ClientGone, EventStream, until_gone
 
@@ -81,6 +81,24 @@ async def _last(documents: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
     finally:
         await documents.aclose()  # type: ignore[attr-defined]
     return last
+
+
+@router.post("/v1/models/{model_id:path}/load", responses=error_responses(400, 401, 403, 404, 408, 413, 422, 500, 503))
+async def load(request: Request, model_id: str, body: LoadRequest | None = None) -> dict[str, Any]:
+    """Bring a model into memory; answers when it is there. /health shows how far it is meanwhile."""
+    service = service_of(request)
+    async with service.use(model_id, kind=None, keep_alive=body.keep_alive if body else None):
+        pass
+    found = await asyncio.to_thread(service.find, model_id)
+    return describe(found) | service.model_state(found)
+
+
+@router.post("/v1/models/{model_id:path}/unload", responses=error_responses(400, 401, 403, 404, 408, 413, 503))
+async def unload(request: Request, model_id: str) -> dict[str, Any]:
+    """Give a model's memory back, after what runs on it; no model is loaded at the next start then."""
+    service = service_of(request)
+    found = await service.unload(model_id)
+    return describe(found) | service.model_state(found)
 
 
 @router.get("/v1/models/{model_id:path}", responses=error_responses(401, 403, 404, 503))
