@@ -1,25 +1,72 @@
-"""The terminal commands about models: pull, rm."""
+"""The terminal commands about models: models, pull, rm, import."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
+from sidecar import importing
 from sidecar.config import Settings
 from sidecar.downloads import Effort, Progress, PullError, human
 from sidecar.downloads.pull import pull as fetch
 from sidecar.downloads.pull import pulled_elsewhere
-from sidecar.registry import ModelNotFound, Registry
-from sidecar.terminal import running
+from sidecar.registry import ModelNotFound, Registry, best, recommended
+from sidecar.registry import describe as describe_model
+from sidecar.terminal import progress_bar, running
 
 
 def _fail(message: str) -> int:
     sys.stderr.write(f"mlx-sidecar: {message}\n")
     return 1
+
+
+def models(settings: Settings, *, recommend: bool, as_json: bool) -> int:
+    """List what is here, or what suits this machine."""
+    registry = Registry(settings)
+    found = [describe_model(m) | {"path": str(m.path)} for m in registry.available()]
+    if registry.problem:
+        sys.stderr.write(f"mlx-sidecar: {registry.problem}\n")
+    lines = [f"{m['id']:<40} {m.get('title', ''):<32} {m['path']}" for m in found]
+    empty = "No models here yet. Begin with: mlx-sidecar starter install"
+    if recommend:
+        here = {m["id"] for m in found}
+        total = psutil.virtual_memory().total
+        choice = best(total)
+        found, lines = [], [f"For {human(total)} of memory (sizes are approximate):"]
+        for entry, fits in recommended(total):
+            document = {k: v for k, v in asdict(entry).items() if k != "path"}
+            document |= {"fits": fits, "recommended": entry == choice, "installed": entry.alias in here}
+            found.append(document)
+            mark = "*" if entry == choice else " " if fits else "-"
+            state = "here" if entry.alias in here else f"{entry.size_gb:g} GB"
+            need = "" if fits else f" (from {entry.min_memory_gb:g} GB of memory)"
+            lines.append(f"{mark} {entry.alias:<18} {state:<8} {entry.license:<11} {entry.context:>7} tokens  ")
+            lines[-1] += f"{', '.join(entry.capabilities)}: {entry.good_at}{need}"
+        lines.append("* suits this machine best; - needs more memory. Fetch one with: mlx-sidecar pull NAME")
+    sys.stdout.write((json.dumps(found, ensure_ascii=False) if as_json else "\n".join(lines) or empty) + "\n")
+    return 0
+
+
+def take(path: Path, settings: Settings, *, name: str | None, link: bool, as_json: bool) -> int:
+    """Import a model."""
+    registry = Registry(settings)
+    try:
+        with progress_bar() as progress:
+            target = importing.run(
+                path, registry.imported, name=name, link=link, taken=frozenset(registry.entries()), progress=progress
+            )
+    except importing.ImportFailed as exc:
+        return _fail(str(exc))
+    document = {"id": target.name, "path": str(target)}
+    sys.stdout.write((json.dumps(document) if as_json else f"{target.name} is here: {target}") + "\n")
+    return 0
 
 
 def pull(name: str, settings: Settings, *, as_json: bool) -> int:

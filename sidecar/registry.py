@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sidecar import starter
+from sidecar import aliases, starter
 from sidecar.config import Settings
 from sidecar.downloads import HUB_ID
 from sidecar.downloads.store import Store, default_cache
+
+log = logging.getLogger("sidecar.server")
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]*")
 
@@ -36,6 +39,8 @@ class CatalogueEntry:
     context: int
     license: str
     good_at: str
+    min_memory_gb: float = 0.0  # of the machine, to be of use beside other programs
+    path: Path | None = None  # of a user's own alias for a folder
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Registry:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.problem: str | None = None  # with the user's aliases
 
     @property
     def cache(self) -> Path:
@@ -93,7 +99,11 @@ class Registry:
 
     def entries(self) -> dict[str, CatalogueEntry]:
         """The catalogue with the user's own aliases, by alias; the user's win."""
-        return catalogue()
+        own, problem = aliases.read(self._settings.data_dir / aliases.FILE)
+        if problem and problem != self.problem:
+            log.warning("%s", problem)
+        self.problem = problem
+        return catalogue() | {name: _own_entry(name, target) for name, target in own.items()}
 
     def available(self) -> list[LocalModel]:
         """Every model on this machine, aliases first."""
@@ -115,7 +125,7 @@ class Registry:
     def hub_id(self, name: str) -> str:
         """The hub id a pull of ``name`` fetches. Raises ModelNotFound."""
         if entry := self.entries().get(name):
-            if entry.hub_id is None:
+            if entry.hub_id is None:  # the starter model, or a folder
                 raise ModelNotFound(f"{name!r} does not come from a hub. {_advice(entry)}")
             return entry.hub_id
         if HUB_ID.fullmatch(name):
@@ -134,7 +144,7 @@ class Registry:
     def remove(self, name: str) -> int:
         """Delete a model from this machine; the bytes freed. Raises ModelNotFound, OSError."""
         entry = self.entries().get(name)
-        if entry is not None and entry.alias == starter.NAME and entry.hub_id is None:
+        if entry is not None and entry.hub_id is None and entry.path is None:
             size = _size(starter.folder(self._settings.data_dir))
             if not starter.remove(self._settings.data_dir):
                 raise ModelNotFound("The starter model is not installed.")
@@ -163,6 +173,8 @@ class Registry:
         return (*self._settings.model_dir, self.imported)
 
     def _place(self, entry: CatalogueEntry) -> Path | None:
+        if entry.path is not None:
+            return entry.path if (entry.path / "config.json").is_file() else None
         if entry.hub_id is None:
             return starter.installed(self._settings.data_dir)
         path = Store(self.cache, entry.hub_id).snapshot()
@@ -177,10 +189,44 @@ class Registry:
         return None
 
 
+def _own_entry(alias: str, target: str) -> CatalogueEntry:
+    """A user's alias; for a model of the catalogue, with what is known of it."""
+    known = next((e for e in catalogue().values() if target in (e.hub_id, e.alias)), None)
+    if known is not None:
+        return replace(known, alias=alias)
+    path = Path(target).expanduser() if target.startswith(("/", "~")) else None
+    return CatalogueEntry(
+        alias=alias,
+        hub_id=None if path else target,
+        title=alias,
+        capabilities=(),
+        size_gb=0.0,
+        context=0,
+        license="",
+        good_at="",
+        path=path,
+    )
+
+
+def recommended(memory_bytes: int) -> list[tuple[CatalogueEntry, bool]]:
+    """The catalogue, the smallest first, and whether each fits a machine with so much memory. Pure."""
+    entries = sorted(catalogue().values(), key=lambda e: e.size_gb)
+    return [(e, e.min_memory_gb * 1e9 <= memory_bytes * 1.08) for e in entries]  # 16 GB are sold as 16 GiB and less
+
+
+def best(memory_bytes: int) -> CatalogueEntry | None:
+    """The chat model to take on a machine with so much memory."""
+    fits = [e for e, ok in recommended(memory_bytes) if ok and "text" in e.capabilities]
+    return max(fits, key=lambda e: e.size_gb, default=None)
+
+
 def _advice(entry: CatalogueEntry) -> str:
+    if entry.path is not None:
+        return f"Its folder {entry.path} has no config.json; see {aliases.FILE}."
+    size = f" (about {entry.size_gb:g} GB)" if entry.size_gb else ""
     if entry.hub_id is None:
         return "Install it with: mlx-sidecar starter install"
-    return f"Fetch it (about {entry.size_gb:g} GB) with: mlx-sidecar pull {entry.alias}"
+    return f"Fetch it{size} with: mlx-sidecar pull {entry.alias}"
 
 
 def _size(folder: Path) -> int:
@@ -210,7 +256,7 @@ def describe(model: LocalModel) -> dict[str, Any]:
         "created": model.created,
         "owned_by": "local",
     }
-    if model.entry is not None:
+    if model.entry is not None and model.entry.capabilities:
         document |= {
             "title": model.entry.title,
             "capabilities": list(model.entry.capabilities),

@@ -15,7 +15,7 @@ SIDECAR = [  # each layer may import from its own and those below
     {"entry"},
     {"cli"},
     {"modelcommands"},
-    {"server", "terminal", "selfcheck", "starter.install"},
+    {"server", "terminal", "selfcheck", "starter.install", "importing"},
     {"lifecycle", "app"},
     {"routes.chat", "routes.completions", "routes.embeddings", "routes.models", "routes.health", "routes.common"},
     {"generation", "sse"},
@@ -28,7 +28,7 @@ SIDECAR = [  # each layer may import from its own and those below
     {"prompting", "prefill", "prefix_cache", "loader", "vision", "rows", "starter.text", "starter.vision"},
     {"scheduler", "sampling", "constraints", "output", "images", "schemas", "logs", "starter.source"},
     {"downloads.store", "downloads.selection", "downloads.meter", "downloads.hub"},
-    {"errors", "metrics", "requests", "config", "starter", "downloads"},
+    {"errors", "metrics", "requests", "config", "starter", "downloads", "aliases", "gguf"},
     {"paths", "durations", "memory", "pressure", "warmstart", "routes", "onefile", ""},
 ]
 HOST = [
