@@ -86,14 +86,20 @@ class Service:
                 return
             self.residency.error = exc.message
             log.error("the start model can't be loaded: %s", exc.message)
+        finally:
+            if not asked:
+                self._warm.survived(name)
 
     async def _tend(self) -> None:
         """Let models go whose time is over, and give memory up when the machine is short of it."""
         checked = time.monotonic()
         while True:
             await asyncio.sleep(_WATCH_INTERVAL)
-            for name in await self.residency.sweep():
-                log.info("%s was not used any more and is unloaded", name)
+            try:
+                for name in await self.residency.sweep():
+                    log.info("%s was not used any more and is unloaded", name)
+            except Exception:
+                log.exception("an unused model could not be unloaded")
             if self.settings.pressure_watch and time.monotonic() - checked >= _PRESSURE_INTERVAL:
                 checked = time.monotonic()
                 await self.relieve(pressure.read(), checked)

@@ -27,6 +27,11 @@ class WarmStart:
         self._write(name, starting=not starting)
         return None if starting else name
 
+    def survived(self, name: str) -> None:
+        """The process outlived the load, whatever came of it."""
+        if not self._name:
+            self._write(name, starting=False)
+
     def used(self, name: str) -> None:
         """The model was loaded and used."""
         if name != self._name:

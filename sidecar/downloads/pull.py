@@ -54,10 +54,11 @@ async def pull(
     store = Store(cache, hub_id)
     effort = effort or Effort()
     last_note = float("-inf")
+    mine = False  # the lock
 
     def noted(progress: Progress) -> None:
         nonlocal last_note
-        if clock() - last_note >= _NOTE:
+        if mine and clock() - last_note >= _NOTE:
             last_note = clock()
             store.write_note(progress.document())
         report(progress)
@@ -71,6 +72,8 @@ async def pull(
             while not lock.try_exclusive():
                 _tell_of_other(store, meter, report)
                 await asyncio.sleep(_POLL)
+            mine = True
+            store.prepare()  # who had it may have tidied up
         except (OSError, StateDirError) as exc:
             why = getattr(exc, "strerror", None) or exc
             raise PullError(
@@ -89,9 +92,10 @@ async def pull(
         meter.say("failed", message=str(exc))
         raise
     finally:
-        if lock is not None:
+        if mine:
             store.write_note(None)
             store.tidy()
+        if lock is not None:
             lock.close()
 
 

@@ -234,6 +234,33 @@ def test_cancelling_keeps_what_came(hub: FakeHub, tmp_path: Path) -> None:
     assert hub.sent() - before <= hub.size(WEIGHTS) - 1_200_000
 
 
+def test_two_processes_share_a_pull_and_the_second_sees_how_far_it_is(hub: FakeHub, tmp_path: Path) -> None:
+    hub.rate = 2e6
+    told: list[Progress] = []
+    store = Store(tmp_path, hub.hub_id)
+
+    async def scene() -> None:
+        ends = [Endpoint(hub.url)]
+        options: Any = {"cache": tmp_path, "endpoints": ends, "effort": QUICK}
+        first = asyncio.create_task(pull(hub.hub_id, report=lambda _: None, **options))
+        while not (store.read_note() or {}).get("total"):
+            await asyncio.sleep(0.01)
+        leaves = asyncio.create_task(pull(hub.hub_id, report=lambda _: None, **options))
+        second = asyncio.create_task(pull(hub.hub_id, report=told.append, **options))
+        await asyncio.sleep(0.4)
+        leaves.cancel()
+        await asyncio.sleep(0.2)
+        assert store.read_note() is not None, "who only waited takes nothing away"
+        hub.rate = 0
+        await asyncio.gather(first, second)
+
+    asyncio.run(scene())
+    check_whole(hub, tmp_path)
+    assert any(p.status == "waiting" and p.total for p in told)
+    assert told[-1].status == "success"
+    assert hub.sent() <= hub.total
+
+
 def test_a_broken_update_leaves_the_old_model_in_force(hub: FakeHub, tmp_path: Path) -> None:
     fetch(hub, tmp_path)
     store = Store(tmp_path, hub.hub_id)

@@ -180,6 +180,22 @@ def test_idle_models_go_after_their_time(engine: Engine, folders: dict[str, Path
     play(engine, scene, keep_alive=60.0, clock=clock)
 
 
+def test_memory_pressure_takes_idle_models_one_by_one(engine: Engine, folders: dict[str, Path]) -> None:
+    clock = Clock()
+
+    async def scene(table: Residency) -> None:
+        for name in "ab":
+            async with table.use(name, folders[name], "chat"):
+                clock.now += 1
+        async with table.use("b", folders["b"], "chat"):
+            await asyncio.wrap_future(engine.shed())
+            assert await table.shed() == ["a"]
+            assert await table.shed() == [], "never one in use"
+        assert await table.shed() == ["b"]
+
+    play(engine, scene, max_chat=2, clock=clock)
+
+
 def test_what_would_not_fit_is_refused_and_what_is_there_stays(engine: Engine, folders: dict[str, Path]) -> None:
     need = memory.estimate(loader.read_config(folders["a"]), 0, context=4096).total
 
@@ -304,6 +320,9 @@ def test_a_start_that_died_loading_is_not_repeated(tmp_path: Path) -> None:
     warm.used("starter")
     assert WarmStart(tmp_path).begin() == "starter"  # and dies
     assert WarmStart(tmp_path).begin() is None
+    quit_early = WarmStart(tmp_path)
+    assert quit_early.begin() == "starter"
+    quit_early.survived("starter")
     again = WarmStart(tmp_path)
     assert again.begin() == "starter"
     again.used("starter")
