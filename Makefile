@@ -10,7 +10,7 @@ export MLX_SIDECAR_DATA_DIR ?= $(DATA)
 export CARGO_TARGET_DIR ?= $(CACHE)/cargo-target
 WITH_BLAS = env $$(tools/blas.sh)
 
-.PHONY: run test setup starter lint freeze sidecar-dist requirements storm chaos seed-check starter-eval clean
+.PHONY: run test setup starter lint freeze sidecar-dist requirements storm chaos pull-chaos swap-storm seed-check starter-eval clean
 
 run: setup starter ## the host service on 127.0.0.1:60315, which starts the sidecar on 127.0.0.1:60316
 	@MLX_SIDECAR_OPEN=1 exec $(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
@@ -47,6 +47,12 @@ storm: setup ## launchers of both kinds at once, many rounds (ARGS=--help)
 
 chaos: setup ## random kills and garbage, many rounds (ARGS=--help)
 	$(BIN)/python tools/chaos.py $(ARGS)
+
+pull-chaos: setup ## a 2 GB download killed 20 times at random (ARGS=--help)
+	$(BIN)/python tools/pull_chaos.py $(ARGS)
+
+swap-storm: setup ## 200 loads, unloads and swaps under traffic (ARGS=--help)
+	$(WITH_BLAS) $(BIN)/python tools/swap_storm.py $(ARGS)
 
 seed-check: setup starter ## the prototype's test plan as a checklist
 	$(WITH_BLAS) $(BIN)/python -m tests.host.seed_check

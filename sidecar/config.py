@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from sidecar import paths
+from sidecar import durations, paths
 
 ENV_PREFIX = "MLX_SIDECAR_"
 PREFERRED_PORT = 60316
@@ -40,7 +40,17 @@ class Settings:
     state_dir: Path = _opt(paths.state_dir, "lock files, sidecar.pid")
     model_dir: tuple[Path, ...] = _opt((), "folder with model folders (repeatable)")
     data_dir: Path = _opt(paths.data_dir, "where the starter model is installed")
+    cache_dir: Path | None = _opt(None, "the hub's cache folder; default: HF_HUB_CACHE, HF_HOME or its usual place")
+    hub_mirror: tuple[str, ...] = _opt((), "mirror to pull from when the hub (HF_ENDPOINT) fails (repeatable)")
+    pull_stall: float = _opt(30.0, "seconds without a byte after which a download is begun anew")
+    pull_attempts: int = _opt(5, "attempts without progress at each hub or mirror")
     model: str = _opt("", "model to load at start")
+    warm_start: bool = _opt(True, "load the model used last in the background at start, when no --model is given")
+    max_resident: int = _opt(1, "chat models in memory at once; the least recently used one goes first")
+    keep_alive: str = _opt("15m", "how long an unused model stays in memory: 90, 5m, 1h30m; 0 = no time, -1 = for ever")
+    memory_limit_mb: int = _opt(0, "memory models may take together, MiB; 0 = what the machine has available")
+    memory_check: bool = _opt(True, "refuse to load a model that would not fit into memory")
+    pressure_watch: bool = _opt(True, "give up caches, then idle models, when the machine runs short of memory")
     api_key_file: Path | None = _opt(None, "file with the bearer token clients must send")
     open: bool = _opt(False, "managed, but without a token: any program of this machine may ask")
     log_dir: Path | None = _opt(None, "folder for log files; default: logs in the state directory")
@@ -98,6 +108,12 @@ def _parser_for(f: Any) -> Any:
     return str
 
 
+def _parts(f: Any, raw: str) -> list[str]:
+    """The pieces of a list in the environment: paths parted as in PATH, all else (URLs have colons) by commas."""
+    separator = os.pathsep if "Path" in str(f.type) else ","
+    return [part.strip() for part in raw.split(separator) if part.strip()]
+
+
 def _is_flag(f: Any) -> bool:
     return str(f.type) == "bool"
 
@@ -132,7 +148,7 @@ def _from_env(f: Any, raw: str) -> Any:
         raise ConfigError(f"{variable}={raw!r}: say 1 or 0")
     parse = _parser_for(f)
     try:
-        value = tuple(parse(part) for part in raw.split(os.pathsep) if part) if _is_list(f) else parse(raw)
+        value = tuple(parse(part) for part in _parts(f, raw)) if _is_list(f) else parse(raw)
     except ValueError as exc:
         raise ConfigError(f"{variable}={raw!r}: {exc}") from exc
     choices = f.metadata.get("choices")
@@ -163,7 +179,16 @@ def _check(s: Settings) -> None:
         raise ConfigError(f"--batch-share {s.batch_share}: give a share from 0 to 0.9")
     if s.gap_bound < 1:
         raise ConfigError(f"--gap-bound {s.gap_bound}: give at least 1")
-    low = ("max_images", "max_rows", "max_queue", "max_batch_queue", "image_side")
+    try:
+        durations.parse(s.keep_alive)
+    except ValueError as exc:
+        raise ConfigError(f"--keep-alive {s.keep_alive}: {exc}") from exc
+    for url in s.hub_mirror:
+        if not url.startswith(("https://", "http://")):
+            raise ConfigError(f"--hub-mirror {url}: give a URL that begins with https://")
+    if s.pull_stall <= 0:
+        raise ConfigError(f"--pull-stall {s.pull_stall}: give more than 0")
+    low = ("pull_attempts", "max_resident", "max_images", "max_rows", "max_queue", "max_batch_queue", "image_side")
     for name in low:
         if getattr(s, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} {getattr(s, name)}: give at least 1")
@@ -174,6 +199,7 @@ def _check(s: Settings) -> None:
         "stall_timeout",
         "drain_timeout",
         "grace_time",
+        "memory_limit_mb",
     ):
         if getattr(s, name) < 0:
             raise ConfigError(f"--{name.replace('_', '-')} {getattr(s, name)}: can't be negative")

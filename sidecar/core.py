@@ -115,6 +115,11 @@ class Core:
         for batch in self.rows.values():
             batch.clear()
 
+    def forget(self) -> None:
+        """Drop kept prefixes and image features."""
+        self.prefixes.clear()
+        self._features = _feature_cache()
+
     def view(self) -> View:
         """What the policy sees."""
         return View(

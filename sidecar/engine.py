@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -58,6 +59,8 @@ class Engine:
         self._embedders: dict[Path, LoadedModel] = {}
         self._calls: dict[int, _Embedding] = {}
         self._stopping = False
+        self._working = False  # inside a piece of work
+        self._loaded_at = 0.0  # when the load now running last let others work
         self._beat: float | None = None  # when the work now running began
         self._next_call = 1
         self.load_progress: float | None = None
@@ -89,6 +92,12 @@ class Engine:
         future: Future[tuple[list[list[float]], int]] = Future()
         job = _Embedding(path=path, texts=list(texts), tier=tier, future=future)
         self._put(lambda: self._queue_call(job))
+        return future
+
+    def shed(self) -> Future[None]:
+        """Give up what only saves time: kept prefixes, image features, MLX's freed buffers."""
+        future: Future[None] = Future()
+        self._put(lambda: self._shed(future))
         return future
 
     def stop(self, timeout: float = 10.0) -> None:
@@ -146,6 +155,13 @@ class Engine:
             block = False
 
     def _work(self) -> None:
+        self._working = True
+        try:
+            self._step()
+        finally:
+            self._working = False
+
+    def _step(self) -> None:
         core = next((c for c in self._cores.values() if c.busy), None)
         units = tuple(Unit(id=c.id, tier=c.tier, arrived=c.arrived) for c in self._calls.values())
         if core is None:
@@ -176,6 +192,7 @@ class Engine:
         if not future.set_running_or_notify_cancel():
             return
         self.load_progress = 0.0
+        self._loaded_at = time.monotonic()
         try:
             from sidecar import loader
             from sidecar.memory import set_limits
@@ -194,8 +211,16 @@ class Engine:
             self.load_progress = None
 
     def _progress(self, part: float) -> None:
+        """A step of a load is done: for as long as it took, those who run already go on."""
         self.load_progress = round(part, 3)
-        self._beat = time.monotonic()
+        now = time.monotonic()
+        took = now - self._loaded_at
+        self._poll()
+        while not self._working and not self._stopping and self._busy() and time.monotonic() - now < took:
+            self._beat = time.monotonic()
+            self._work()
+            self._poll()
+        self._loaded_at = self._beat = time.monotonic()
 
     def _core(self, loaded: LoadedModel) -> Core:
         from sidecar import memory
@@ -221,19 +246,26 @@ class Engine:
         )
 
     def _unload(self, path: Path, future: Future[None]) -> None:
-        import gc
-
         core = self._cores.pop(path, None)
         if core is not None:
             core.fail_all(503, "The model was unloaded.")
-            core.prefixes.clear()
+            core.forget()
         self._embedders.pop(path, None)
         del core
-        gc.collect()
-        import mlx.core as mx
-
-        mx.clear_cache()
+        self._give_back()
         future.set_result(None)
+
+    def _shed(self, future: Future[None]) -> None:
+        for core in self._cores.values():
+            core.forget()
+        self._give_back()
+        future.set_result(None)
+
+    def _give_back(self) -> None:
+        if "mlx.core" in sys.modules:
+            from sidecar.memory import give_back
+
+            give_back()
 
     def _submit(self, path: Path, request: GenerationRequest) -> None:
         core = self._cores.get(path)

@@ -1,14 +1,102 @@
-"""How much memory MLX may use on this machine, bytes."""
+"""How much memory MLX may use on this machine, and how much a model takes. Bytes."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import logging
+import sys
+from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
 log = logging.getLogger("sidecar.engine")
 
 _set = False
+_PLANNED_CONTEXT = 4096  # tokens of KV cache a model must have room for to be of use
+_WORK = 64 << 20  # activations, grammars, the tokenizer
+_OVER = 1.05  # weights in memory, in sizes of their files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a model is expected to take. ``kv``: the cache of one request of ``tokens``."""
+
+    weights: int
+    kv: int
+    work: int
+    tokens: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.kv + self.work
+
+
+def kv_bytes_per_token(config: dict[str, Any]) -> int:
+    """Bytes of KV cache a token takes at 16 bits, from ``config.json``; 0 when it doesn't say.
+
+    Layers that keep no cache of all tokens (sliding, linear) are counted as if they did: the estimate errs upwards.
+    """
+    for part in (config.get("text_config"), config.get("language_config"), config.get("llm_config"), config):
+        if not isinstance(part, dict):
+            continue
+        layers = _number(part, "num_hidden_layers", "n_layer", "n_layers")
+        heads = _number(part, "num_attention_heads", "n_head", "n_heads")
+        hidden = _number(part, "hidden_size", "n_embd", "d_model")
+        if not (layers and heads):
+            continue
+        rank = _number(part, "kv_lora_rank")
+        if rank:
+            return layers * (rank + _number(part, "qk_rope_head_dim")) * 2
+        groups = _number(part, "num_key_value_heads") or heads
+        width = _number(part, "head_dim") or hidden // heads
+        return layers * groups * width * 2 * 2
+    return 0
+
+
+def _number(config: dict[str, Any], *names: str) -> int:
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return 0
+
+
+def estimate(config: dict[str, Any], weights: int, *, context: int) -> Estimate:
+    """What a model with ``weights`` bytes of files takes with one request of a usual length."""
+    tokens = min(context or _PLANNED_CONTEXT, _PLANNED_CONTEXT)
+    kv = kv_bytes_per_token(config) * tokens
+    return Estimate(weights=int(weights * _OVER), kv=kv, work=_WORK, tokens=tokens)
+
+
+def room(held: int, *, limit: int = 0) -> int:
+    """Bytes a further model may take beside models of ``held`` bytes. ``limit``: for all models, 0 = the machine's.
+
+    On Apple Silicon the GPU gets about three quarters of the memory; elsewhere nine tenths of what is free is taken.
+    """
+    machine = psutil.virtual_memory()
+    share = 0.75 if sys.platform == "darwin" else 0.9
+    return room_of(machine.total, machine.available, held, share=share, limit=limit)
+
+
+def room_of(total: int, available: int, held: int, *, share: float, limit: int = 0) -> int:
+    """``room`` for given readings. Pure."""
+    most = min(limit or total, int(total * share)) - held
+    return max(0, min(most, int(available * 0.9)))
+
+
+def give_back() -> None:
+    """Return memory that is not used to the system. Engine thread."""
+    import mlx.core as mx
+
+    gc.collect()
+    mx.clear_cache()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def total() -> int:

@@ -134,6 +134,9 @@ class StreamOptions(Body):
     include_usage: bool | None = None
 
 
+KeepAlive = Annotated[str, Field(max_length=40)] | Finite
+"""How long a model stays in memory after a request, as Ollama writes it: "5m", seconds, 0, -1 for ever."""
+
 Stop = (
     Annotated[str, Field(min_length=1)]
     | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=MAX_STOPS)]
@@ -144,6 +147,7 @@ class SamplingFields(Body):
     """What both kinds of completion share."""
 
     model: str | None = None
+    keep_alive: KeepAlive | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
@@ -227,6 +231,7 @@ class EmbeddingRequest(Body):
 
     model: str
     input: str | list[str] | list[int] | list[list[int]]
+    keep_alive: KeepAlive | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(default=None, ge=1)
     user: str | None = None
@@ -259,3 +264,16 @@ class ErrorBody(BaseModel):
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI documentation of error statuses."""
     return {status: {"model": ErrorBody, "description": "Error"} for status in statuses}
+
+
+class PullRequest(Body):
+    """A model to fetch; ``stream`` for events of its progress."""
+
+    model: str = Field(min_length=1, max_length=200)
+    stream: bool | None = None
+
+
+class LoadRequest(Body):
+    """Options of a load."""
+
+    keep_alive: KeepAlive | None = None

@@ -54,7 +54,9 @@ def sidecar(folder: Path, *args: str, env: Mapping[str, str] | None = None, data
     command = [sys.executable, "-m", "sidecar.entry", "serve", "--port", "0", "--state-dir", str(state)]
     command += ["--data-dir", str(data_dir), *args]
     with output.open("wb") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env={**clean, **(env or {})})
+        process = subprocess.Popen(
+            command, stdout=sink, stderr=subprocess.STDOUT, env={**clean, "HF_HUB_OFFLINE": "1", **(env or {})}
+        )
     try:
         record = _record(process, state / "sidecar.pid", output)
         yield Sidecar(process, f"http://127.0.0.1:{record['port']}", state, record, output)

@@ -84,6 +84,7 @@ def hidden_imports() -> list[str]:
     names = ["sidecar.cli", "sidecar.server", "sidecar.core", "sidecar.terminal", "uvicorn.protocols.http.h11_impl"]
     names += ["uvicorn.loops.asyncio", "uvicorn.lifespan.off", "uvicorn.protocols.websockets.auto"]
     names += collect_submodules("sidecar")
+    names += ["huggingface_hub.hf_api", "huggingface_hub.file_download", "huggingface_hub.utils._cache_manager"]
     names += mlx_modules()
     for package in ("models", "speculative", "tools", "generate"):
         names += collect_submodules(f"mlx_vlm.{package}", filter=_wanted, on_error="ignore")

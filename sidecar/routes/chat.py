@@ -80,7 +80,7 @@ async def chat_completions(
 async def _begin(
     stack: AsyncExitStack, service: Service, body: ChatRequest, tier: tuple[Any, int]
 ) -> tuple[str, LoadedModel, Plan, AsyncIterator[Piece]]:
-    name, loaded = await stack.enter_async_context(service.use(body.model))
+    name, loaded = await stack.enter_async_context(service.use(body.model, keep_alive=body.keep_alive))
     plan = await asyncio.to_thread(_plan, service, loaded, body, tier)
     iterator = await stack.enter_async_context(pieces(service, loaded, plan))
     return name, loaded, plan, iterator

@@ -77,7 +77,7 @@ async def completions(
 async def _begin(
     stack: AsyncExitStack, service: Service, body: CompletionRequest, tier: tuple[Any, int]
 ) -> tuple[str, LoadedModel, list[Plan]]:
-    name, loaded = await stack.enter_async_context(service.use(body.model))
+    name, loaded = await stack.enter_async_context(service.use(body.model, keep_alive=body.keep_alive))
     return name, loaded, await asyncio.to_thread(_plans, service, loaded, body, tier)
 
 

@@ -47,7 +47,7 @@ async def embeddings(
 
 
 async def _embed(service: Service, body: EmbeddingRequest, tier: Tier) -> dict[str, Any]:
-    async with service.use(body.model, kind="embedding") as (name, loaded):
+    async with service.use(body.model, kind="embedding", keep_alive=body.keep_alive) as (name, loaded):
         texts = await asyncio.to_thread(_texts, loaded, body)
         with service.queued(tier):
             future = service.engine.embed(loaded.path, texts, tier)

