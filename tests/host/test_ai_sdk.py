@@ -25,7 +25,7 @@ Say = Callable[..., tuple[dict[str, Any], dict[str, Any]]]
 def say(running: HostProcess) -> Say:
     """Sends one message; what the client's chat holds then, and what the service stored."""
     if shutil.which("npm") is None:
-        pytest.skip("Node.js with npm is not installed")
+        pytest.fail("The AI SDK runs on Node.js: install it with npm (Debian: apt-get install nodejs npm).")
     digest = hashlib.sha256((SOURCE / "package-lock.json").read_bytes()).hexdigest()[:12]
     folder = Path.home() / ".cache" / "mlx-sidecar-dev" / f"ai-sdk-{digest}"
     folder.mkdir(parents=True, exist_ok=True)

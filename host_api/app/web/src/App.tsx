@@ -17,7 +17,7 @@ export function App() {
   const [models, setModels] = useState<Model[]>([]);
   const [providers, setProviders] = useState<Provider[]>([]);
   const [status, setStatus] = useState<Status | null>(null);
-  const [locked, setLocked] = useState<string>();
+  const [locked, setLocked] = useState(false);
   const [said, setSaid] = useState('');
   const [panels, setPanels] = useState({ chats: false, more: false });
   const input = useRef<HTMLTextAreaElement>(null);
@@ -25,9 +25,9 @@ export function App() {
   const guarded = useCallback(async (work: () => Promise<void>) => {
     try {
       await work();
-      setLocked(undefined);
+      setLocked(false);
     } catch (error) {
-      if (error instanceof Refused && error.status === 401) setLocked(error.message);
+      if (error instanceof Refused && error.status === 401) setLocked(true);
       else throw error;
     }
   }, []);
@@ -68,7 +68,7 @@ export function App() {
     let due: ReturnType<typeof setTimeout>;
     let before = '';
     const look = async () => {
-      if (!document.hidden && locked === undefined) {
+      if (!document.hidden && !locked) {
         try {
           const found = await get<Status>('status');
           setStatus(found);
@@ -76,7 +76,7 @@ export function App() {
           if (before && before !== now) void loadModels();
           before = now;
         } catch (error) {
-          if (error instanceof Refused && error.status === 401) setLocked(error.message);
+          if (error instanceof Refused && error.status === 401) setLocked(true);
           setStatus(null);
         }
       }
@@ -86,7 +86,7 @@ export function App() {
     return () => clearTimeout(due);
   }, [loadModels, locked]);
 
-  if (locked !== undefined) return <Door message={locked} retry={start} />;
+  if (locked) return <Door retry={start} />;
 
   const phase = status === null ? 'unreachable' : status.sidecar.phase;
   return (
@@ -121,16 +121,18 @@ export function App() {
   );
 }
 
-function Door({ message, retry }: { message: string; retry: () => Promise<unknown> }) {
+function Door({ retry }: { retry: () => Promise<unknown> }) {
   const [key, change] = useState('');
+  const [tries, tried] = useState(0);
   return (
     <main className="door">
       <h1>mlx-sidecar</h1>
-      <form onSubmit={(e) => { e.preventDefault(); setKey(key.trim()); void retry(); }}>
-        <p>{message}</p>
-        <label htmlFor="key">The service’s key (in the file it was started with)</label>
+      <form onSubmit={(e) => { e.preventDefault(); setKey(key.trim()); void retry().then(() => tried(tries + 1)); }}>
+        <p>This service was started with a key.</p>
+        <label htmlFor="key">The key, from the file named by --api-key-file</label>
         <input id="key" type="password" autoComplete="off" autoFocus value={key} onChange={(e) => change(e.target.value)} />
-        <button type="submit" disabled={!key.trim()}>Continue</button>
+        {tries > 0 && <p className="error" role="alert">The service does not take that key.</p>}
+        <button type="submit" className="primary" disabled={!key.trim()}>Continue</button>
       </form>
     </main>
   );

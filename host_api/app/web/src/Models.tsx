@@ -61,7 +61,7 @@ export function Models({ capabilities, models, providers, changed, say }: Props)
           {providers.map((p) => (
             <li key={p.id} className="row">
               <span className="grow" title={p.base_url ?? ''}>{p.name}</span>
-              <button type="button" aria-label={`Look for models of ${p.name}`}
+              <button type="button" aria-label={`Look up models of ${p.name}`}
                 onClick={() => void tried(async () => { await post(`models/provider/${p.id}/discover`); return 'Models looked up.'; })}>Look up</button>
               {p.kind !== 'builtin' && <button type="button" aria-label={`Remove ${p.name}`}
                 onClick={() => { if (window.confirm(`Remove ${p.name}?`)) void tried(async () => { await call('DELETE', `models/providers/${p.id}`); return 'Provider removed.'; }); }}>Remove</button>}

@@ -3,6 +3,12 @@ import { call, follow, get, post, words, type Hit, type Task } from './api';
 
 const RUNNING = ['queued', 'running'];
 
+function indexed(result: Record<string, unknown>): string {
+  const pages = Number(result.pages);
+  const pictures = Number(result.pictures);
+  return `${pages} ${pages === 1 ? 'page' : 'pages'}${pictures ? `, ${String(result.described)} of ${pictures} pictures described` : ''}`;
+}
+
 export function Tasks({ say }: { say: (text: string) => void }) {
   const [tasks, setTasks] = useState<Task[]>([]);
   const [error, setError] = useState('');
@@ -56,8 +62,8 @@ export function Tasks({ say }: { say: (text: string) => void }) {
     <section aria-labelledby="tasks-title">
       <h2 id="tasks-title">Documents and tasks</h2>
       <div className="row">
-        <button type="button" onClick={() => pick('index')}>Index a document</button>
-        <button type="button" onClick={() => pick('tag')}>Tag a document</button>
+        <button type="button" onClick={() => pick('index')}>Index a file</button>
+        <button type="button" onClick={() => pick('tag')}>Tag a file</button>
         <input ref={file} className="unseen" type="file" tabIndex={-1} aria-label="Document"
           onChange={(e) => { const given = e.target.files?.[0]; if (given) void upload(given); e.target.value = ''; }} />
       </div>
@@ -71,7 +77,7 @@ export function Tasks({ say }: { say: (text: string) => void }) {
             {RUNNING.includes(t.state) && t.note && <div className="quiet">{t.note}</div>}
             {t.error && t.state !== 'done' && <div className="error">{t.error}</div>}
             {Array.isArray(t.result?.tags) && <div className="quiet">{(t.result.tags as string[]).join(', ')}</div>}
-            {t.kind === 'index' && t.result && <div className="quiet">{String(t.result.pages)} pages, {String(t.result.described)} of {String(t.result.pictures)} pictures described</div>}
+            {t.kind === 'index' && t.result && <div className="quiet">{indexed(t.result)}</div>}
             <div className="row">
               {RUNNING.includes(t.state) && <button type="button" aria-label={`Cancel ${t.name}`} onClick={() => void tried(async () => { await post(`tasks/${t.id}/cancel`); await load(); })}>Cancel</button>}
               {['failed', 'cancelled'].includes(t.state) && <button type="button" aria-label={`Try ${t.name} again`} onClick={() => void tried(async () => { await post(`tasks/${t.id}/retry`); await load(); })}>Try again</button>}
