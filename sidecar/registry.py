@@ -111,8 +111,8 @@ class Registry:
         return list(found.values())
 
     def _in_dirs(self, name: str) -> Path | None:
-        for folder in self._settings.model_dir:
-            if (folder / name / "config.json").is_file():
+        for folder in (*self._settings.model_dir, self._settings.data_dir / "models"):
+            if name != starter.NAME and (folder / name / "config.json").is_file():
                 return folder / name
         return None
 

@@ -18,11 +18,12 @@ from tests.servers import Sidecar, sidecar
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """A data directory with the starter model, installed once for all runs on this machine."""
-    from sidecar.starter import install
+    from sidecar.starter import embedding, install
 
     cache = Path.home() / ".cache" / "mlx-sidecar-dev" / "data"
     folder = Path(os.environ.get("MLX_SIDECAR_DATA_DIR", cache))
     install.install(folder, progress=lambda *_: None)
+    embedding.install(folder, progress=lambda *_: None)
     return folder
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SIDECAR = [  # each layer may import from its own and those below
     {"entry"},
     {"cli"},
-    {"server", "terminal", "selfcheck", "starter.install"},
+    {"server", "terminal", "selfcheck", "starter.install", "starter.embedding"},
     {"lifecycle", "app"},
     {"routes.chat", "routes.completions", "routes.embeddings", "routes.models", "routes.health", "routes.common"},
     {"generation", "sse"},

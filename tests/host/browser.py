@@ -1,8 +1,7 @@
-"""A real Chromium, driven by Playwright, and pictures to give it."""
+"""A real Chromium, driven by Playwright."""
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, sync_playwright
 
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "artifacts" / "page"
@@ -42,12 +40,3 @@ def browser(*flags: str) -> Iterator[Browser]:
             yield running
         finally:
             running.close()
-
-
-def circle(colour: str = "red", side: int = 224) -> bytes:
-    """A PNG of one filled circle on white."""
-    image = Image.new("RGB", (side, side), "white")
-    ImageDraw.Draw(image).ellipse((side // 5, side // 5, side * 4 // 5, side * 4 // 5), fill=colour)
-    sink = io.BytesIO()
-    image.save(sink, "PNG")
-    return sink.getvalue()

@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from host_api.app.routes.page import BUILT, POLICY
 from tests.host import browser as chromium
+from tests.host.files import png, shape
 from tests.host.scripted import call, scripted
 from tests.host.servers import HostProcess, host
 from tests.servers import wait_for
@@ -167,14 +168,14 @@ _GIVE = """([kind, data]) => {
 
 
 def test_pictures_are_dropped_pasted_picked_and_described(page: Page) -> None:
-    data = base64.b64encode(chromium.circle("red")).decode()
+    data = base64.b64encode(png(shape("circle", "red"))).decode()
     for kind in ("drop", "paste"):
         page.evaluate(_GIVE, [kind, data])
         expect(page.get_by_role("img", name=f"{kind}.png")).to_be_visible()
         if kind == "drop":
             page.get_by_role("button", name="Remove drop.png").click()
     page.get_by_role("button", name="Remove paste.png").click()
-    picture = {"name": "circle.png", "mimeType": "image/png", "buffer": chromium.circle("red")}
+    picture = {"name": "circle.png", "mimeType": "image/png", "buffer": png(shape("circle", "red"))}
     page.get_by_label("Pictures", exact=True).set_input_files(picture)  # type: ignore[arg-type]
     expect(page.get_by_role("img", name="circle.png")).to_be_visible()
     ask(page, "What is in this picture?")
