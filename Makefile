@@ -17,7 +17,7 @@ run: setup starter ## the host service on 127.0.0.1:60315, which starts the side
 
 test sidecar-dist: ONEFILE = 1
 test: setup starter lint sidecar-dist ## lint, types, the frozen build and every test
-	@tools/chromium.sh
+	@tools/test_packages.sh
 	OPENBLAS_NUM_THREADS=1 $(WITH_BLAS) $(BIN)/python -m pytest $(ARGS)
 
 lint: setup

@@ -70,7 +70,8 @@ class Store:
                 query = select(Model).where(Model.provider_id == BUILTIN, Model.name == name)
                 model = db.exec(query).first()
                 for capability in declared[name]:
-                    if model is None or capability not in set(Capability) or db.get(Assignment, capability):
+                    taken = db.get(Assignment, capability) is not None
+                    if model is None or capability not in set(Capability) or taken:
                         continue
                     db.add(Assignment(capability=capability, model_id=model.id or 0))
                     given.append(capability)

@@ -215,8 +215,9 @@ def _docling(name: str, content: bytes) -> list[Page]:
             texts.setdefault(number, []).append(text)
         elif item.label == "table":
             texts.setdefault(number, []).append(item.export_to_markdown(document))
-        elif item.label == "picture" and (image := item.get_image(document)) is not None:
-            if min(image.size) >= _SMALLEST:
+        elif item.label == "picture":
+            image = item.get_image(document)
+            if image is not None and min(image.size) >= _SMALLEST:
                 pictures.setdefault(number, []).append(_png(image))
     numbers = sorted({*texts, *pictures})
     return [Page(n, "\n".join(texts.get(n, [])), tuple(pictures.get(n, [])[:_MOST_PICTURES])) for n in numbers]
