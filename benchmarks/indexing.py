@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import statistics
@@ -41,7 +42,7 @@ def chat(http: httpx.Client, number: int) -> tuple[float, list[float]]:
         for line in answer.iter_lines():
             if '"type":"text-delta"' in line.replace('": "', '":"'):
                 times.append(time.perf_counter())
-    return times[0] - start, [b - a for a, b in zip(times, times[1:], strict=False)]
+    return times[0] - start, [b - a for a, b in itertools.pairwise(times)]
 
 
 def measure(running: HostProcess, chats: int, going_on: Callable[[], bool]) -> tuple[list[float], list[float]]:
@@ -62,7 +63,9 @@ def measure(running: HostProcess, chats: int, going_on: Callable[[], bool]) -> t
 def indexing(running: HostProcess, pages: int) -> Iterator[Callable[[], bool]]:
     """A PDF being indexed; gives what says whether it still is. Prints what came of it."""
     colours, kinds = ("red", "blue", "green"), ("circle", "square", "triangle")
-    made = [(f"Page {i} of {uuid.uuid4().hex}\n{WORDS}", [shape(kinds[i % 3], colours[i // 3 % 3])]) for i in range(pages)]
+    made = [
+        (f"Page {i} of {uuid.uuid4().hex}\n{WORDS}", [shape(kinds[i % 3], colours[i // 3 % 3])]) for i in range(pages)
+    ]
     start = time.perf_counter()
     with running.client() as http:
         task = http.post("/tasks/index", files={"file": ("bench.pdf", pdf(made))}).json()

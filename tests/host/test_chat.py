@@ -8,7 +8,6 @@ import os
 import signal
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +15,7 @@ import pytest
 
 from host_api.app.probes import square_png
 from tests.host.scripted import Scripted, call, scripted
-from tests.host.servers import HostProcess, host
+from tests.host.servers import HostProcess
 from tests.servers import wait_for
 
 PARIS = "What is the capital of France?"
@@ -208,17 +207,19 @@ def test_a_provider_error_is_an_error_part_in_words(http: httpx.Client, script: 
     assert error["errorText"] == "The model's server says 500: the script says no"
 
 
-def test_a_sidecar_killed_mid_answer_is_an_error_part_and_the_next_turn_works(tmp_path: Path, data_dir: Path) -> None:
-    with host(tmp_path, data_dir=data_dir) as running, running.client() as http:
-        first = running.wait_sidecar()
-        request = body(user(STORY))
-        with http.stream("POST", "/chat/agent-stream", json=request) as answer:
-            source = chunks(answer)
-            while next(source)["type"] != "text-delta":
-                pass
-            os.kill(first["pid"], signal.SIGKILL)
-            rest = list(source)
-        error = next(e for e in rest if e["type"] == "error")
-        assert "send that again" in error["errorText"]
-        wait_for(lambda: running.sidecar()["instance_id"] not in (None, first["instance_id"]), 60)
-        assert "Paris" in text(chat(http, body(user(PARIS))))
+def test_a_sidecar_killed_mid_answer_is_an_error_part_and_the_next_turn_works(
+    http: httpx.Client, running: HostProcess
+) -> None:
+    first = running.wait_sidecar()
+    starter = {m["name"]: m["id"] for m in http.get("/models").json()}["starter"]
+    request = body(user(STORY), model_id=starter)
+    with http.stream("POST", "/chat/agent-stream", json=request) as answer:
+        source = chunks(answer)
+        while next(source)["type"] != "text-delta":
+            pass
+        os.kill(first["pid"], signal.SIGKILL)
+        rest = list(source)
+    error = next(e for e in rest if e["type"] == "error")
+    assert "send that again" in error["errorText"]
+    wait_for(lambda: running.sidecar()["instance_id"] not in (None, first["instance_id"]), 60)
+    assert "Paris" in text(chat(http, body(user(PARIS), model_id=starter)))
