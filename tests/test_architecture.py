@@ -15,7 +15,7 @@ SIDECAR = [  # each layer may import from its own and those below
     {"entry"},
     {"cli"},
     {"modelcommands"},
-    {"server", "terminal", "selfcheck", "starter.install", "importing"},
+    {"server", "terminal", "selfcheck", "starter.install", "starter.embedding", "importing"},
     {"lifecycle", "app"},
     {"routes.chat", "routes.completions", "routes.embeddings", "routes.models", "routes.health", "routes.common"},
     {"generation", "sse"},

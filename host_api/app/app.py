@@ -19,7 +19,7 @@ from host_api.app.gateway import Gateway
 from host_api.app.guard import Guard
 from host_api.app.keys import KeyStore
 from host_api.app.reconciler import Control, Reconciler
-from host_api.app.routes import chat, models, status, tasks
+from host_api.app.routes import chat, models, page, status, tasks
 from host_api.app.services import Services
 from host_api.app.sessions import Sessions
 from host_api.app.store import Store
@@ -81,7 +81,7 @@ def build(
 
     app = FastAPI(title="mlx-host", lifespan=lifespan, redoc_url=None)
     errors.install(app)
-    for module in (status, models, chat, tasks):
+    for module in (page, status, models, chat, tasks):
         app.include_router(module.router)
     return app
 

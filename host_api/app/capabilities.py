@@ -7,6 +7,7 @@ from enum import StrEnum
 from host_api.app.errors import ApiError
 
 STARTER = "starter"
+STARTER_EMBEDDING = "starter-embedding"
 RECOMMENDED_ON_MACS = "qwen3-vl-4b"
 
 

@@ -61,7 +61,7 @@ class HostSettings:
     grace_time: float = _opt("seconds the sidecar stays after its last host let go of it", 10.0)
     stop_delay: float = _opt("seconds without the built-in model in use before the sidecar stops", 1.0)
     request_timeout: float = _opt("seconds a model may be silent before a request is given up", 300.0)
-    temperature: float = _opt("sampling temperature of chats with the built-in model; -1 = the model's own", 0.0)
+    temperature: float = _opt("sampling temperature of chats with the built-in model; -1 = the model's own", -1.0)
     max_answer: int = _opt("most tokens of one chat answer", 1024)
     job_attempts: int = _opt("how often a task is tried", 3)
 

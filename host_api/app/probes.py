@@ -62,13 +62,18 @@ async def _text(gateway: Gateway, target: Target) -> Outcome:
 
 
 async def _vision(gateway: Gateway, target: Target) -> Outcome:
-    image = base64.b64encode(red_png(64)).decode()
-    parts = [
-        {"type": "text", "text": "What colour is this image? Answer with one word."},
-        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}},
-    ]
-    said = ((await _ask(gateway, target, parts)).get("content") or "").strip()
-    return Outcome("red" in said.lower(), f"said {said[:60]!r} of a red image")
+    """Two pictures and one question: who answers without looking says the same of both."""
+    said = {}
+    for colour, (name, other) in _COLOURS.items():
+        image = base64.b64encode(square_png(colour)).decode()
+        parts = [
+            {"type": "text", "text": "What is in this picture, and what colour is it? Answer briefly."},
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}},
+        ]
+        said[name] = ((await _ask(gateway, target, parts)).get("content") or "").strip()
+        if name not in said[name].lower() or other in said[name].lower():
+            return Outcome(False, f"said {said[name][:60]!r} of a {name} square")
+    return Outcome(True, "; ".join(f"said {words[:60]!r} of a {name} square" for name, words in said.items()))
 
 
 async def _structured(gateway: Gateway, target: Target) -> Outcome:
@@ -118,9 +123,17 @@ _PROBES = {
 }
 
 
-def red_png(side: int) -> bytes:
-    """A red square as PNG, ``side`` pixels."""
-    rows = (b"\0" + b"\xe0\x10\x10" * side) * side
+_RED, _BLUE = b"\xe0\x10\x10", b"\x10\x30\xe0"
+_COLOURS = {_RED: ("red", "blue"), _BLUE: ("blue", "red")}
+
+
+def square_png(colour: bytes = _RED, side: int = 224) -> bytes:
+    """A PNG of ``side`` pixels: a square of ``colour`` (three bytes) in the middle of white."""
+    edge = side // 5
+    inner = side - 2 * edge
+    blank = b"\0" + b"\xff" * 3 * side
+    line = b"\0" + b"\xff" * 3 * edge + colour * inner + b"\xff" * 3 * edge
+    rows = blank * edge + line * inner + blank * edge
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

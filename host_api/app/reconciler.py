@@ -268,4 +268,4 @@ class Reconciler:
         await asyncio.to_thread(self._store.sync_models, BUILTIN, models)
         given = await asyncio.to_thread(self._store.seed_rest, models)
         if given:
-            log.info("first start: the starter model also serves %s", ", ".join(given))
+            log.info("the starter models now serve %s", ", ".join(given))

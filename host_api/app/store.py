@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
-from host_api.app.capabilities import STARTER, Capability
+from host_api.app.capabilities import STARTER, STARTER_EMBEDDING, Capability
 from host_api.app.db import BUILTIN, Assignment, Model, Provider, Session, Setting, select
 from host_api.app.errors import ApiError, not_found
 from host_api.app.keys import KeyStore
@@ -57,19 +57,26 @@ class Store:
             db.commit()
 
     def seed_rest(self, declared: Mapping[str, Iterable[str]]) -> list[str]:
-        """Once after the first start: give the starter model every capability it declares. Returns those given."""
+        """Once each, when first seen: give the starter models every capability they declare that nothing serves.
+
+        Returns those given.
+        """
         given: list[str] = []
         with self._session() as db:
-            seeded = db.get(Setting, "seeded")
-            if seeded is None or seeded.value != "text" or STARTER not in declared:
-                return given
-            model = db.exec(select(Model).where(Model.provider_id == BUILTIN, Model.name == STARTER)).first()
-            for name in declared[STARTER]:
-                if model is not None and name in set(Capability) and db.get(Assignment, name) is None:
-                    db.add(Assignment(capability=name, model_id=model.id or 0))
-                    given.append(name)
-            seeded.value = "done"
-            db.add(seeded)
+            for key, name in (("seeded", STARTER), ("seeded_embedding", STARTER_EMBEDDING)):
+                seeded = db.get(Setting, key) or Setting(key=key, value="")
+                if seeded.value == "done" or name not in declared:
+                    continue
+                query = select(Model).where(Model.provider_id == BUILTIN, Model.name == name)
+                model = db.exec(query).first()
+                for capability in declared[name]:
+                    taken = db.get(Assignment, capability) is not None
+                    if model is None or capability not in set(Capability) or taken:
+                        continue
+                    db.add(Assignment(capability=capability, model_id=model.id or 0))
+                    given.append(capability)
+                seeded.value = "done"
+                db.add(seeded)
             db.commit()
         return given
 

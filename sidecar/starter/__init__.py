@@ -38,7 +38,7 @@ def installed(data_dir: Path) -> Path | None:
 def remove(data_dir: Path) -> bool:
     """Delete the starter model and what was downloaded for it; whether there was anything."""
     found = False
-    for path in (folder(data_dir), data_dir / "downloads"):
+    for path in (folder(data_dir), data_dir / "models" / "all-MiniLM-L6-v2", data_dir / "downloads"):
         if path.exists():
             found = True
             grave = path.with_name(f".{path.name}.{os.getpid()}.removed")

@@ -1,22 +1,79 @@
-"""A PDF made by hand: pages with a line of text and pictures of one colour."""
+"""Documents made for tests: pictures of shapes, a PDF made by hand, Word and PowerPoint files."""
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Sequence
+
+from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
 
 
-def pdf(pages: Sequence[tuple[str, Sequence[Colour]]], side: int = 64) -> bytes:
-    """The file's bytes; every picture is a square of ``side`` pixels."""
+def shape(kind: str, colour: str, side: int = 224) -> Image.Image:
+    """A filled circle, square or triangle in the middle of white: what the starter model's eyes know."""
+    image = Image.new("RGB", (side, side), "white")
+    draw = ImageDraw.Draw(image)
+    near, far = side // 5, side * 4 // 5
+    if kind == "circle":
+        draw.ellipse((near, near, far, far), fill=colour)
+    elif kind == "square":
+        draw.rectangle((near, near, far, far), fill=colour)
+    else:
+        draw.polygon([(side // 2, near), (near, far), (far, far)], fill=colour)
+    return image
+
+
+def png(image: Image.Image) -> bytes:
+    """The picture's file."""
+    sink = io.BytesIO()
+    image.save(sink, "PNG")
+    return sink.getvalue()
+
+
+def docx(text: str, pictures: Sequence[Image.Image]) -> bytes:
+    """A Word file: a heading, ``text``, a table, and pictures."""
+    import docx as word
+
+    made = word.Document()
+    made.add_heading("A heading", 1)
+    made.add_paragraph(text)
+    table = made.add_table(1, 2)
+    table.cell(0, 0).text, table.cell(0, 1).text = "Flour", "5 kg"
+    for picture in pictures:
+        made.add_picture(io.BytesIO(png(picture)))
+    sink = io.BytesIO()
+    made.save(sink)
+    return sink.getvalue()
+
+
+def pptx(slides: Sequence[tuple[str, Sequence[Image.Image]]]) -> bytes:
+    """A PowerPoint file: each slide a title and pictures."""
+    import pptx as powerpoint
+
+    made = powerpoint.Presentation()
+    for title, pictures in slides:
+        slide = made.slides.add_slide(made.slide_layouts[5])
+        slide.shapes.title.text = title
+        for i, picture in enumerate(pictures):
+            slide.shapes.add_picture(io.BytesIO(png(picture)), 1_000_000 * (2 * i + 1), 2_000_000)
+    sink = io.BytesIO()
+    made.save(sink)
+    return sink.getvalue()
+
+
+def pdf(pages: Sequence[tuple[str, Sequence[Colour | Image.Image]]], side: int = 64) -> bytes:
+    """The file's bytes; a picture given as a colour is a square of ``side`` pixels."""
     objects: list[bytes] = [b"", b"", b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"]
     kids = []
     for text, colours in pages:
         names, draws = [], []
-        for i, colour in enumerate(colours):
-            data = zlib.compress(bytes(colour) * side * side)
-            head = f"<< /Type /XObject /Subtype /Image /Width {side} /Height {side} /ColorSpace /DeviceRGB"
+        for i, given in enumerate(colours):
+            picture = given if isinstance(given, Image.Image) else Image.new("RGB", (side, side), given)
+            width, height = picture.size
+            data = zlib.compress(picture.tobytes())
+            head = f"<< /Type /XObject /Subtype /Image /Width {width} /Height {height} /ColorSpace /DeviceRGB"
             head += f" /BitsPerComponent 8 /Filter /FlateDecode /Length {len(data)} >>\nstream\n"
             objects.append(head.encode() + data + b"\nendstream")
             names.append(f"/I{i} {len(objects)} 0 R")

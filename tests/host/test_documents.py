@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from host_api.app.errors import ApiError
-from host_api.app.probes import red_png
+from host_api.app.probes import square_png
 from host_api.app.tasks import chunks, documents
 from host_api.app.tasks.tagging import normalise
-from tests.host.files import pdf
+from tests.host.files import docx, pdf, pptx, shape
 
 
 def test_a_pdf_has_its_text_and_pictures_page_by_page() -> None:
@@ -28,16 +28,36 @@ def test_a_pdf_has_its_text_and_pictures_page_by_page() -> None:
 
 
 def test_html_is_read_without_its_scripts_and_with_its_pictures() -> None:
-    image = base64.b64encode(red_png(40)).decode()
+    image = base64.b64encode(square_png(side=40)).decode()
     source = "<style>x{}</style><h1>Title</h1><p>Some <b>bold</b> text<script>bad()</script></p>"
     source += f"<img src='data:image/png;base64,{image}'><img src='http://x/y.png'>"
+    source += "<img src='data:image/svg+xml;base64,PHN2Zy8+'>"
     (page,) = documents.pages("x.html", source.encode())
     assert page.text == "Title\nSome bold text"
     assert len(page.pictures) == 1
 
 
+def test_a_word_file_is_one_page_with_its_table_and_pictures() -> None:
+    content = docx("Bread is baked.", [shape("circle", "red"), shape("square", "blue", side=16)])
+    assert documents.count("x.docx", content) == 1
+    (page,) = documents.pages("x.docx", content)
+    assert "A heading" in page.text
+    assert "Bread is baked." in page.text
+    assert "5 kg" in page.text
+    assert [Image.open(io.BytesIO(p)).size for p in page.pictures] == [(224, 224)]
+    assert list(documents.pages("x.docx", content, frozenset({1}))) == []
+
+
+def test_a_powerpoint_file_has_a_page_for_each_slide() -> None:
+    content = pptx([("First", []), ("Second", [shape("circle", "red"), shape("circle", "blue")])])
+    assert documents.count("x.pptx", content) == 2
+    pages = list(documents.pages("x.pptx", content))
+    assert [(p.number, p.text, len(p.pictures)) for p in pages] == [(1, "First", 0), (2, "Second", 2)]
+    assert [p.number for p in documents.pages("x.pptx", content, frozenset({1}))] == [2]
+
+
 def test_images_and_text_are_one_page() -> None:
-    (page,) = documents.pages("x.png", red_png(50))
+    (page,) = documents.pages("x.png", square_png())
     assert (page.text, len(page.pictures)) == ("", 1)
     assert documents.text_of("notes.md", "# Grüße".encode()) == "# Grüße"
     assert documents.text_of("old.txt", "Grüße".encode("latin-1")) == "Grüße"
@@ -50,6 +70,8 @@ def test_images_and_text_are_one_page() -> None:
         ("x.txt", b"a\0b", 415),
         ("x.pdf", b"%PDF-1.4 and nothing", 422),
         ("x.png", b"not an image", 422),
+        ("x.docx", b"PK not really", 422),
+        ("x.pptx", b"PK not really", 422),
     ],
 )
 def test_what_cannot_be_read_says_why(name: str, content: bytes, status: int) -> None:

@@ -25,7 +25,8 @@ def test_first_start_gives_the_starter_model_what_it_can_do(http: httpx.Client) 
     assert list(found) == ["text", "vision", "structured_output", "tool_use", "embedding"]
     assert found["text"]["name"] == "starter"
     assert found["structured_output"]["name"] == "starter"
-    assert found["embedding"] is None
+    assert found["vision"]["name"] == "starter"
+    assert found["embedding"]["name"] == "starter-embedding"
 
 
 def test_the_built_in_address_is_the_sidecars(http: httpx.Client) -> None:
@@ -124,6 +125,9 @@ def test_confirm_really_asks_the_model(http: httpx.Client) -> None:
     results = http.post(f"/models/confirm_capability/{models['starter']}", json=body).json()["results"]
     assert results["text"]["ok"] is True
     assert results["structured_output"]["ok"] is True
+    assert results["vision"]["ok"] is True, results
+    assert "red" in results["vision"]["detail"]
+    assert "blue" in results["vision"]["detail"]
     vectors = http.post(f"/models/confirm_capability/{models['minilm']}", json={"capabilities": ["embedding", "text"]})
     assert vectors.json()["results"]["embedding"] == {"ok": True, "detail": "384 dimensions"}
     assert vectors.json()["results"]["text"]["ok"] is False

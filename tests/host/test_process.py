@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,8 @@ import pytest
 
 from host_api.app.server import serve
 from tests.host.servers import HostProcess, host
+from tests.host.test_chat import PARIS, chat, text, user
+from tests.host.test_chat import body as question_body
 from tests.servers import Sidecar, wait_for
 
 
@@ -25,79 +28,102 @@ def gone(pid: int) -> bool:
         return True
 
 
+CAPABILITIES = ("structured_output", "tool_use", "vision", "text", "embedding")
+STARTER = {"provider_id": "builtin", "model": "starter"}
+
+
 def unassign_all(http: httpx.Client) -> dict[str, object]:
+    """No capability on anything; what the last reply says of the process, which has ended by then."""
     last: dict[str, object] = {}
-    for capability in ("structured_output", "tool_use", "vision", "text"):
-        last = http.post(f"/models/global_capability/{capability}", json={"model_id": None}).json()["sidecar"]
+    for capability in CAPABILITIES:
+        wait = "true" if capability == CAPABILITIES[-1] else "false"
+        url = f"/models/global_capability/{capability}?wait={wait}"
+        last = http.post(url, json={"model_id": None}).json()["sidecar"]
     return last
 
 
+@pytest.fixture(scope="module")
+def changing(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterator[HostProcess]:
+    """A host whose assignments the tests change."""
+    with host(tmp_path_factory.mktemp("changing"), data_dir=data_dir) as process:
+        process.wait_sidecar()
+        with process.client() as http:
+            wait_for(lambda: "embedding" in http.get("/status").json()["capabilities"])
+        yield process
+
+
+@pytest.fixture
+def own(changing: HostProcess) -> Iterator[httpx.Client]:
+    """A client for it; its text is on the starter model and its sidecar runs."""
+    with changing.client() as http:
+        http.post("/models/global_capability/text", json=STARTER).raise_for_status()
+        changing.wait_sidecar()
+        yield http
+
+
 def test_no_capability_on_the_built_in_model_stops_its_process_and_one_starts_it(
-    tmp_path: Path, data_dir: Path
+    changing: HostProcess, own: httpx.Client
 ) -> None:
-    with host(tmp_path, data_dir=data_dir) as running, running.client() as http:
-        first = running.wait_sidecar()
-        wait_for(lambda: "tool_use" in http.get("/status").json()["capabilities"])
-        stopped = unassign_all(http)
-        assert (stopped["happened"], stopped["phase"]) == ("stopped", "off")
-        wait_for(lambda: gone(first["pid"]))
-        body = {"provider_id": "builtin", "model": "starter"}
-        started = http.post("/models/global_capability/text", json=body).json()["sidecar"]
-        assert (started["happened"], started["phase"]) == ("started", "running")
-        assert started["pid"] != first["pid"]
-        kept = http.post("/models/global_capability/tool_use", json=body).json()["sidecar"]
-        assert (kept["happened"], kept["pid"]) == ("kept", started["pid"])
+    first = changing.sidecar()
+    stopped = unassign_all(own)
+    assert (stopped["happened"], stopped["phase"]) == ("stopped", "off")
+    wait_for(lambda: gone(first["pid"]))
+    started = own.post("/models/global_capability/text", json=STARTER).json()["sidecar"]
+    assert (started["happened"], started["phase"]) == ("started", "running")
+    assert started["pid"] != first["pid"]
+    kept = own.post("/models/global_capability/tool_use", json=STARTER).json()["sidecar"]
+    assert (kept["happened"], kept["pid"]) == ("kept", started["pid"])
 
 
-def test_another_provider_needs_no_sidecar(tmp_path: Path, data_dir: Path, second: tuple[Sidecar, str]) -> None:
-    with host(tmp_path, data_dir=data_dir) as running, running.client() as http:
-        running.wait_sidecar()
-        wait_for(lambda: "tool_use" in http.get("/status").json()["capabilities"])
-        made = http.post(
-            "/models/providers", json={"name": "other", "base_url": f"{second[0].url}/v1", "api_key": second[1]}
-        ).json()
-        http.post(f"/models/provider/{made['id']}/discover")
-        unassign_all(http)
-        body = {"provider_id": made["id"], "model": "starter"}
-        moved = http.post("/models/global_capability/text", json=body).json()
+def test_another_provider_needs_no_sidecar(own: httpx.Client, second: tuple[Sidecar, str]) -> None:
+    """A second real server, foreign to this host and with a key of its own, does everything the first did."""
+    body = {"name": "other", "base_url": f"{second[0].url}/v1", "api_key": second[1]}
+    made = own.post("/models/providers", json=body).json()
+    own.post(f"/models/provider/{made['id']}/discover")
+    unassign_all(own)
+    for capability in ("text", "vision", "structured_output"):
+        url = f"/models/global_capability/{capability}"
+        moved = own.post(url, json={"provider_id": made["id"], "model": "starter"}).json()
         assert moved["provider"]["name"] == "other"
         assert moved["sidecar"]["phase"] == "off"
-        results = http.post(f"/models/confirm_capability/{moved['model']['id']}", json={"capabilities": ["text"]})
-        assert results.json()["results"]["text"]["ok"] is True
+    wanted = {"capabilities": ["text", "vision", "structured_output"]}
+    results = own.post(f"/models/confirm_capability/{moved['model']['id']}", json=wanted).json()["results"]
+    assert all(r["ok"] for r in results.values()), results
+    assert "Paris" in text(chat(own, question_body(user(PARIS))))
+    tagged = own.post("/tasks/tag", json={"text": "Bread is baked from flour, water and yeast."}).json()
+    wait_for(lambda: own.get(f"/tasks/{tagged['id']}").json()["state"] in ("done", "failed"), 60)
+    assert own.get(f"/tasks/{tagged['id']}").json()["result"]["tags"]
+    assert own.get("/status").json()["sidecar"]["phase"] == "off"
+    own.delete(f"/models/providers/{made['id']}")
 
 
-def test_a_hundred_changes_in_a_second_start_at_most_once(tmp_path: Path, data_dir: Path) -> None:
-    on = {"provider_id": "builtin", "model": "starter"}
-
+def test_a_hundred_changes_in_a_second_start_at_most_once(changing: HostProcess, own: httpx.Client) -> None:
     async def burst(url: str, last: bool) -> None:
         async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             for i in range(100):
-                body = on if (i % 2 == 1) == last else {"model_id": None}
+                body = STARTER if (i % 2 == 1) == last else {"model_id": None}
                 await client.post("/models/global_capability/text?wait=false", json=body)
 
-    with host(tmp_path, data_dir=data_dir) as running, running.client() as http:
-        running.wait_sidecar()
-        wait_for(lambda: "tool_use" in http.get("/status").json()["capabilities"])
-        unassign_all(http)
-        for last in (True, False):
-            before = running.sidecar()["starts"]
-            asyncio.run(burst(running.url, last))
-            found = running.wait_sidecar("running" if last else "off")
-            assert found["starts"] - before <= 1
-            time.sleep(0.3)
-            assert running.sidecar()["phase"] == found["phase"]
+    unassign_all(own)
+    for last in (True, False):
+        before = changing.sidecar()["starts"]
+        asyncio.run(burst(changing.url, last))
+        found = changing.wait_sidecar("running" if last else "off")
+        assert found["starts"] - before <= 1
+        time.sleep(0.3)
+        assert changing.sidecar()["phase"] == found["phase"]
 
 
-def test_a_killed_sidecar_comes_back(tmp_path: Path, data_dir: Path) -> None:
-    with host(tmp_path, data_dir=data_dir) as running:
-        first = running.wait_sidecar()
-        os.kill(first["pid"], signal.SIGKILL)
+@pytest.mark.usefixtures("own")
+def test_a_killed_sidecar_comes_back(changing: HostProcess) -> None:
+    first = changing.sidecar()
+    os.kill(first["pid"], signal.SIGKILL)
 
-        def back() -> bool:
-            found = running.sidecar()
-            return found["phase"] == "running" and found["instance_id"] != first["instance_id"]
+    def back() -> bool:
+        found = changing.sidecar()
+        return found["phase"] == "running" and found["instance_id"] != first["instance_id"]
 
-        wait_for(back, 60)
+    wait_for(back, 60)
 
 
 def test_a_restarted_host_finds_the_same_sidecar(tmp_path: Path, data_dir: Path) -> None:

@@ -7,7 +7,6 @@ import binascii
 import contextlib
 import importlib.util
 import io
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ _PDFIUM = threading.Lock()  # the library is not thread-safe
 _SMALLEST = 32  # pixels; smaller pictures are rules and bullets
 _SIDE = 1024
 _MOST_PICTURES = 20  # a page
-_OFFICE = {".docx", ".pptx", ".xlsx"}
+_OFFICE = {".docx", ".pptx"}
 _IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 _TEXT = {".txt", ".md", ".markdown", ".rst", ".csv", ".json", ""}
 
@@ -48,7 +47,7 @@ def count(name: str, content: bytes) -> int:
         with _PDFIUM, _pdf(content) as document:
             return len(document)
     if _kind(name, content) == "office":
-        return max((p.number for p in _docling(name, content)), default=0)
+        return len(_docling(name, content))
     return 1
 
 
@@ -79,9 +78,7 @@ def _kind(name: str, content: bytes) -> str:
         needs("pypdfium2")
         return "pdf"
     if suffix in _OFFICE:
-        if importlib.util.find_spec("docling") is None:
-            message = f"{suffix} files are read by Docling, which is not installed: pip install docling"
-            raise ApiError(415, message, code="document_unsupported")
+        needs("docling")
         return "office"
     if suffix in _IMAGES:
         needs("PIL")
@@ -90,7 +87,7 @@ def _kind(name: str, content: bytes) -> str:
         return "html"
     if suffix in _TEXT and b"\0" not in content[:4096]:
         return "text"
-    message = f"{name}: give a PDF, an image, HTML or text (Word and PowerPoint where Docling is installed)."
+    message = f"{name}: give a PDF, a Word or PowerPoint file (.docx, .pptx), an image, HTML or text."
     raise ApiError(415, message, code="document_unsupported")
 
 
@@ -181,21 +178,35 @@ def _html(content: bytes) -> Page:
     reader.feed(_decoded(content))
     reader.close()
     lines = (" ".join(line.split()) for line in "".join(reader.pieces).split("\n"))
-    pictures = tuple(_png(_opened(i)) for i in reader.images[:_MOST_PICTURES])
-    return Page(1, "\n".join(line for line in lines if line), pictures)
+    pictures: list[bytes] = []
+    for given in reader.images[:_MOST_PICTURES]:
+        with contextlib.suppress(ApiError):  # an SVG, say: the rest of the page is still worth reading
+            pictures.append(_png(_opened(given)))
+    return Page(1, "\n".join(line for line in lines if line), tuple(pictures))
 
 
 def _docling(name: str, content: bytes) -> list[Page]:
-    """Through Docling; its slides or pages, or one page where the format has none."""
-    from docling.document_converter import DocumentConverter
+    """Through Docling's readers; slides, or one page where the format has none. They need no models."""
+    from docling.datamodel.base_models import InputFormat
+    from docling.datamodel.document import InputDocument
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / ("document" + Path(name).suffix.lower())
-        path.write_bytes(content)
-        try:
-            document = DocumentConverter().convert(path).document
-        except Exception as exc:
-            raise ApiError(422, f"Docling can't read the file ({exc}).", code="document_broken") from exc
+    reader: Any
+    if Path(name).suffix.lower() == ".pptx":
+        from docling.backend.mspowerpoint_backend import MsPowerpointDocumentBackend
+
+        kind, reader = InputFormat.PPTX, MsPowerpointDocumentBackend
+    else:
+        from docling.backend.msword_backend import MsWordDocumentBackend
+
+        kind, reader = InputFormat.DOCX, MsWordDocumentBackend
+    try:
+        given = InputDocument(path_or_stream=io.BytesIO(content), format=kind, backend=reader, filename=name)
+        document = given._backend.convert()
+    except Exception as exc:
+        message = (
+            f"{name} can't be read as {kind.value} ({type(exc).__name__}); is it complete, and without a password?"
+        )
+        raise ApiError(422, message, code="document_broken") from exc
     texts: dict[int, list[str]] = {}
     pictures: dict[int, list[bytes]] = {}
     for item, _ in document.iterate_items():
@@ -204,7 +215,9 @@ def _docling(name: str, content: bytes) -> list[Page]:
             texts.setdefault(number, []).append(text)
         elif item.label == "table":
             texts.setdefault(number, []).append(item.export_to_markdown(document))
-        elif item.label == "picture" and (image := item.get_image(document)) is not None:
-            pictures.setdefault(number, []).append(_png(image))
+        elif item.label == "picture":
+            image = item.get_image(document)
+            if image is not None and min(image.size) >= _SMALLEST:
+                pictures.setdefault(number, []).append(_png(image))
     numbers = sorted({*texts, *pictures})
     return [Page(n, "\n".join(texts.get(n, [])), tuple(pictures.get(n, [])[:_MOST_PICTURES])) for n in numbers]

@@ -1,0 +1,93 @@
+// Every call to the service. The key, where the service wants one, stays in this origin's sessionStorage (which,
+// unlike a cookie, no program on another port of this machine gets) and goes out as a bearer token alone.
+
+export interface Session { id: string; title: string; updated_at: number }
+export interface Model { id: number; provider_id: string; name: string; capabilities: Record<string, boolean>; present: boolean }
+export interface Provider { id: string; name: string; kind: string; base_url: string | null; has_key: boolean }
+export interface Capability { name: string; description: string; model: Model | null; provider: Provider | null }
+export interface Task {
+  id: string; kind: string; name: string; state: string; done: number; total: number; note: string;
+  error: string | null; result: Record<string, unknown> | null;
+}
+export interface Hit { document: string; page: number; pictures: number[]; text: string; score: number }
+export interface Status {
+  host: { pid: number; uptime_s: number; memory_bytes: number | null };
+  sidecar: {
+    wanted: boolean; phase: string; detail: string; pid: number | null; memory_bytes: number | null;
+    model: string | null; loading: { model: string; progress: number } | string | null;
+    queue: Record<string, { running: number; waiting: number }> | null;
+  };
+}
+
+const KEY = 'mlx-host-key';
+
+/** Take a key out of the address (`#key=…`): it must not stay in the history. */
+export function keyFromAddress(): void {
+  const found = /[#&]key=([^&]+)/.exec(location.hash);
+  if (!found?.[1]) return;
+  setKey(decodeURIComponent(found[1]));
+  history.replaceState(null, '', location.pathname + location.search);
+}
+
+export function setKey(key: string): void { sessionStorage.setItem(KEY, key); }
+
+export function headers(): Record<string, string> {
+  const key = sessionStorage.getItem(KEY);
+  return key ? { authorization: `Bearer ${key}` } : {};
+}
+
+/** What the service said went wrong; `code` is its stable name for it. */
+export class Refused extends Error {
+  constructor(message: string, readonly status: number, readonly code: string) { super(message); }
+}
+
+/** The words of an error for people, whatever it is. */
+export function words(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error);
+  try {
+    return JSON.parse(text).error.message as string;
+  } catch {
+    return text === 'Failed to fetch' ? 'The service can’t be reached. Is it running?' : text;
+  }
+}
+
+export async function call(method: string, path: string, body?: unknown): Promise<Response> {
+  const form = body instanceof FormData;
+  const answer = await fetch(path, {
+    method,
+    headers: { ...headers(), ...(body === undefined || form ? {} : { 'content-type': 'application/json' }) },
+    body: body === undefined ? undefined : form ? body : JSON.stringify(body),
+  });
+  if (answer.ok) return answer;
+  const said = await answer.json().catch(() => null);
+  const error = said?.error ?? { message: `The service says ${answer.status}.`, code: '' };
+  throw new Refused(error.message, answer.status, error.code);
+}
+
+export async function get<T>(path: string): Promise<T> { return (await call('GET', path)).json() as Promise<T>; }
+export async function post<T>(path: string, body?: unknown): Promise<T> {
+  return (await call('POST', path, body)).json() as Promise<T>;
+}
+
+/** A task now and after every change, until it has ended. EventSource can't send the key, so this reads itself. */
+export async function follow(id: string, seen: (task: Task) => void, signal: AbortSignal): Promise<void> {
+  const answer = await fetch(`tasks/${id}/events`, { headers: headers(), signal });
+  if (!answer.ok || !answer.body) throw new Refused(`The service says ${answer.status}.`, answer.status, '');
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = '';
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const events = (rest + value).split('\n\n');
+    rest = events.pop() ?? '';
+    for (const event of events) {
+      const data = event.split('\n').find((line) => line.startsWith('data: '));
+      if (data) seen(JSON.parse(data.slice(6)) as Task);
+    }
+  }
+}
+
+/** A fresh identifier, also where the page is not in a secure context. */
+export function fresh(): string {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, '0')).join('');
+}
