@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from sidecar import rows as decoding
 from sidecar import vision
+from sidecar.kv import KVBudget
 from sidecar.loader import LoadedModel
 from sidecar.metrics import Meter
 from sidecar.prefill import KVQuantization, Part, Prefill, embed
@@ -24,7 +25,6 @@ from sidecar.scheduler import (
     Decode,
     Encode,
     Policy,
-    Prefilling,
     View,
     Waiting,
 )
@@ -64,7 +64,6 @@ class Core:
         self.prefixes = prefix_cache
         self._meter = meter
         self._poll = poll
-        self._memory_limit = memory_limit
         self._kv = kv
         self._features = _feature_cache()
         self.waiting: dict[int, GenerationRequest] = {}
@@ -74,7 +73,7 @@ class Core:
         self._cancelled: set[int] = set()
         self._solo: set[int] = set()  # requests whose group failed
         self._groups = True  # whether this model takes several prompts at once
-        self._kv_token_bytes = 0.0
+        self.budget = KVBudget(memory_limit, prefix_cache)
         self._paused_for = 0.0
         vision.install_pause(loaded.model, self._pause)
 
@@ -123,53 +122,28 @@ class Core:
     def view(self) -> View:
         """What the policy sees."""
         return View(
-            waiting=tuple(
-                Waiting(
-                    id=r.id,
-                    tier=r.tier,
-                    priority=r.priority,
-                    arrived=r.arrived,
-                    tokens=len(r.prompt.tokens),
-                    images=r.prompt.inputs is not None,
-                    alone=bool(r.resumed) or r.id in self._solo or not self._groups,
-                    fits=self._fits(r),
-                )
-                for r in self.waiting.values()
-            ),
-            prefilling=tuple(
-                Prefilling(
-                    id=p.requests[0].id,
-                    tier=p.requests[0].tier,
-                    priority=p.requests[0].priority,
-                    arrived=p.requests[0].arrived,
-                    remaining=p.remaining,
-                    rows=len(p.requests),
-                    whole=p.whole,
-                )
-                for p in self.prefills.values()
-            ),
+            waiting=tuple(self._waiting(r) for r in self.waiting.values()),
+            prefilling=tuple(p.seen() for p in self.prefills.values()),
             rows={tier: len(batch) for tier, batch in self.rows.items()},
             encoding=tuple(e.request.tier for e in self._encoding),
         )
 
-    # --- memory --------------------------------------------------------------------------------------
-    def kv_bytes(self, request: GenerationRequest) -> float:
-        """Estimated bytes of a request's whole KV cache; 0 while nothing is known."""
-        return self._kv_token_bytes * (len(request.prompt.tokens) + request.max_tokens)
+    def _waiting(self, request: GenerationRequest) -> Waiting:
+        return Waiting(
+            id=request.id,
+            tier=request.tier,
+            priority=request.priority,
+            arrived=request.arrived,
+            tokens=len(request.prompt.tokens),
+            images=request.prompt.inputs is not None,
+            alone=bool(request.resumed) or request.id in self._solo or not self._groups,
+            fits=self._fits(request),
+        )
 
     def _fits(self, request: GenerationRequest, *, beside: float = 0.0) -> bool:
-        if not self._kv_token_bytes:
-            return True
         running = [row.request for batch in self.rows.values() for row in batch.rows]
         running += [r for p in self.prefills.values() for r in p.requests]
-        if not running and not beside:
-            return True
-        need = self.kv_bytes(request) + beside
-        held = sum(self.kv_bytes(r) for r in running)
-        room = self._memory_limit() - held
-        if need > room and self.prefixes.bytes:
-            self.prefixes.shrink(max(0, int(self.prefixes.bytes - (need - room))))
-        return need <= room
+        return self.budget.fits(request, running, beside=beside)
 
     # --- actions -------------------------------------------------------------------------------------
     def perform(self, action: Action, view: View) -> None:
@@ -231,12 +205,12 @@ class Core:
 
     def _admitted(self, first: GenerationRequest, company: Sequence[int]) -> list[GenerationRequest]:
         """Those of ``company`` whose caches have room beside ``first``'s, taken from the queue."""
-        held = self.kv_bytes(first)
+        held = self.budget.bytes(first)
         taken = []
         for number in company:
             request = self.waiting[number]
             if self._fits(request, beside=held):
-                held += self.kv_bytes(request)
+                held += self.budget.bytes(request)
                 taken.append(self.waiting.pop(number))
         return taken
 
@@ -302,10 +276,8 @@ class Core:
     def _finish(self, prefill: Prefill) -> None:
         begun = prefill.finish()
         self.prefills.pop(prefill.requests[0].id)
-        tier, cache, count = prefill.requests[0].tier, begun.cache, len(begun.rows)
-        if not self._kv_token_bytes:
-            capacity = max(1, _capacity(cache, prefill.processed + 1)) * count
-            self._kv_token_bytes = sum(_bytes(c) for c in cache) / capacity
+        tier, cache = prefill.requests[0].tier, begun.cache
+        self.budget.measure(cache, tokens=prefill.processed + 1, rows=len(begun.rows))
         now = time.monotonic()
         ended = []
         for row, token in zip(begun.rows, begun.tokens, strict=True):
@@ -440,21 +412,6 @@ def _feature_cache() -> Any:
     from mlx_vlm.vision_cache import VisionFeatureCache
 
     return VisionFeatureCache(max_size=20)
-
-
-def _capacity(cache: list[Any], tokens: int) -> int:
-    """Tokens the first layer's buffers have room for (they grow in steps)."""
-    keys = getattr(cache[0], "keys", None)
-    first = keys[0] if isinstance(keys, (tuple, list)) and keys else keys  # quantized: values, scales, biases
-    return int(first.shape[2]) if isinstance(first, mx.array) else tokens
-
-
-def _bytes(cache: Any) -> int:
-    """Bytes of one layer's cache; mlx-vlm's quantized ones don't tell theirs."""
-    parts = [getattr(cache, "keys", None), getattr(cache, "values", None)]
-    arrays = [a for part in parts for a in (part if isinstance(part, (tuple, list)) else [part])]
-    found = sum(int(a.nbytes) for a in arrays if isinstance(a, mx.array))
-    return found or int(cache.nbytes)
 
 
 def _first_line(exc: Exception) -> str:

@@ -11,6 +11,7 @@ from mlx_vlm.generate import ar
 
 from sidecar.requests import GenerationRequest, Token
 from sidecar.rows import Chosen, Row, select, tokens_of
+from sidecar.scheduler import Prefilling
 
 _DROPPED_INPUTS = frozenset({"input_ids", "pixel_values", "attention_mask"})
 
@@ -142,6 +143,19 @@ class Prefill:
     def ready(self) -> bool:
         """Whether only ``finish`` is left."""
         return self._whole or self.remaining <= 1
+
+    def seen(self) -> Prefilling:
+        """Itself as the policy sees it."""
+        first = self.requests[0]
+        return Prefilling(
+            id=first.id,
+            tier=first.tier,
+            priority=first.priority,
+            arrived=first.arrived,
+            remaining=self.remaining,
+            rows=len(self.requests),
+            whole=self.whole,
+        )
 
     def drop(self, request_id: int) -> None:
         """Take one of several requests out."""

@@ -25,6 +25,7 @@ SIDECAR = [  # each layer may import from its own and those below
     {"downloads.transfer"},
     {"engine"},
     {"core"},
+    {"kv"},
     {"prompting", "prefill", "prefix_cache", "loader", "vision", "rows", "starter.text", "starter.vision"},
     {"scheduler", "sampling", "constraints", "output", "images", "schemas", "logs", "starter.source"},
     {"downloads.store", "downloads.selection", "downloads.meter", "downloads.hub"},

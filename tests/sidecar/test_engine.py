@@ -422,9 +422,9 @@ def test_batch_work_cannot_flush_a_chats_prefix(starter_dir: Path, tmp_path: Pat
 
 def test_what_does_not_fit_into_memory_waits(text: Bench) -> None:
     text.ask(QUESTIONS[0], max_tokens=2)
-    one = text.core.kv_bytes(text.send(QUESTIONS[0], max_tokens=40).request)
-    real = text.core._memory_limit
-    text.core._memory_limit = lambda: int(one * 1.5)
+    one = text.core.budget.bytes(text.send(QUESTIONS[0], max_tokens=40).request)
+    real = text.core.budget.limit
+    text.core.budget.limit = lambda: int(one * 1.5)
     try:
         clients = [text.send(QUESTIONS[1], max_tokens=40) for _ in range(2)]
         most = 0
@@ -434,7 +434,7 @@ def test_what_does_not_fit_into_memory_waits(text: Bench) -> None:
         assert most == 1
         assert all(c.failure is None for c in clients)
     finally:
-        text.core._memory_limit = real
+        text.core.budget.limit = real
 
 
 def test_embedding_beside_a_chat(text: Bench, model_dir: Path) -> None:
