@@ -115,7 +115,8 @@ class Registry:
                 continue
         for folder in self._folders():
             for path in _model_folders(folder):
-                found.setdefault(path.name, LocalModel(path.name, path, None, _created(path)))
+                if path not in {m.path for m in found.values()}:  # an alias shows it already
+                    found.setdefault(path.name, LocalModel(path.name, path, None, _created(path)))
         for repo in sorted(self.cache.glob("models--*--*")):
             hub_id = repo.name.removeprefix("models--").replace("--", "/", 1)
             if hub_id not in found and (snapshot := Store(self.cache, hub_id).snapshot()):
