@@ -45,9 +45,11 @@ def chat(http: httpx.Client, number: int) -> tuple[float, list[float]]:
     return times[0] - start, [b - a for a, b in itertools.pairwise(times)]
 
 
-def measure(running: HostProcess, chats: int, going_on: Callable[[], bool]) -> tuple[list[float], list[float]]:
-    """First-token times and longest gaps of ``chats`` chats, as long as ``going_on``."""
-    first, longest = [], []
+def measure(
+    running: HostProcess, chats: int, going_on: Callable[[], bool]
+) -> tuple[list[float], list[float], list[float]]:
+    """First-token times, longest gaps and median gaps of ``chats`` chats, as long as ``going_on``."""
+    first, longest, between = [], [], []
     with running.client() as http:
         for number in range(chats):
             ttft, gaps = chat(http, number)
@@ -55,8 +57,9 @@ def measure(running: HostProcess, chats: int, going_on: Callable[[], bool]) -> t
                 break
             first.append(ttft)
             longest.append(max(gaps))
+            between.append(statistics.median(gaps))
             time.sleep(0.2)
-    return first, longest
+    return first, longest, between
 
 
 @contextlib.contextmanager
@@ -111,12 +114,15 @@ def main() -> int:
     if not busy[0]:
         print("the document was indexed before a chat had ended: give more --pages")
         return 1
-    for name, before, after in (("time to first token", idle[0], busy[0]), ("longest gap", idle[1], busy[1])):
-        middle, worst = statistics.median(before), max(before)
-        print(
-            f"{name}: idle median {middle * 1000:.0f} ms (max {worst * 1000:.0f}); beside indexing median "
-            f"{statistics.median(after) / middle:.2f}×, max {max(after) / middle:.2f}× ({len(after)} chats)"
-        )
+    first, token = statistics.median(idle[0]), statistics.median(idle[2])
+    print(f"idle: first words after {first * 1000:.0f} ms, then every {token * 1000:.0f} ms ({len(idle[0])} chats)")
+    for name, before, after, unit in (
+        ("time to first words", idle[0], busy[0], first),
+        ("longest gap ÷ idle time between words", idle[1], busy[1], token),
+    ):
+        figures = [f"{pick(side) / unit:.2f}×" for side in (before, after) for pick in (statistics.median, max)]
+        print(f"{name}: idle median {figures[0]}, max {figures[1]}; beside indexing {figures[2]}, {figures[3]}")
+    print(f"({len(busy[0])} chats beside indexing)")
     return 0
 
 

@@ -118,7 +118,8 @@ class Guard:
             if done:
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), self._timeout or None)
+                async with asyncio.timeout(self._timeout or None):
+                    message = await receive()
             except TimeoutError:
                 raise ApiError(408, "The body came too slowly.", code="request_timeout") from None
             if message["type"] == "http.request":
@@ -135,7 +136,10 @@ class Guard:
             if message["type"] == "http.response.start" and origin is not None:
                 MutableHeaders(scope=message).update(_cors(origin))
             try:
-                await asyncio.wait_for(send(message), self._timeout or None)
+                # Not wait_for: in Python 3.11 that swallows a cancellation which meets the end of the sending, and
+                # the answer to a client that has left would go on.
+                async with asyncio.timeout(self._timeout or None):
+                    await send(message)
             except TimeoutError:
                 raise OSError("the client stopped reading") from None
 

@@ -115,7 +115,8 @@ class Registry:
                 continue
         for folder in self._folders():
             for path in _model_folders(folder):
-                found.setdefault(path.name, LocalModel(path.name, path, None, _created(path)))
+                if path not in {m.path for m in found.values()}:  # an alias shows it already
+                    found.setdefault(path.name, LocalModel(path.name, path, None, _created(path)))
         for repo in sorted(self.cache.glob("models--*--*")):
             hub_id = repo.name.removeprefix("models--").replace("--", "/", 1)
             if hub_id not in found and (snapshot := Store(self.cache, hub_id).snapshot()):
@@ -178,7 +179,7 @@ class Registry:
         if entry.hub_id is None:
             return starter.installed(self._settings.data_dir)
         path = Store(self.cache, entry.hub_id).snapshot()
-        return path or self._in_dirs(entry.hub_id.rpartition("/")[2])
+        return path or self._in_dirs(entry.hub_id.rpartition("/")[2]) or self._in_dirs(entry.alias)
 
     def _in_dirs(self, name: str) -> Path | None:
         if name == starter.NAME:

