@@ -178,7 +178,7 @@ class Registry:
         if entry.hub_id is None:
             return starter.installed(self._settings.data_dir)
         path = Store(self.cache, entry.hub_id).snapshot()
-        return path or self._in_dirs(entry.hub_id.rpartition("/")[2])
+        return path or self._in_dirs(entry.hub_id.rpartition("/")[2]) or self._in_dirs(entry.alias)
 
     def _in_dirs(self, name: str) -> Path | None:
         if name == starter.NAME:
