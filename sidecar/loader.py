@@ -102,6 +102,8 @@ def load(path: Path, progress: Progress) -> LoadedModel:
             text = f"its architecture {config['model_type']!r} is not supported by this version ({text})"
         raise LoadError(f"{path.name} can't be loaded: {text}") from exc
     finally:
+        # Layers draw random numbers that the weights replace: unevaluated, the generator's state would keep them all.
+        mx.eval(mx.random.state)
         mx.clear_cache()
 
 
