@@ -49,7 +49,7 @@ def run(
                 _gguf(source, made, progress)
             else:
                 raise ImportFailed(f"{source}: there is no such file or folder.")
-            loader.load(made, lambda part: progress("checking", round(part * 100), 100))
+            loader.load(made, lambda part: progress("loading", round(part * 100), 100))
             made.rename(target)
     except (loader.LoadError, GGUFError) as exc:
         raise ImportFailed(f"{source} can't be imported: {exc}") from exc

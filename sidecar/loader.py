@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +78,7 @@ def load(path: Path, progress: Progress) -> LoadedModel:
     """Load the model in folder ``path``. Raises LoadError; what was loaded of it is let go."""
     import mlx.core as mx
 
+    _settle()
     config = read_config(path)
     weights = sorted(path.glob("*.safetensors"))
     if not weights:
@@ -89,15 +93,33 @@ def load(path: Path, progress: Progress) -> LoadedModel:
     except LoadError:
         raise
     except MemoryError as exc:
+        gc.collect()
         raise LoadError(f"{path.name} does not fit into memory.") from exc
     except Exception as exc:
+        gc.collect()
         text = str(exc).strip().splitlines()[0][:300] if str(exc).strip() else type(exc).__name__
         if "not supported" in text.lower():
             text = f"its architecture {config['model_type']!r} is not supported by this version ({text})"
         raise LoadError(f"{path.name} can't be loaded: {text}") from exc
     finally:
-        gc.collect()
+        # Layers draw random numbers that the weights replace: unevaluated, the generator's state would keep them all.
+        mx.eval(mx.random.state)
         mx.clear_cache()
+
+
+@cache
+def _settle() -> None:
+    """Import what every load needs, and keep the collector away from it: a look at all of it takes half a second.
+
+    A running answer would wait for that at every unload.
+    """
+    import mlx_vlm.embedding_loader
+    import mlx_vlm.utils
+
+    _ = (mlx_vlm.embedding_loader, mlx_vlm.utils)
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # else libraries complain of leaks at the end
 
 
 def check_safetensors(file: Path) -> None:
@@ -168,11 +190,17 @@ def _load_embedding(path: Path, config: dict[str, Any], progress: Progress) -> L
     from mlx_vlm.embedding_loader import load_embedding_model
     from transformers import AutoTokenizer
 
-    progress(0.1)
-    model = load_embedding_model(path, lazy=True)
-    progress(0.3)
-    _evaluate(model, progress, 0.3)
-    tokenizer = AutoTokenizer.from_pretrained(str(path))
+    # The tokenizer has nothing to do with MLX: another thread reads it, and a chat goes on meanwhile.
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(AutoTokenizer.from_pretrained, str(path))
+        progress(0.1)
+        model = load_embedding_model(path, lazy=True)
+        progress(0.3)
+        _evaluate(model, progress, 0.3)
+        while not reading.done():
+            wait([reading], timeout=0.005)
+            progress(1.0)
+        tokenizer = reading.result()
     return LoadedModel(
         path=path,
         kind="embedding",

@@ -10,8 +10,6 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
 log = logging.getLogger("sidecar.engine")
 
 _set = False
@@ -77,6 +75,8 @@ def room(held: int, *, limit: int = 0) -> int:
 
     On Apple Silicon the GPU gets about three quarters of the memory; elsewhere nine tenths of what is free is taken.
     """
+    import psutil
+
     machine = psutil.virtual_memory()
     share = 0.75 if sys.platform == "darwin" else 0.9
     return room_of(machine.total, machine.available, held, share=share, limit=limit)
@@ -102,6 +102,7 @@ def give_back() -> None:
 def total() -> int:
     """Memory MLX can use: the GPU's recommended working set on Metal, else the machine's."""
     import mlx.core as mx
+    import psutil
 
     if mx.metal.is_available():
         size = mx.device_info().get("max_recommended_working_set_size")
@@ -131,6 +132,7 @@ def prefix_limit(setting_mb: int) -> int:
 def kv_limit() -> int:
     """Bytes all running requests' KV caches may take together: what weights leave of nine tenths of memory."""
     import mlx.core as mx
+    import psutil
 
     free = min(total() * 0.9 - mx.get_active_memory(), psutil.virtual_memory().available * 0.8)
     return max(0, int(free))

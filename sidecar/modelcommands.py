@@ -16,7 +16,7 @@ from sidecar import importing
 from sidecar.config import Settings
 from sidecar.downloads import Effort, Progress, PullError, human
 from sidecar.downloads.pull import pull as fetch
-from sidecar.downloads.pull import pulled_elsewhere
+from sidecar.downloads.store import pulled_elsewhere
 from sidecar.registry import ModelNotFound, Registry, best, recommended
 from sidecar.registry import describe as describe_model
 from sidecar.terminal import progress_bar, running

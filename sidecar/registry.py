@@ -136,11 +136,12 @@ class Registry:
         raise ModelNotFound(f"{name!r} is neither an alias nor a hub id such as owner/name.{hint}")
 
     def smaller(self, available: int, *, than: LocalModel) -> CatalogueEntry | None:
-        """The largest model of the catalogue that fits into so many bytes and is smaller than ``than``."""
-        fits = [e for e in self.entries().values() if e.size_gb * 1.2e9 < available and e.alias != than.name]
-        if than.entry is not None:
+        """The largest model of the catalogue that fits into so many bytes, can what ``than`` can, and is smaller."""
+        wanted = set(than.entry.capabilities if than.entry is not None else ()) or {"text"}
+        fits = [e for e in catalogue().values() if e.size_gb * 1.2e9 < available and wanted <= set(e.capabilities)]
+        if than.entry is not None and than.entry.size_gb:
             fits = [e for e in fits if e.size_gb < than.entry.size_gb]
-        return max(fits, key=lambda e: e.size_gb, default=None)
+        return max((e for e in fits if e.alias != than.name), key=lambda e: e.size_gb, default=None)
 
     def remove(self, name: str) -> int:
         """Delete a model from this machine; the bytes freed. Raises ModelNotFound, OSError."""

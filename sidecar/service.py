@@ -16,7 +16,7 @@ from sidecar import __version__, durations, memory, pressure
 from sidecar.config import Settings
 from sidecar.downloads import Effort, human
 from sidecar.downloads.manager import Downloads
-from sidecar.downloads.pull import pulled_elsewhere
+from sidecar.downloads.store import pulled_elsewhere
 from sidecar.engine import Engine
 from sidecar.errors import ApiError, bad_request
 from sidecar.metrics import Meter

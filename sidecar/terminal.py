@@ -57,7 +57,8 @@ def progress_bar() -> Iterator[Progress]:
         if name != phase:
             if bar is not None:
                 bar.close()
-            unit = {"unit": "B", "unit_scale": True} if name != "converting" else {"unit": "tensor"}
+            units = {"converting": {"unit": "tensor"}, "loading": {"unit": "%"}}
+            unit: dict[str, Any] = units.get(name) or {"unit": "B", "unit_scale": True}
             bar = tqdm(total=total, desc=name, file=sys.stderr, initial=0, **unit)
             phase = name
         bar.update(done - bar.n)

@@ -115,7 +115,7 @@ def test_the_core_of_the_host_is_light() -> None:
 
 def test_the_server_brings_no_mlx_before_a_model() -> None:
     loaded = loaded_after("import sidecar.server, sidecar.app, sidecar.service, sidecar.engine")
-    assert not loaded & {"mlx", "mlx_vlm", "transformers", "numpy", "PIL", "huggingface_hub", "llguidance"}
+    assert not loaded & {"mlx", "mlx_vlm", "transformers", "numpy", "PIL", "huggingface_hub", "llguidance", "httpx"}
 
 
 def test_files_are_short() -> None:

@@ -13,7 +13,6 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from sidecar.downloads import Effort, Progress, PullError
-from sidecar.downloads.pull import pull
 
 _LOOK = 0.2  # seconds between looks at a running pull
 
@@ -35,6 +34,8 @@ class Job:
     def _run(self) -> None:
         try:
             asyncio.set_event_loop(self._loop)
+            from sidecar.downloads.pull import pull  # HTTP and the hub's library come with the first pull
+
             cache, mirrors, effort = self._arguments
             work = pull(self.hub_id, cache=cache, report=self._report, mirrors=mirrors, effort=effort)
             self._task = self._loop.create_task(work)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -169,14 +167,3 @@ async def _fetch(
         return store.publish(listing)
     except OSError as exc:
         raise PullError(f"{store.root}: can't be written ({exc.strerror}).", code="disk_full", status=507) from exc
-
-
-def pulled_elsewhere(cache: Path, hub_id: str) -> dict[str, Any] | None:
-    """What another process says of its pull of this model, or None when none pulls it."""
-    from host_api.lock import held
-
-    store = Store(cache, hub_id)
-    with contextlib.suppress(StateDirError):
-        if store.lock.exists() and held(store.lock):
-            return store.read_note() or {"model": hub_id, "status": "downloading", "completed": 0, "total": 0}
-    return None

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from host_api.lock import held
+from host_api.state_dir import StateDirError
 from sidecar.downloads import HubFile, Listing
 
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
@@ -161,6 +163,15 @@ class Store:
         strategy = found.delete_revisions(*revisions)
         strategy.execute()
         return strategy.expected_freed_size
+
+
+def pulled_elsewhere(cache: Path, hub_id: str) -> dict[str, Any] | None:
+    """What another process says of its pull of this model, or None when none pulls it."""
+    store = Store(cache, hub_id)
+    with contextlib.suppress(StateDirError):
+        if store.lock.exists() and held(store.lock):
+            return store.read_note() or {"model": hub_id, "status": "downloading", "completed": 0, "total": 0}
+    return None
 
 
 def is_whole(folder: Path) -> bool:

@@ -45,6 +45,21 @@ def test_the_recommendation(memory: int, alias: str) -> None:
     assert registry.best(1) is None
 
 
+def test_the_smaller_suggestion(tmp_path: Path) -> None:
+    table = Registry(Settings(data_dir=tmp_path, cache_dir=tmp_path))
+
+    def smaller(gigabytes: float, alias: str | None) -> str | None:
+        entry = registry.catalogue()[alias] if alias else None
+        found = table.smaller(int(gigabytes * GB), than=registry.LocalModel(alias or "own", tmp_path, entry))
+        return found.alias if found else None
+
+    assert smaller(4, "qwen3-vl-8b") == "qwen3-vl-4b"
+    assert smaller(2.5, "qwen3-vl-8b") == "qwen3-vl-2b"
+    assert smaller(100, "qwen3-vl-4b") == "qwen3-vl-2b", "smaller than what was asked for"
+    assert smaller(0.3, "starter") is None, "not an embedding model for a chat model"
+    assert smaller(4, None) == "qwen3-vl-4b"
+
+
 def test_models_recommend(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sidecar.entry", "models", "--recommend", "--data-dir", str(tmp_path)]
     text = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout

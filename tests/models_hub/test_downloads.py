@@ -235,7 +235,7 @@ def test_cancelling_keeps_what_came(hub: FakeHub, tmp_path: Path) -> None:
 
 
 def test_two_processes_share_a_pull_and_the_second_sees_how_far_it_is(hub: FakeHub, tmp_path: Path) -> None:
-    hub.rate = 2e6
+    hub.rate = 8e5
     told: list[Progress] = []
     store = Store(tmp_path, hub.hub_id)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,32 +81,6 @@ def test_keep_alive_of_a_request(http: httpx.Client) -> None:
     assert 290 < loaded["unloads_in"] <= 300
     assert http.post("/v1/models/nothing/load").status_code == 404
     assert http.post("/v1/models/nothing/unload").status_code == 404
-
-
-def test_loading_embeddings_lets_a_chat_go_on(http: httpx.Client, server: Sidecar) -> None:
-    """The load is cut in steps, and tokens come between them."""
-    http.post("/v1/models/minilm/unload").raise_for_status()
-    http.post("/v1/models/one/load").raise_for_status()
-    during = 0
-    done = threading.Event()
-
-    def embed() -> None:
-        with server.client() as other:
-            other.post("/v1/embeddings", json={"model": "minilm", "input": "x"}).raise_for_status()
-        done.set()
-
-    body = chat("one", stream=True, logit_bias={"2": -100}) | {"max_tokens": 2000}
-    thread = threading.Thread(target=embed)
-    with http.stream("POST", "/v1/chat/completions", json=body) as answer:
-        source = answer.iter_lines()
-        next(source)
-        thread.start()
-        for line in source:
-            if done.is_set():
-                break
-            during += line.startswith("data: {")
-    thread.join(60)
-    assert during > 5
 
 
 def test_what_does_not_fit_is_refused_with_numbers(tmp_path: Path, data_dir: Path, folder: Path) -> None:

@@ -19,6 +19,8 @@ from sidecar.metrics import Meter
 from sidecar.pressure import Level, Shed, Shedder
 from sidecar.residency import InUse, NotEnoughMemory, Residency
 from sidecar.warmstart import WarmStart
+from tests.servers import wait_for
+from tests.sidecar.test_engine import Bench
 
 MB = 1 << 20
 
@@ -233,6 +235,30 @@ def test_a_broken_model_leaves_the_old_one(engine: Engine, folders: dict[str, Pa
             pass
 
     play(engine, scene, room=lambda held: 1 << 40)
+
+
+def test_answers_go_on_between_the_steps_of_a_load(folders: dict[str, Path], tmp_path: Path) -> None:
+    bench = Bench(folders["a"], tmp_path)
+    grown: list[int] = []
+    try:
+        client = bench.send("count to ten", max_tokens=100_000, logit_bias=((2, -100.0),))
+        wait_for(lambda: len(client.tokens) > 2)
+        progress = bench.engine._progress
+
+        def watched(part: float) -> None:
+            before = len(client.tokens)
+            progress(part)
+            grown.append(len(client.tokens) - before)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bench.engine, "_progress", watched)
+            assert bench.engine.load(folders["e"]).result(60).kind == "embedding"
+        assert len(grown) >= 4
+        assert all(grown)
+        assert client.failure is None
+    finally:
+        bench.engine.stop()
+    assert not bench.deaths
 
 
 # --- pure parts -----------------------------------------------------------------------------------------
