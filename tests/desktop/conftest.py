@@ -16,14 +16,14 @@ import pytest
 
 from host_api.launcher import LaunchSpec
 from host_api.supervisor import HostConfig
-from tests.desktop.webdriver import Window, display, driver, window
+from tests.desktop.webdriver import Display, Window, display, driver, window
 
 PROGRAM = os.environ.get("MLX_SIDECAR_DESKTOP_APP", "")
 GRACE = 2.0  # seconds
 MARK = "MLX_SIDECAR_TEST_MARK"  # in the environment of the app and all it starts
 
 # `make test-desktop` builds the app and says where it is.
-collect_ignore_glob = [] if PROGRAM else ["test_*.py"]
+collect_ignore_glob = [] if PROGRAM or os.environ.get("MLX_SIDECAR_DESKTOP_DEB") else ["test_*.py"]
 
 
 def marked(mark: str) -> dict[int, str]:
@@ -43,9 +43,13 @@ class Desk:
     """A user's desk: a display, a home, a state directory, and the app when it is open."""
 
     home: Path
-    screen: str
+    screen: Display
     shots: Path
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def shot(self, name: str) -> None:
+        """A picture of the screen, kept in artifacts/desktop/."""
+        self.screen.screenshot(self.shots / f"{name}.png")
 
     @property
     def state_dir(self) -> Path:
@@ -63,7 +67,7 @@ class Desk:
             "XDG_CACHE_HOME": str(self.home / "cache"),
             "XDG_CONFIG_HOME": str(self.home / "config"),
             "XDG_RUNTIME_DIR": str(self.home / "run"),
-            "DISPLAY": self.screen,
+            "DISPLAY": self.screen.name,
             "GDK_BACKEND": "x11",
             "WEBKIT_DISABLE_DMABUF_RENDERER": "1",
             "LIBGL_ALWAYS_SOFTWARE": "1",
@@ -74,9 +78,9 @@ class Desk:
         }
 
     @contextlib.contextmanager
-    def app(self) -> Iterator[Window]:
+    def app(self, program: Path = Path(PROGRAM)) -> Iterator[Window]:
         """Open the app."""
-        with driver(self.env, self.home / "app.log") as http, window(http, Path(PROGRAM)) as opened:
+        with driver(self.env, self.home / "app.log") as http, window(http, program) as opened:
             opened.wait("a page", lambda: opened.text("h1"))
             yield opened
 
@@ -123,14 +127,14 @@ class Desk:
 
 
 @pytest.fixture(scope="session")
-def screen() -> Iterator[str]:
+def screen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Display]:
     """One display for all tests."""
-    with display() as name:
-        yield name
+    with display(tmp_path_factory.mktemp("screen")) as it:
+        yield it
 
 
 @pytest.fixture
-def desk(tmp_path: Path, screen: str, request: pytest.FixtureRequest) -> Iterator[Desk]:
+def desk(tmp_path: Path, screen: Display) -> Iterator[Desk]:
     """A fresh desk; whatever a failed test left running is ended, and nothing else."""
     (tmp_path / "run").mkdir(mode=0o700)
     shots = Path(__file__).resolve().parents[2] / "artifacts" / "desktop"

@@ -13,7 +13,7 @@ import pytest
 
 from host_api.host import SidecarHost
 from tests.desktop.conftest import GRACE, PROGRAM, Desk
-from tests.desktop.webdriver import Window, WebDriverError
+from tests.desktop.webdriver import Window
 from tests.starter.test_vision import picture
 
 FIELD = "textarea"
@@ -59,13 +59,6 @@ def png(colour: str, shape: str) -> bytes:
     return buffer.getvalue()
 
 
-def quit_app(window: Window) -> None:
-    try:
-        window.press("control", "q")
-    except (WebDriverError, OSError):
-        pass  # it was gone before the keys were let go
-
-
 @pytest.mark.timeout(240)
 def test_a_conversation(desk: Desk, tmp_path: Path) -> None:
     with desk.app() as window:
@@ -76,15 +69,15 @@ def test_a_conversation(desk: Desk, tmp_path: Path) -> None:
         )
         assert "Sidecar: Starting…" in seen
         ready(window)
-        window.screenshot(desk.shots / "1-ready.png")
+        desk.shot("1-ready")
 
         ask(window, "What is the capital of France?")
         assert "Paris" in answered(window)
-        window.screenshot(desk.shots / "2-answer.png")
+        desk.shot("2-answer")
 
         drop(window, png("red", "circle"), "circle.png")
         window.wait("the picture", lambda: window.script("return document.querySelectorAll('.attached img').length"))
-        window.screenshot(desk.shots / "3-dropped.png")
+        desk.shot("3-dropped")
         ask(window, "What is in this picture?")
         window.wait(
             "a second answer",
@@ -93,7 +86,7 @@ def test_a_conversation(desk: Desk, tmp_path: Path) -> None:
         answer = answered(window).lower()
         assert "red" in answer
         assert "circle" in answer
-        window.screenshot(desk.shots / "4-seen.png")
+        desk.shot("4-seen")
 
         blue = tmp_path / "square.png"
         blue.write_bytes(png("blue", "square"))
@@ -104,13 +97,13 @@ def test_a_conversation(desk: Desk, tmp_path: Path) -> None:
 
         window.click("header button")
         window.wait("the dialogue", lambda: "On this machine" in window.text("dialog"))
-        window.screenshot(desk.shots / "5-models.png")
+        desk.shot("5-models")
         window.press("escape")
 
         app = desk.pid(Path(PROGRAM).name)
         sidecar = sidecar_pid(window)
         assert {app, sidecar} <= set(desk.running())
-        quit_app(window)
+        window.quit()
         desk.until("nothing is left", lambda: not desk.running(), 15)
         assert not (desk.state_dir / "sidecar.pid").exists()
 
@@ -124,13 +117,13 @@ def test_a_sidecar_killed_in_the_middle_of_an_answer(desk: Desk) -> None:
         window.wait("its beginning", lambda: len(window.text(ANSWER)) > 20, 120)
         os.kill(first, signal.SIGKILL)
         window.wait("a message", lambda: "broke off" in window.text("[data-testid=broken]"))
-        window.screenshot(desk.shots / "6-broken.png")
+        desk.shot("6-broken")
         ready(window)
         assert sidecar_pid(window) != first
         ask(window, "What is the capital of France?")
         window.wait("Paris", lambda: "Paris" in window.text(ANSWER), 120)
-        window.screenshot(desk.shots / "7-goes-on.png")
-        quit_app(window)
+        desk.shot("7-goes-on")
+        window.quit()
         desk.until("nothing is left", lambda: not desk.running(), 15)
 
 
@@ -141,6 +134,8 @@ def test_restart_by_the_button(desk: Desk) -> None:
         window.script("[...document.querySelectorAll('header button')].find((b) => b.innerText === 'Restart').click()")
         window.wait("another", lambda: window.text("[data-testid=sidecar]") and sidecar_pid(window) != first)
         assert desk.sidecars() == [sidecar_pid(window)]
+        window.quit()
+        desk.until("nothing is left", lambda: not desk.running(), 15)
 
 
 def test_a_killed_app_leaves_nothing_after_the_grace_time(desk: Desk) -> None:
@@ -166,14 +161,14 @@ def test_beside_a_python_host(desk: Desk, python_starts_first: bool, python_quit
             assert desk.sidecars() == [connection.pid]
             assert ("attached" in window.text("[data-testid=sidecar]")) == python_starts_first
             if python_starts_first and python_quits_first:
-                window.screenshot(desk.shots / "8-attached.png")
+                desk.shot("8-attached")
             if python_quits_first:
                 host.release()
                 ask(window, "What is the capital of France?")
                 assert "Paris" in answered(window)
-                quit_app(window)
+                window.quit()
             else:
-                quit_app(window)
+                window.quit()
                 desk.until("the app is gone", lambda: set(desk.running()) <= {connection.pid}, 15)
                 with connection.client() as http:
                     assert http.get("/health").json()["instance_id"] == connection.instance_id

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from PIL import Image
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the W3C's key of an element reference
+WINDOW = (900, 680)  # pixels, as in tauri.conf.json
 KEYS = {"enter": "\ue007", "control": "\ue009", "tab": "\ue004", "escape": "\ue00c"}
 
 
@@ -65,6 +67,11 @@ class Window:
         up = [{"type": "keyUp", "value": KEYS.get(k, k)} for k in reversed(keys)]
         self.call("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": [*down, *up]}]})
 
+    def quit(self) -> None:
+        """By the keyboard."""
+        with contextlib.suppress(WebDriverError, httpx.TransportError):  # gone before the keys were let go
+            self.press("control", "q")
+
     def script(self, text: str, *args: Any) -> Any:
         """What a JavaScript function body returns."""
         return self.call("POST", "/execute/sync", {"script": text, "args": list(args)})
@@ -83,22 +90,35 @@ class Window:
             assert time.monotonic() < end, f"not within {seconds} s: {what}; the page says:\n{self.text('body')}"
             time.sleep(0.1)
 
+
+@dataclass(frozen=True)
+class Display:
+    """A screen that nobody looks at, but for its pictures."""
+
+    name: str
+    folder: Path
+
     def screenshot(self, path: Path) -> None:
-        """As PNG."""
+        """What is on it, as PNG: the window as the window system shows it."""
+        data = (self.folder / "Xvfb_screen0").read_bytes()  # XWD: a header of big-endian words, colours, pixels
+        words = struct.unpack(">25I", data[:100])
+        start, (width, height), line, colours = words[0], words[4:6], words[12], words[19]
+        pixels = data[start + 12 * colours :]
+        image = Image.frombuffer("RGB", (width, height), pixels, "raw", "BGRX", line, 1)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(base64.b64decode(self.call("GET", "/screenshot")))
+        image.crop((0, 0, *WINDOW)).save(path)
 
 
 @contextlib.contextmanager
-def display() -> Iterator[str]:
-    """A screen of its own."""
+def display(folder: Path) -> Iterator[Display]:
+    """A screen of the tests' own; ``folder`` holds its memory."""
     program = shutil.which("Xvfb")
     assert program, "Xvfb is missing; run make test-desktop, which installs it or says how"
-    command = [program, "-displayfd", "1", "-screen", "0", "1280x900x24", "-nolisten", "tcp"]
+    command = [program, "-displayfd", "1", "-screen", "0", "1280x900x24", "-nolisten", "tcp", "-fbdir", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
             assert server.stdout is not None
-            yield ":" + server.stdout.readline().strip()
+            yield Display(":" + server.stdout.readline().strip(), folder)
         finally:
             server.terminate()
 

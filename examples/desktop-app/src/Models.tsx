@@ -53,7 +53,7 @@ export function Models({ models, chosen, onChoose, onPulled, onClose }: Props) {
         {models.length === 0 && <p className="quiet">None yet. Fetch one below.</p>}
         {models.map((model) => (
           <label key={model.id} className="choice">
-            <input type="radio" name="model" checked={model.id === chosen} onChange={() => onChoose(model.id)} />
+            <input type="radio" name="model" autoFocus={model.id === chosen} checked={model.id === chosen} onChange={() => onChoose(model.id)} />
             <span>{model.id}</span>
             <small>{[...(model.capabilities ?? []), model.loaded ? 'in memory' : ''].filter(Boolean).join(' · ')}</small>
           </label>

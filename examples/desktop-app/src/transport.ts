@@ -46,7 +46,9 @@ export function explain(error: unknown): string {
   if (isSidecarError(error) && !(error instanceof Error)) return error.message;
   // What fetch and its reader throw when the other side is gone; the words differ between webviews.
   if (error instanceof TypeError) return BROKEN;
-  return error instanceof Error ? error.message : String(error);
+  const message = error instanceof Error ? error.message : String(error);
+  // WebKitGTK ends the stream of a connection that broke as if it were whole; the SDK notices what is missing.
+  return message.includes('ended without a finish reason') ? BROKEN : message;
 }
 
 const BROKEN = 'The answer broke off: the sidecar went away. It is started again by itself; then try again.';
