@@ -23,7 +23,8 @@ GRACE = 2.0  # seconds
 MARK = "MLX_SIDECAR_TEST_MARK"  # in the environment of the app and all it starts
 
 # `make test-desktop` builds the app and says where it is.
-collect_ignore_glob = [] if PROGRAM or os.environ.get("MLX_SIDECAR_DESKTOP_DEB") else ["test_*.py"]
+BUILT = PROGRAM or os.environ.get("MLX_SIDECAR_DESKTOP_DEB") or os.environ.get("MLX_SIDECAR_SCRATCH_DEB")
+collect_ignore_glob = [] if BUILT else ["test_*.py"]
 
 
 def marked(mark: str) -> dict[int, str]:
@@ -46,6 +47,7 @@ class Desk:
     screen: Display
     shots: Path
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    more: dict[str, str] = field(default_factory=dict)  # environment
 
     def shot(self, name: str) -> None:
         """A picture of the screen, kept in artifacts/desktop/."""
@@ -75,6 +77,7 @@ class Desk:
             "MLX_SIDECAR_STATE_DIR": str(self.state_dir),
             "MLX_SIDECAR_PORT": "0",
             "MLX_SIDECAR_GRACE_TIME": str(GRACE),
+            **self.more,
         }
 
     @contextlib.contextmanager

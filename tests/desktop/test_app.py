@@ -139,8 +139,10 @@ def test_restart_by_the_button(desk: Desk) -> None:
 
 
 def test_a_killed_app_leaves_nothing_after_the_grace_time(desk: Desk) -> None:
+    desk.more["GTK_THEME"] = "Adwaita:dark"
     with desk.app() as window:
         ready(window)
+        desk.shot("9-dark")
         sidecar = sidecar_pid(window)
         os.kill(desk.pid(Path(PROGRAM).name), signal.SIGKILL)
         assert sidecar in desk.sidecars()

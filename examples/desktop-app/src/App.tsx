@@ -91,7 +91,7 @@ export function App() {
           onClick={() => void sidecar.again()}
           disabled={snapshot.phase === 'starting' || snapshot.phase === 'restarting'}
         >
-          {snapshot.phase === 'running' ? 'Restart' : 'Start'}
+          {snapshot.phase === 'stopped' || snapshot.phase === 'failed' ? 'Start' : 'Restart'}
         </button>
       </header>
 

@@ -93,7 +93,14 @@ impl Snapshot {
     pub fn after(event: &Event) -> Option<Self> {
         match (event.kind, &event.connection) {
             (EventKind::Ready | EventKind::Restarted, Some(connection)) => Some(Snapshot::running(connection)),
-            (EventKind::Crashed, _) => Some(Snapshot::new(Phase::Restarting, format!("The sidecar {}.", event.detail))),
+            (EventKind::Crashed, _) => {
+                let what = match event.detail.as_str() {
+                    "replaced" => "was replaced by another program",
+                    "hung" => "did not answer any more",
+                    _ => "ended unexpectedly",
+                };
+                Some(Snapshot::new(Phase::Restarting, format!("The sidecar {what}. Getting it back…")))
+            }
             (EventKind::Stopped, _) => Some(Snapshot::new(Phase::Stopped, "")),
             (EventKind::Failed, _) => Some(Snapshot::failed("restart_failed", &event.detail)),
             _ => None,
