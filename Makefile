@@ -10,12 +10,12 @@ export MLX_SIDECAR_DATA_DIR ?= $(DATA)
 export CARGO_TARGET_DIR ?= $(CACHE)/cargo-target
 WITH_BLAS = env $$(tools/blas.sh)
 
-.PHONY: run test setup starter lint freeze sidecar-dist requirements storm chaos pull-chaos swap-storm seed-check starter-eval web clean
+.PHONY: run test setup starter lint freeze sidecar-dist requirements storm chaos pull-chaos swap-storm seed-check starter-eval web desktop test-desktop clean
 
 run: setup starter ## the host service on 127.0.0.1:60315, which starts the sidecar on 127.0.0.1:60316
 	@MLX_SIDECAR_OPEN=1 exec $(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
 
-test sidecar-dist: ONEFILE = 1
+test test-desktop desktop sidecar-dist: ONEFILE = 1
 test: setup starter lint sidecar-dist ## lint, types, the frozen build and every test
 	@tools/test_packages.sh
 	OPENBLAS_NUM_THREADS=1 $(WITH_BLAS) $(BIN)/python -m pytest $(ARGS)
@@ -63,6 +63,17 @@ starter-eval: setup starter ## what the starter model sees, scored on held-out p
 
 web: ## the host service's page anew, from its sources (needs Node.js)
 	CACHE=$(CACHE) tools/web.sh host_api/app/web/dist
+
+desktop: setup starter sidecar-dist ## the example desktop app as a .deb in dist/desktop/, looked through and started
+	@CACHE=$(CACHE) tools/desktop.sh setup
+	@CACHE=$(CACHE) tools/desktop.sh deb
+	MLX_SIDECAR_DESKTOP_DEB=$$(echo $(CURDIR)/dist/desktop/*.deb) $(BIN)/python -m pytest -n0 tests/desktop/test_deb.py
+
+test-desktop: setup starter sidecar-dist ## the example desktop app driven by WebDriver, with the frozen sidecar
+	@CACHE=$(CACHE) tools/desktop.sh setup
+	@CACHE=$(CACHE) tools/desktop.sh lint
+	@CACHE=$(CACHE) tools/desktop.sh stage
+	MLX_SIDECAR_DESKTOP_APP=$(CURDIR)/dist/desktop/root/usr/bin/mlx-sidecar-desktop $(BIN)/python -m pytest -n0 tests/desktop $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist artifacts

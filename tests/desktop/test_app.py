@@ -1,0 +1,195 @@
+"""The built app with the frozen sidecar, used as a person does."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from host_api.host import SidecarHost
+from tests.desktop.conftest import GRACE, PROGRAM, Desk
+from tests.desktop.webdriver import Window
+from tests.starter.test_vision import picture
+
+FIELD = "textarea"
+ANSWER = "article.assistant:last-of-type"
+
+
+def ready(window: Window) -> None:
+    window.wait("the sidecar is ready", lambda: "Ready" in window.text("[data-testid=phase]"))
+    window.wait("a model", lambda: "starter" in window.text("header"))
+
+
+def sidecar_pid(window: Window) -> int:
+    return int(window.text("[data-testid=sidecar]").rpartition(" ")[2])
+
+
+def ask(window: Window, text: str) -> None:
+    window.type(FIELD, text)
+    window.press("enter")
+
+
+def answered(window: Window) -> str:
+    window.wait("an answer", lambda: window.text(ANSWER) and "Send" in window.text("form.composer"), 120)
+    return window.text(ANSWER)
+
+
+def drop(window: Window, data: bytes, name: str) -> None:
+    """The event that the webview makes of a dropped file; the drag itself is the window system's."""
+    window.script(
+        """const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0));
+        const data = new DataTransfer();
+        data.items.add(new File([bytes], arguments[1], { type: 'image/png' }));
+        for (const type of ['dragenter', 'dragover', 'drop'])
+          document.querySelector('main').dispatchEvent(
+            new DragEvent(type, { bubbles: true, cancelable: true, dataTransfer: data }));""",
+        base64.b64encode(data).decode(),
+        name,
+    )
+
+
+def png(colour: str, shape: str) -> bytes:
+    buffer = io.BytesIO()
+    picture(colour, shape).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.timeout(240)
+def test_a_conversation(desk: Desk, tmp_path: Path) -> None:
+    with desk.app() as window:
+        seen = set()
+        window.wait(
+            "the sidecar is ready",
+            lambda: seen.add(window.text("[data-testid=phase] > span:nth-child(2)")) or "Ready" in str(seen),
+        )
+        assert "Sidecar: Starting…" in seen
+        ready(window)
+        desk.shot("1-ready")
+
+        ask(window, "What is the capital of France?")
+        assert "Paris" in answered(window)
+        desk.shot("2-answer")
+
+        drop(window, png("red", "circle"), "circle.png")
+        window.wait("the picture", lambda: window.script("return document.querySelectorAll('.attached img').length"))
+        desk.shot("3-dropped")
+        ask(window, "What is in this picture?")
+        window.wait(
+            "a second answer",
+            lambda: window.script("return document.querySelectorAll(arguments[0]).length", "article.assistant") == 2,
+        )
+        answer = answered(window).lower()
+        assert "red" in answer
+        assert "circle" in answer
+        desk.shot("4-seen")
+
+        blue = tmp_path / "square.png"
+        blue.write_bytes(png("blue", "square"))
+        window.type("[data-testid=picker]", str(blue))
+        window.wait("the picked one", lambda: window.script("return document.querySelectorAll('.attached img').length"))
+        window.click(".attached button")
+        window.wait("none", lambda: not window.script("return document.querySelectorAll('.attached img').length"))
+
+        window.click("header button")
+        window.wait("the dialogue", lambda: "On this machine" in window.text("dialog"))
+        desk.shot("5-models")
+        window.press("escape")
+
+        app = desk.pid(Path(PROGRAM).name)
+        sidecar = sidecar_pid(window)
+        assert {app, sidecar} <= set(desk.running())
+        window.quit()
+        desk.until("nothing is left", lambda: not desk.running(), 15)
+        assert not (desk.state_dir / "sidecar.pid").exists()
+
+
+@pytest.mark.timeout(240)
+def test_a_sidecar_killed_in_the_middle_of_an_answer(desk: Desk) -> None:
+    with desk.app() as window:
+        ready(window)
+        first = sidecar_pid(window)
+        ask(window, "Write a long story about a fox, a crow and a river.")
+        window.wait("its beginning", lambda: len(window.text(ANSWER)) > 20, 120)
+        os.kill(first, signal.SIGKILL)
+        window.wait("a message", lambda: "broke off" in window.text("[data-testid=broken]"))
+        desk.shot("6-broken")
+        ready(window)
+        assert sidecar_pid(window) != first
+        ask(window, "What is the capital of France?")
+        window.wait("Paris", lambda: "Paris" in window.text(ANSWER), 120)
+        desk.shot("7-goes-on")
+        window.quit()
+        desk.until("nothing is left", lambda: not desk.running(), 15)
+
+
+def test_restart_by_the_button(desk: Desk) -> None:
+    with desk.app() as window:
+        ready(window)
+        first = sidecar_pid(window)
+        window.script("[...document.querySelectorAll('header button')].find((b) => b.innerText === 'Restart').click()")
+        window.wait("another", lambda: window.text("[data-testid=sidecar]") and sidecar_pid(window) != first)
+        assert desk.sidecars() == [sidecar_pid(window)]
+        window.quit()
+        desk.until("nothing is left", lambda: not desk.running(), 15)
+
+
+def test_a_killed_app_leaves_nothing_after_the_grace_time(desk: Desk) -> None:
+    desk.more["GTK_THEME"] = "Adwaita:dark"
+    with desk.app() as window:
+        ready(window)
+        desk.shot("9-dark")
+        sidecar = sidecar_pid(window)
+        os.kill(desk.pid(Path(PROGRAM).name), signal.SIGKILL)
+        assert sidecar in desk.sidecars()
+        desk.until("nothing is left", lambda: not desk.running(), GRACE + 15)
+
+
+@pytest.mark.parametrize("python_quits_first", [True, False])
+@pytest.mark.parametrize("python_starts_first", [True, False])
+def test_beside_a_python_host(desk: Desk, python_starts_first: bool, python_quits_first: bool) -> None:
+    host = SidecarHost(desk.host_config())
+    try:
+        if python_starts_first:
+            host.ensure_running()
+        with desk.app() as window:
+            ready(window)
+            connection = host.ensure_running()
+            assert connection.pid == sidecar_pid(window)
+            assert desk.sidecars() == [connection.pid]
+            assert ("attached" in window.text("[data-testid=sidecar]")) == python_starts_first
+            if python_starts_first and python_quits_first:
+                desk.shot("8-attached")
+            if python_quits_first:
+                host.release()
+                ask(window, "What is the capital of France?")
+                assert "Paris" in answered(window)
+                window.quit()
+            else:
+                window.quit()
+                desk.until("the app is gone", lambda: set(desk.running()) <= {connection.pid}, 15)
+                with connection.client() as http:
+                    assert http.get("/health").json()["instance_id"] == connection.instance_id
+                host.release()
+            desk.until("no sidecar is left", lambda: not desk.sidecars() and not desk.running(), GRACE + 15)
+    finally:
+        host.release()
+
+
+def test_a_second_start_shows_the_first(desk: Desk, bus: str) -> None:
+    env = {**desk.env, "DBUS_SESSION_BUS_ADDRESS": bus}
+    first = subprocess.Popen([PROGRAM], env={**os.environ, **env}, stderr=subprocess.DEVNULL)
+    try:
+        desk.until("a sidecar", lambda: (desk.state_dir / "sidecar.pid").exists())
+        second = subprocess.run([PROGRAM], env={**os.environ, **env}, timeout=30, capture_output=True)
+        assert second.returncode == 0
+        assert first.poll() is None
+        assert len(desk.sidecars()) == 1
+    finally:
+        first.terminate()
+        first.wait(10)
+    desk.until("nothing is left", lambda: not desk.running(), GRACE + 15)
