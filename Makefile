@@ -52,7 +52,7 @@ seed-check: setup starter ## the prototype's test plan as a checklist
 	$(WITH_BLAS) $(BIN)/python -m tests.host.seed_check
 
 starter-eval: setup starter ## what the starter model sees, scored on held-out pictures; exits 1 while goals are missed
-	$(WITH_BLAS) $(BIN)/python -m tools.starter_eval --folder $(DATA)/models/starter $(ARGS)
+	$(WITH_BLAS) $(BIN)/python -m tools.starter_eval --serve $(BIN)/mlx-sidecar --folder $$MLX_SIDECAR_DATA_DIR/models/starter --text auto $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist artifacts
