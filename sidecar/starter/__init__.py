@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 NAME = "starter"
-FORMAT = 3  # raise when the conversion changes: an older folder is converted anew
+FORMAT = 4  # raise when the conversion changes: an older folder is converted anew
 MARKER = "starter.json"
 
 

@@ -18,15 +18,15 @@ EYES = Path(__file__).with_name("vision")
 """Committed weights and settings of the vision tower and its connector."""
 IMAGE, AROUND, GLOBAL = "<empty_output>", "<jupyter_output>", "<jupyter_text>"
 """Tokens of the vocabulary, unused in chat, that mark a picture in the prompt."""
-SIDE = 256  # pixels
-IMAGE_TOKENS = 16
+SIDE = 192  # pixels
+IMAGE_TOKENS = 36
 _VISION = {
     "model_type": "smolvlm_vision",
     "hidden_size": 384,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 8,
+    "intermediate_size": 1152,
+    "num_hidden_layers": 10,
     "num_attention_heads": 6,
-    "patch_size": 16,
+    "patch_size": 8,
     "image_size": SIDE,
     "num_channels": 3,
     "layer_norm_eps": 1e-6,

@@ -11,21 +11,22 @@ from random import Random
 
 import numpy as np
 
-from tools.starter_vision import samples
-from tools.starter_vision.scenes import GRID, SIDE, Kit
+from tools.starter_vision import emoji, samples, slots
+from tools.starter_vision.scenes import SHAPES, SIDE, Kit
 from tools.starter_vision.tokens import LENGTH, Tokens
 
 CHUNK = 128  # samples handed over at once
+THINGS = 10
 _SLOTS = 4  # chunks a worker may be ahead
 
 FIELDS: dict[str, tuple[tuple[int, ...], type]] = {
     "image": ((SIDE, SIDE, 3), np.uint8),
     "ids": ((LENGTH,), np.int32),
     "span": ((2,), np.int32),
-    "cells": ((GRID * GRID,), np.int16),
-    "letters": ((samples.LETTERS,), np.int16),
-    "number": ((), np.int16),
-    "label": ((), np.int16),
+    "form": ((slots.TOKENS,), np.int16),
+    "things": ((THINGS, 5), np.float32),  # x, y, r, dense class, colour; r 0 where there is none
+    "letters": ((slots.LETTERS, 4), np.float32),  # x, y, half width, dense class
+    "word": ((2,), np.float32),  # half height, angle
     "kind": ((), np.int16),
 }
 
@@ -52,27 +53,40 @@ class Arrays:
         return sum(-(-int(np.prod((CHUNK, *s))) * np.dtype(k).itemsize // 64) * 64 for s, k in FIELDS.values())
 
 
+LETTER_CLASS = 1 + len(SHAPES) + len(emoji.CHARACTERS)
+CLASSES = LETTER_CLASS + len(slots.ALPHABET)
+"""What a patch may show: nothing, a shape, an emoji, a letter."""
+
+
+def put(out: dict[str, np.ndarray], at: int, sample: samples.Sample, lexicon: dict[str, int]) -> None:
+    """Write a sample, but for its tokens, into row ``at``."""
+    out["image"][at] = np.asarray(sample.image)
+    out["form"][at] = sample.form(lexicon)
+    out["things"][at], out["letters"][at], out["word"][at] = 0, 0, 0
+    for i, t in enumerate(sample.things[:THINGS]):
+        label = 1 + t.shape if t.emoji < 0 else 1 + len(SHAPES) + t.emoji
+        out["things"][at, i] = t.x, t.y, t.r, label, t.colour
+    if sample.letters is not None:
+        out["word"][at] = sample.letters.half_height, sample.letters.angle
+        for i, (box, letter) in enumerate(zip(sample.letters.boxes, sample.word, strict=True)):
+            out["letters"][at, i] = *box, LETTER_CLASS + slots.ALPHABET.index(letter)
+    out["kind"][at] = samples.KINDS.index(sample.kind)
+
+
 def fill(arrays: Arrays, rng: Random, split: str, kit: Kit, tokens: Tokens) -> None:
     """Draw a chunk."""
     at = 0
     while at < CHUNK:
         sample = samples.make(rng, split, kit)
-        row = tokens.row(sample.question, sample.answer, rng)
+        row = tokens.row(sample.question, sample.answer, rng, spelled=sample.spelled)
         if row is None:
             continue
-        out = arrays.of
-        out["image"][at] = np.asarray(sample.image)
-        out["ids"][at], out["span"][at] = row[0], row[1:]
-        out["cells"][at] = sample.cells()
-        out["letters"][at] = sample.letters()
-        out["number"][at] = sample.number
-        single = len(sample.things) == 1 and sample.kind in ("colour_shape", "emoji")
-        out["label"][at] = sample.things[0].label if single else -1
-        out["kind"][at] = samples.KINDS.index(sample.kind)
+        arrays.of["ids"][at], arrays.of["span"][at] = row[0], row[1:]
+        put(arrays.of, at, sample, kit.lexicon)
         at += 1
 
 
-def start(folder: Path, *, workers: int, seed: int, image_tokens: int) -> Iterator[dict[str, np.ndarray]]:
+def start(folder: Path, *, workers: int, seed: int, known: str) -> Iterator[dict[str, np.ndarray]]:
     """Chunks without end. Forks at once: call it before anything touches the GPU."""
     size = Arrays.size()
     memory = mmap.mmap(-1, size * workers * _SLOTS)
@@ -85,7 +99,7 @@ def start(folder: Path, *, workers: int, seed: int, image_tokens: int) -> Iterat
             try:
                 os.close(ready_r)
                 os.close(free_w)
-                _work(memory, folder, worker, free_r, ready_w, seed * 1000 + worker, image_tokens)
+                _work(memory, folder, worker, free_r, ready_w, seed * 1000 + worker, known)
             finally:
                 os._exit(0)
         os.close(free_r)
@@ -105,9 +119,9 @@ def _chunks(memory: mmap.mmap, ready: int, free: list[int], size: int) -> Iterat
         os.write(free[worker], bytes([slot]))
 
 
-def _work(memory: mmap.mmap, folder: Path, worker: int, free: int, ready: int, seed: int, image_tokens: int) -> None:
-    kit = Kit.open(folder, "train")
-    tokens = Tokens(folder / "tokenizer.json", image_tokens)
+def _work(memory: mmap.mmap, folder: Path, worker: int, free: int, ready: int, seed: int, known: str) -> None:
+    kit = Kit.open(folder, "train", known=known)
+    tokens = Tokens(folder / "tokenizer.json", slots.TOKENS)
     rng = Random(seed)
     while True:
         slot = os.read(free, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,26 +10,28 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from tools.starter_vision import samples
-from tools.starter_vision.scenes import SIDE
+from tools.starter_vision import feed, slots
+from tools.starter_vision.scenes import COLOUR_NAMES, SHAPES
 
 
 @dataclass(frozen=True)
 class EyesConfig:
     """Sizes of the vision tower; ``scale`` patches a side become one image token."""
 
+    side: int = 192
     hidden: int = 384
-    layers: int = 8
+    layers: int = 10
     heads: int = 6
-    mlp: int = 1536
-    patch: int = 16
+    mlp: int = 1152
+    patch: int = 8
     scale: int = 4
     text_hidden: int = 576
+    middle: int = 6  # blocks before the helper heads look at the patches
 
     @property
     def patches(self) -> int:
         """Patches along a side."""
-        return SIDE // self.patch
+        return self.side // self.patch
 
     @property
     def tokens(self) -> int:
@@ -94,15 +97,19 @@ class _Tower(nn.Module):
         self.encoder = nn.ModuleDict({"layers": nn.ModuleList(Block(c) for _ in range(c.layers))})
         self.post_layernorm = nn.LayerNorm(c.hidden, eps=1e-5)
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, middle: int) -> tuple[Tensor, Tensor]:
+        """(the last block's patches, normalised; those after ``middle`` blocks)."""
         x = self.embeddings(pixels)
-        for block in self.encoder["layers"]:
+        between = x
+        for i, block in enumerate(self.encoder["layers"], 1):
             x = block(x)
-        return self.post_layernorm(x)
+            if i == middle:
+                between = x
+        return self.post_layernorm(x), between
 
 
 class Eyes(nn.Module):
-    """Pixels [B, 3, 256, 256] in -1 … 1 to image tokens [B, 16, 576], and the helper heads' logits."""
+    """Pixels [B, 3, side, side] in -1 … 1 to image tokens [B, 36, 576], and the helper heads' logits."""
 
     def __init__(self, c: EyesConfig) -> None:
         super().__init__()
@@ -116,35 +123,96 @@ class Eyes(nn.Module):
             }
         )
         # Helper heads: dropped after training.
-        self.queries = nn.Parameter(torch.randn(2 + samples.LETTERS, c.hidden) * 0.02)
-        self.look = nn.MultiheadAttention(c.hidden, c.heads, batch_first=True)
-        self.look_norm = nn.LayerNorm(c.hidden)
-        self.count_head = nn.Linear(c.hidden, 7)
-        self.emoji_head = nn.Linear(c.hidden, samples.CELL_CLASSES)
-        self.letter_head = nn.Linear(c.hidden, len(samples.ALPHABET) + 1)
-        self.cell_head = nn.Linear(c.text_hidden, samples.CELL_CLASSES)
+        self.norm = nn.LayerNorm(c.hidden)
+        self.helpers = nn.ModuleDict(
+            {
+                "kind": nn.Linear(c.hidden, feed.CLASSES),
+                "colour": nn.Linear(c.hidden, len(COLOUR_NAMES)),
+                "index": nn.Linear(c.hidden, slots.LETTERS),
+                "centre": nn.Linear(c.hidden, 1),
+                "offset": nn.Linear(c.hidden, 2),
+            }
+        )
         for name, p in self.named_parameters():
             if p.ndim > 1:
                 nn.init.trunc_normal_(p, std=0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
-        # Image tokens start at the size of word embeddings (root mean square 0.13).
-        nn.init.normal_(self.connector["modality_projection"]["proj"].weight, std=0.13 / (c.hidden * c.scale**2) ** 0.5)
+        # Patches are small: 192 numbers become 384.
+        nn.init.normal_(self.vision_model.embeddings.patch_embedding.weight, std=0.06)
+        # Image tokens start at the size of word embeddings (root mean square 0.11).
+        nn.init.normal_(self.connector["modality_projection"]["proj"].weight, std=0.11 / (c.hidden * c.scale**2) ** 0.5)
 
     def shuffle(self, x: Tensor) -> Tensor:
-        """Patches [B, 256, hidden] to tokens of 4 × 4 patches each [B, 16, hidden * 16]."""
+        """Patches [B, patches², hidden] to tokens of scale × scale patches each."""
         b, (n, s) = x.shape[0], (self.c.patches, self.c.scale)
         x = x.reshape(b, n // s, s, n // s, s, -1)
         return x.permute(0, 1, 3, 2, 4, 5).reshape(b, (n // s) ** 2, -1)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(image tokens, cell logits, class logits, count logits, letter logits)."""
-        x = self.vision_model(pixels)
+    def forward(self, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(image tokens, helper logits of every patch)."""
+        x, between = self.vision_model(pixels, self.c.middle)
         tokens = self.connector["modality_projection"]["proj"](self.shuffle(x))
-        seen, _ = self.look(self.queries.expand(x.shape[0], -1, -1).to(x.dtype), x, x, need_weights=False)
-        seen = self.look_norm(seen)
-        cells = self.cell_head(tokens * 7.5)
-        return tokens, cells, self.emoji_head(seen[:, 0]), self.count_head(seen[:, 1]), self.letter_head(seen[:, 2:])
+        between = self.norm(between)
+        return tokens, {name: head(between) for name, head in self.helpers.items()}
+
+
+class Codes(nn.Module):
+    """What the frozen language model best reads for every value of every slot: words' embeddings to begin with."""
+
+    def __init__(self, form: tuple[slots.Slot, ...], embed: Tensor, encode: Callable[[str], list[int]]) -> None:
+        super().__init__()
+        base, starts, sizes = [], [], []
+        for slot in form:
+            starts.append(len(base))
+            sizes.append(len(slot.words))
+            base += [self._base(slot.name, words, embed, encode) for words in slot.words]
+        self.sizes = sizes
+        self.register_buffer("starts", torch.tensor(starts, device=embed.device))
+        self.register_buffer("base", torch.stack(base))
+        self.change = nn.Parameter(torch.zeros_like(self.base))
+        self.bias = nn.Parameter(torch.zeros(len(form), embed.shape[1], device=embed.device))
+        with torch.no_grad():
+            for i, slot in enumerate(form):
+                if slot.name == "free":
+                    self.bias[i].normal_(0, 0.05)
+
+    @staticmethod
+    def _base(name: str, words: tuple[str, ...], embed: Tensor, encode: Callable[[str], list[int]]) -> Tensor:
+        if not words:
+            return torch.zeros(embed.shape[1], device=embed.device)
+        if name.startswith("letter."):
+            return embed[encode(words[0] if name != "letter.0" else f" {words[0]}")[-1]].float()
+        parts = []
+        part = {"first": 0, "second": 1, "third": 2}.get(name.partition(".")[2], -1)
+        for word in words:
+            ids = encode(f" {word}")
+            if name[:2] in ("a.", "b.") and part >= 0 and word not in _PLAIN:
+                ids = ids[part : part + 1] if part < 2 else ids[2:]
+            parts += [embed[i].float() for i in ids]
+        return torch.stack(parts).sum(0) / max(1, len(parts)) ** 0.5 if parts else torch.zeros_like(embed[0]).float()
+
+    def of(self, slot: int) -> Tensor:
+        """The codes of a slot [values, 576]."""
+        at = int(self.starts_list[slot])
+        return self.base[at : at + self.sizes[slot]] + self.change[at : at + self.sizes[slot]] + self.bias[slot]
+
+    @property
+    def starts_list(self) -> list[int]:
+        """Where each slot's codes begin."""
+        out, at = [], 0
+        for size in self.sizes:
+            out.append(at)
+            at += size
+        return out
+
+    def forward(self, form: Tensor) -> Tensor:
+        """Values [B, slots] (-1 read as 0) to image tokens [B, slots, 576]."""
+        at = form.long().clamp(min=0) + self.starts
+        return F.embedding(at, self.base) + F.embedding(at, self.change) + self.bias
+
+
+_PLAIN = frozenset([*COLOUR_NAMES, *SHAPES])
 
 
 def rope(length: int, dim: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:

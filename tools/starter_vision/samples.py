@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 import numpy as np
 from PIL import Image
 
-from tools.starter_vision import emoji, questions, scenes
-from tools.starter_vision.scenes import COLOUR_NAMES, GRID, SHAPES, SIDE, Kit, Thing
+from tools.starter_vision import emoji, questions, scenes, slots
+from tools.starter_vision.scenes import COLOUR_NAMES, SHAPES, SIDE, Kit, Letters, Thing
 
-ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-LETTERS = 7  # places of the spelling head
-CELL_CLASSES = 1 + len(SHAPES) * len(COLOUR_NAMES) + len(emoji.CHARACTERS)
 KINDS = ("colour_shape", "count", "relation", "emoji", "word")
 
 
@@ -29,8 +26,9 @@ class Sample:
     wanted: tuple[str, ...] = ()
     things: tuple[Thing, ...] = ()
     word: str = ""
-    number: int = -1
-    extra: dict[str, str] = field(default_factory=dict)
+    letters: Letters | None = None
+    ground: str = ""
+    spelled: str = ""  # the answer gives this letter by letter
 
     def right(self, answer: str) -> bool:
         """Whether an answer says what is in the picture."""
@@ -38,19 +36,9 @@ class Sample:
         words = " ".join(words.split()).join((" ", " "))
         return all(any(f" {part.lower()} " in words for part in w.split("|")) for w in self.wanted)
 
-    def cells(self) -> np.ndarray:
-        """Class of what lies in each of the image's cells, 0 where nothing does; [GRID * GRID] int16."""
-        out = np.zeros(GRID * GRID, np.int16)
-        for thing in self.things:
-            out[thing.cell] = thing.label
-        return out
-
-    def letters(self) -> np.ndarray:
-        """The word's letters, 0 after its end, all -1 for a picture without a word; [LETTERS] int16."""
-        out = np.full(LETTERS, 0 if self.word else -1, np.int16)
-        for i, letter in enumerate(self.word[:LETTERS]):
-            out[i] = 1 + ALPHABET.index(letter)
-        return out
+    def form(self, lexicon: dict[str, int]) -> np.ndarray:
+        """What the image tokens should say, ``slots.fill``."""
+        return slots.fill(self.things, ground=self.ground, word=self.word, lexicon=lexicon)
 
 
 def _shape_name(thing: Thing) -> str:
@@ -131,11 +119,11 @@ def _single(rng: Random, split: str, kit: Kit) -> Sample:
         asked = thing if rng.random() < 0.5 else other
         question = questions.phrase(rng, split, questions.PRESENT, a=_a(asked))
         answer = f"Yes, this is {_a(thing)}." if asked.label == thing.label else f"No, this is {_a(thing)}."
-    return Sample(image, "colour_shape", question, answer, (colour, shape), (thing,))
+    return Sample(image, "colour_shape", question, answer, (colour, shape), (thing,), ground=ground)
 
 
 def _count(rng: Random, split: str, kit: Kit) -> Sample:
-    image, _ = scenes.background(rng, split)
+    image, ground = scenes.background(rng, split)
     number = rng.randint(1, 5 if split == "test" else 6)
     others = 0 if rng.random() < 0.5 else rng.randint(1, 3)
     base = rng.uniform(16, 36 if number + others <= 6 else 27)
@@ -182,15 +170,14 @@ def _count(rng: Random, split: str, kit: Kit) -> Sample:
         coloured = f"{COLOUR_NAMES[colour]} {SHAPES[shape]}"
         answer = f"{word} {questions.plural(coloured)}" if total > 1 else _a(things[0])
         answer = questions.sentence(answer)
-    return Sample(image, "count", question, answer, (f"{word}|{total}",), tuple(things), number=total)
+    return Sample(image, "count", question, answer, (f"{word}|{total}",), tuple(things), ground=ground)
 
 
-_OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 _LONG = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
 
 
 def _relation(rng: Random, split: str, kit: Kit) -> Sample:
-    image, _ = scenes.background(rng, split)
+    image, ground = scenes.background(rng, split)
     radii = [rng.uniform(20, 48) for _ in range(2)]
     places = scenes.scatter(rng, radii)
     if places is None:
@@ -199,12 +186,11 @@ def _relation(rng: Random, split: str, kit: Kit) -> Sample:
     a, b = (_new(rng, x, y, r, emoji_part=part) for (x, y), r in zip(places, radii, strict=True))
     if a.label == b.label:
         raise _AgainError
-    dx, dy = a.x - b.x, a.y - b.y
-    sideways = abs(dx) > abs(dy)
-    if max(abs(dx), abs(dy)) < 50 or min(abs(dx), abs(dy)) > 0.7 * max(abs(dx), abs(dy)):
+    relation = slots.relation(a, b)
+    if not relation:
         raise _AgainError
+    sideways = relation in ("left", "right")
     things = tuple(_put(image, t, rng, split, kit) for t in (a, b))
-    relation = ("left" if dx < 0 else "right") if sideways else ("above" if dy < 0 else "below")
     the_a, the_b = f"the {_name(a)}", f"the {_name(b)}"
     stated = f"The {_name(a)} is {_LONG[relation]} {the_b}."
     luck = rng.random()
@@ -214,7 +200,7 @@ def _relation(rng: Random, split: str, kit: Kit) -> Sample:
     elif luck < 0.6:
         question, answer = questions.phrase(rng, split, questions.WHERE, a=the_a, b=the_b), stated
     elif luck < 0.75:
-        asked = relation if rng.random() < 0.5 else _OPPOSITE[relation]
+        asked = relation if rng.random() < 0.5 else slots.OPPOSITE[relation]
         question = questions.phrase(rng, split, questions.YES_NO, a=the_a, b=the_b, relation=_LONG[asked])
         answer = f"{'Yes' if asked == relation else 'No'}, {stated[0].lower()}{stated[1:]}"
     elif luck < 0.88:
@@ -222,13 +208,14 @@ def _relation(rng: Random, split: str, kit: Kit) -> Sample:
         answer = questions.sentence(_a(a))
     else:
         question = questions.phrase(rng, split, questions.WHAT)
-        answer = questions.sentence(f"{_a(a)} {_LONG[relation]} {_a(b)}")
+        first, second, where = (a, b, relation) if relation in ("left", "above") else (b, a, slots.OPPOSITE[relation])
+        answer = questions.sentence(f"{_a(first)} {_LONG[where]} {_a(second)}")
     wanted = {"above": "above|over|higher|top", "below": "below|under|lower|bottom"}.get(relation, relation)
-    return Sample(image, "relation", question, answer, (wanted,), things)
+    return Sample(image, "relation", question, answer, (wanted,), things, ground=ground)
 
 
 def _emoji(rng: Random, split: str, kit: Kit) -> Sample:
-    image, _ = scenes.background(rng, split)
+    image, ground = scenes.background(rng, split)
     r = rng.uniform(30, 110)
     margin = min(r, SIDE / 2 - 1) * 0.95
     x, y = (rng.uniform(margin, SIDE - margin) for _ in "xy")
@@ -246,29 +233,34 @@ def _emoji(rng: Random, split: str, kit: Kit) -> Sample:
         question = questions.phrase(rng, split, questions.PLACE, a=f"the {_name(thing)}")
         answer = f"The {_name(thing)} is {_position(thing)}."
     wanted = _name(thing).removesuffix(" face").removeprefix("pair of ")
-    return Sample(image, "emoji", question, answer, (wanted,), (thing,))
+    return Sample(image, "emoji", question, answer, (wanted,), (thing,), ground=ground)
 
 
 def _word(rng: Random, split: str, kit: Kit) -> Sample:
-    image, _ = scenes.background(rng, split)
+    image, ground = scenes.background(rng, split)
     luck = rng.random()
     if split == "test" or luck < 0.66:
-        word, source = rng.choice(kit.words["common"]), "common"
+        word = rng.choice(kit.words["common"])
     elif luck < 0.92:
-        word, source = rng.choice(kit.words["rare"]), "rare"
+        word = rng.choice(kit.words["rare"])
     else:
-        word, source = str(rng.randrange(10 ** rng.randint(1, 4))), "number"
+        word = str(rng.randrange(10 ** rng.randint(1, 4)))
     word = word[:6]
     luck = rng.random()
     if luck > 0.68:
         word = word.capitalize() if luck < 0.87 else word.upper()
-    if not scenes.draw_word(image, word, rng, split, kit):
+    letters = scenes.draw_word(image, word, rng, split, kit)
+    if letters is None:
         raise _AgainError
     forms = questions.READ if rng.random() < 0.85 else questions.WHAT
     if split == "test":
         forms = questions.READ
     question, answer = questions.phrase(rng, split, forms), f"It says {word}."
-    return Sample(image, "word", question, answer, (word,), (), word=word, extra={"source": source})
+    known = word.lower() in kit.lexicon
+    if known and len(word) > 1 and word.isupper():
+        answer = f"It says {word.lower()} in capital letters."
+    spelled = "" if known else word
+    return Sample(image, "word", question, answer, (word,), (), word, letters, ground, spelled)
 
 
 _MAKERS: dict[str, Callable[[Random, str, Kit], Sample]] = {

@@ -17,7 +17,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 SIDE = 256
-GRID = 4  # cells along a side: one image token each
 
 COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "red": ((220, 25, 30), (200, 0, 0), (255, 40, 40)),
@@ -54,11 +53,14 @@ class Thing:
             return 1 + len(SHAPES) * len(COLOUR_NAMES) + self.emoji
         return 1 + self.shape * len(COLOUR_NAMES) + self.colour
 
-    @property
-    def cell(self) -> int:
-        """The image token it lies in, row by row."""
-        x, y = (min(GRID - 1, max(0, int(v * GRID / SIDE))) for v in (self.x, self.y))
-        return y * GRID + x
+
+@dataclass(frozen=True)
+class Letters:
+    """Where a word's letters are: (x, y, half width) of each, half their height, and the word's turn in degrees."""
+
+    boxes: tuple[tuple[float, float, float], ...]
+    half_height: float
+    angle: float
 
 
 @dataclass(frozen=True)
@@ -68,17 +70,24 @@ class Kit:
     sprites: tuple[Image.Image, ...]
     fonts: tuple[Path, ...]
     words: dict[str, list[str]]
+    lexicon: dict[str, int]
 
     @classmethod
-    def open(cls, folder: Path, split: str) -> Kit:
-        """The kit ``prepare`` wrote."""
+    def open(cls, folder: Path, split: str, *, known: str = "all") -> Kit:
+        """The kit ``prepare`` wrote. ``known``: which common words are known whole; others are spelled."""
         import json
 
         with zipfile.ZipFile(folder / "sprites.zip") as archive:
             count = len(archive.namelist())
             sprites = tuple(Image.open(io.BytesIO(archive.read(f"{i}.png"))).convert("RGBA") for i in range(count))
         fonts = tuple(sorted((folder / "fonts" / split).glob("*.ttf")))
-        return cls(sprites, fonts, json.loads((folder / "words.json").read_text("utf-8")))
+        words = json.loads((folder / "words.json").read_text("utf-8"))
+        return cls(sprites, fonts, words, {w: i + 1 for i, w in enumerate(lexicon(words, known))})
+
+
+def lexicon(words: dict[str, list[str]], known: str) -> list[str]:
+    """The words known whole: "all" common ones, every other one ("half"), or "none"."""
+    return {"all": words["common"], "half": words["common"][::2], "none": []}[known]
 
 
 def jitter(rng: Random, colour: str) -> tuple[int, int, int]:
@@ -106,7 +115,7 @@ def background(rng: Random, split: str) -> tuple[Image.Image, str]:
     return _texture(rng, kind, a, mix), ""
 
 
-_TEXTURES = ("linear", "noise", "stripes", "blobs", "halves", "grid")
+_TEXTURES = ("linear", "noise", "stripes", "blobs", "halves", "grid", "waves", "mosaic")
 
 
 def _texture(rng: Random, kind: str, a: tuple[int, ...], b: tuple[int, ...]) -> Image.Image:
@@ -133,9 +142,14 @@ def _texture(rng: Random, kind: str, a: tuple[int, ...], b: tuple[int, ...]) -> 
     elif kind == "dots":
         n = rng.randint(6, 14)
         t = (np.hypot(xs * n % 1 - 0.5, ys * n % 1 - 0.5) < 0.22).astype(np.float32)
+    elif kind == "waves":
+        across = (xs - 0.5) * math.sin(angle) - (ys - 0.5) * math.cos(angle)
+        t = 0.5 + 0.5 * np.sin((along + 0.06 * np.sin(across * rng.uniform(8, 30))) * rng.uniform(20, 120))
     else:
-        small = Image.fromarray(seed.integers(0, 256, (6, 6), dtype=np.uint8))
-        t = np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+        n = rng.randint(5, 20) if kind == "mosaic" else 6
+        small = Image.fromarray(seed.integers(0, 256, (n, n), dtype=np.uint8))
+        way = Image.Resampling.NEAREST if kind == "mosaic" else Image.Resampling.BICUBIC
+        t = np.asarray(small.resize((SIDE, SIDE), way), dtype=np.float32) / 255
     t = np.clip(t, 0, 1)[..., None]
     pixels = np.array(a, np.float32) * (1 - t) + np.array(b, np.float32) * t
     return Image.fromarray(pixels.astype(np.uint8))
@@ -231,8 +245,8 @@ def draw_emoji(canvas: Image.Image, thing: Thing, rng: Random, split: str, kit: 
 _FONTS: dict[tuple[str, int], ImageFont.FreeTypeFont] = {}
 
 
-def draw_word(canvas: Image.Image, word: str, rng: Random, split: str, kit: Kit) -> bool:
-    """Write ``word`` somewhere, readable; False when no place or colour was found."""
+def draw_word(canvas: Image.Image, word: str, rng: Random, split: str, kit: Kit) -> Letters | None:
+    """Write ``word`` somewhere, readable; where its letters are, or None when there is no room."""
     path = rng.choice(kit.fonts)
     size = rng.choice((28, 32, 36, 40, 46, 52, 60, 70, 80))
     while True:
@@ -248,17 +262,24 @@ def draw_word(canvas: Image.Image, word: str, rng: Random, split: str, kit: Kit)
     layer = layer.rotate(angle, Image.Resampling.BILINEAR, expand=True)
     free_x, free_y = SIDE - layer.width, SIDE - layer.height
     if free_x < 2 or free_y < 2:
-        return False
+        return None
     x, y = rng.randint(1, free_x - 1), rng.randint(1, free_y - 1)
+    ends = [face.getlength(word[:i]) for i in range(len(word) + 1)]
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    boxes = []
+    for left, right in zip(ends, ends[1:], strict=False):
+        off = (left + right) / 2 - box[0] - width / 2
+        boxes.append((x + layer.width / 2 + off * cos, y + layer.height / 2 - off * sin, (right - left) / 2))
+    letters = Letters(tuple(boxes), height / 2, angle)
     for _ in range(8):
         rgb = jitter(rng, rng.choice(COLOUR_NAMES)) if rng.random() < 0.6 else (0, 0, 0)
         if stands_out(canvas, x + layer.width / 2, y + layer.height / 2, layer.width / 2, rgb):
             canvas.paste(rgb, (x, y), layer)
-            return True
+            return letters
     pale = (250, 250, 250)
     canvas.paste(pale, (x - 2, y - 2, x + layer.width + 2, y + layer.height + 2))
     canvas.paste((10, 10, 10), (x, y), layer)
-    return True
+    return letters
 
 
 def scatter(rng: Random, radii: list[float]) -> list[tuple[float, float]] | None:

@@ -17,7 +17,7 @@ _SYSTEMS = (
     "You describe pictures.",
     "You are a helpful assistant that can see images. Answer the question about the picture.",
 )
-LENGTH = 80  # tokens of a training row
+LENGTH = 100  # tokens of a training row
 
 
 class Tokens:
@@ -41,16 +41,31 @@ class Tokens:
             "<|im_start|>assistant\n"
         )
 
-    def row(self, question: str, answer: str, rng: Random | None = None) -> tuple[np.ndarray, int, int] | None:
+    def row(
+        self, question: str, answer: str, rng: Random | None = None, *, spelled: str = ""
+    ) -> tuple[np.ndarray, int, int] | None:
         """Token ids [LENGTH] int32, where the answer starts, and where the row ends; None if it is too long."""
         system = rng.choice(_SYSTEMS) if rng is not None and rng.random() < 0.15 else DEFAULT_SYSTEM
         before = self.encode(self.prompt(question, system))
         after = self.encode(f"{answer}<|im_end|>")
+        if spelled:
+            head, _, tail = answer.partition(f" {spelled}")
+            after = self.encode(head) + self.letters(spelled) + self.encode(f"{tail}<|im_end|>")
         if len(before) + len(after) > LENGTH:
             return None
         ids = np.zeros(LENGTH, np.int32)
         ids[: len(before) + len(after)] = before + after
         return ids, len(before), len(before) + len(after)
+
+    def letters(self, word: str) -> list[int]:
+        """A word after a space, a token for every letter."""
+        vocabulary = self._vocabulary
+        first = [vocabulary[f"Ġ{word[0]}"]] if not word[0].isdigit() else [vocabulary["Ġ"], vocabulary[word[0]]]
+        return first + [vocabulary[c] for c in word[1:]]
+
+    @cached_property
+    def _vocabulary(self) -> dict[str, int]:
+        return dict(self._tokenizer.get_vocab())  # type: ignore[attr-defined]
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``."""

@@ -1,9 +1,11 @@
-"""Train the starter model's eyes through the frozen language model.
+"""Train the starter model's eyes: first the codes the frozen language model reads, then the tower that writes them.
 
-    python -m tools.starter_vision.train --kit DIR --out DIR --seconds 500 --total 1000
+    python -m tools.starter_vision.train codes --kit DIR --out DIR --seconds 80
+    python -m tools.starter_vision.train eyes --kit DIR --out DIR --codes DIR/codes.pt --seconds 550
 
-``--total`` seconds are the whole schedule; a run of ``--seconds`` goes on from ``--state`` where that exists.
-The averaged weights (EMA) are what is written to ``--out`` and scored.
+``codes`` learns, through the language model, what every entry of the form (``slots``) should be as an image token.
+``eyes`` trains the tower to write those tokens and to tell what every patch shows; in its last part the answers
+through the language model count too. The averaged weights (EMA) are what is written and scored.
 """
 
 from __future__ import annotations
@@ -12,261 +14,240 @@ import argparse
 import copy
 import json
 import math
-import queue
-import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from random import Random
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from tools.starter_vision import feed, samples
-from tools.starter_vision.model import Eyes, EyesConfig, FrozenLM
-from tools.starter_vision.scenes import Kit
+from tools.starter_vision import feed, scenes, slots
+from tools.starter_vision.gpu import Pool, augment, shrink
+from tools.starter_vision.losses import answers, forms, patches
+from tools.starter_vision.model import Codes, Eyes, EyesConfig, FrozenLM
+from tools.starter_vision.muon import Muon
+from tools.starter_vision.score import evaluate, exam
 from tools.starter_vision.tokens import Tokens
 
 
-class Pool:
-    """Chunks on the GPU: fresh ones first, then old ones again (with other noise), so that drawing never waits."""
-
-    def __init__(self, chunks: object, device: torch.device, keep: int) -> None:
-        self._chunks, self._device, self._keep = chunks, device, keep
-        self._old: list[dict[str, Tensor]] = []
-        self._new: queue.Queue[dict[str, Tensor]] = queue.Queue(8)
-        self._rng = Random(1)
-        self.drawn = 0
-        threading.Thread(target=self._fetch, daemon=True).start()
-
-    def _fetch(self) -> None:
-        for chunk in self._chunks:  # type: ignore[attr-defined]
-            self._new.put({k: torch.from_numpy(np.array(v)).to(self._device) for k, v in chunk.items()})
-
-    def take(self, count: int) -> dict[str, Tensor]:
-        """A batch of ``count`` chunks."""
-        picked = []
-        for _ in range(count):
-            try:
-                chunk = self._new.get(block=len(self._old) < 24)
-                self.drawn += feed.CHUNK
-                if len(self._old) >= self._keep:
-                    self._old[self._rng.randrange(len(self._old))] = chunk
-                else:
-                    self._old.append(chunk)
-            except queue.Empty:
-                chunk = self._rng.choice(self._old)
-            picked.append(chunk)
-        return {k: torch.cat([c[k] for c in picked]) for k in picked[0]}
+def rate(part: float, step: int, warm: int) -> float:
+    """Share of the highest rate at ``part`` of the time: a warm-up, then a cosine to nothing."""
+    return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
 
 
-def augment(image: Tensor) -> Tensor:
-    """uint8 [B, H, W, 3] to noisy, shifted, squeezed, brightened pixels [B, 3, H, W] in -1 … 1."""
-    b, device = image.shape[0], image.device
-    x = image.permute(0, 3, 1, 2).float() / 127.5 - 1
-    scale = torch.empty(b, 2, device=device).uniform_(0.94, 1.18)
-    moved = torch.empty(b, 2, device=device).uniform_(-1, 1) * (scale - 1).clamp(min=0.0)
-    theta = torch.zeros(b, 2, 3, device=device)
-    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale[:, 0], scale[:, 1], moved
-    keep = torch.rand(b, device=device) < 0.4
-    theta[keep] = torch.eye(2, 3, device=device)
-    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    half = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2.0, mode="bilinear", align_corners=False)
-    blurred = (torch.rand(b, 1, 1, 1, device=device) < 0.15).float() * torch.rand(b, 1, 1, 1, device=device)
-    x = x + (half - x) * blurred
-    gain = torch.empty(b, 1, 1, 1, device=device).uniform_(0.9, 1.08)
-    shift = torch.empty(b, 1, 1, 1, device=device).uniform_(-0.06, 0.06)
-    noise = torch.empty(b, 1, 1, 1, device=device).uniform_(0, 0.06) * torch.randn_like(x)
-    return (x * gain + shift + noise).clamp(-1, 1)
+class Log:
+    """Lines of JSON to a file and, now and then, to the terminal."""
+
+    def __init__(self, out: Path, every: float) -> None:
+        self._file, self._every, self._shown = (out / "log.jsonl").open("a"), every, 0.0
+
+    def write(self, line: dict[str, Any], *, show: bool = False) -> None:
+        """Write a line; numbers are shortened."""
+        line = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in line.items()}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        if show or time.monotonic() - self._shown > self._every:
+            self._shown = time.monotonic()
+            print(json.dumps(line), flush=True)
 
 
-def losses(
-    eyes: Eyes, lm: FrozenLM, batch: dict[str, Tensor], pixels: Tensor, image_id: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """(loss of the answers' tokens, the helper heads' losses)."""
-    tokens, cells, labels, counts, letters = eyes(pixels)
-    ids, span = batch["ids"].long(), batch["span"]
-    x = F.embedding(ids, lm.embed)
-    x = x.masked_scatter((ids == image_id)[..., None], tokens.to(x.dtype))
-    h = lm.hidden(x)[:, :-1]
-    places = torch.arange(ids.shape[1], device=ids.device)
-    wanted = (places[None] >= span[:, :1]) & (places[None] < span[:, 1:])
-    wanted = wanted[:, 1:]
-    logits = F.linear(h[wanted], lm.embed).float()
-    answer = F.cross_entropy(logits, ids[:, 1:][wanted])
-    weight = torch.full((samples.CELL_CLASSES,), 1.0, device=ids.device)
-    weight[0] = 0.15
-    helpers = {
-        "cell": F.cross_entropy(cells.flatten(0, 1).float(), batch["cells"].long().flatten(), weight),
-        "label": F.cross_entropy(labels.float(), batch["label"].long(), ignore_index=-1),
-        "count": F.cross_entropy(counts.float(), batch["number"].long(), ignore_index=-1),
-        "letter": F.cross_entropy(letters.flatten(0, 1).float(), batch["letters"].long().flatten(), ignore_index=-1),
-    }
-    return answer, helpers
+class Setting:
+    """What both stages share."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.began = time.monotonic()
+        self.args, self.config = args, EyesConfig()
+        args.out.mkdir(parents=True, exist_ok=True)
+        self.tokens = Tokens(args.kit / "tokenizer.json", slots.TOKENS)
+        self.tokens.encode("ready")
+        self.exam = exam(args.kit, args.known, self.tokens, each=args.eval)  # forks
+        chunks = feed.start(args.kit, workers=args.workers, seed=args.seed, known=args.known)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        torch.manual_seed(args.seed)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        self.lm = FrozenLM(sorted(args.kit.glob("lm*.safetensors")), self.device, self.dtype)
+        words = json.loads((args.kit / "words.json").read_text("utf-8"))
+        self.form = slots.form(scenes.lexicon(words, args.known))
+        self.codes = Codes(self.form, self.lm.embed, self.tokens.encode)
+        if args.codes and args.codes.exists():
+            saved = torch.load(args.codes, map_location=self.device)
+            self.codes.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in saved.items()})
+        self.pool = Pool(chunks, self.device, args.keep)
+        self.log = Log(args.out, args.every)
+        if args.compile:
+            for layer in self.lm.layers:
+                layer.compile()
+
+    def left(self) -> float:
+        """Part of this command's time that is used."""
+        return (time.monotonic() - self.began) / self.args.seconds
+
+    def autocast(self) -> torch.autocast:
+        """The numbers' precision in matrix products."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.device.type == "cuda")
 
 
-@torch.no_grad()
-def evaluate(
-    eyes: Eyes, lm: FrozenLM, folder: Path, tokens: Tokens, device: torch.device, *, each: int, split: str = "test"
-) -> dict[str, float]:
-    """Share of right greedy answers of every kind, on ``each`` samples of a split."""
-    kit, rng = Kit.open(folder, split), Random(4242)
-    result = {}
-    for kind in samples.KINDS:
-        batch = [samples.make(rng, split, kit, kind) for _ in range(each)]
-        prompts = [tokens.encode(tokens.prompt(s.question)) for s in batch]
-        ends = torch.tensor([len(p) for p in prompts], device=device)
-        ids = torch.zeros(each, int(ends.max()) + 16, dtype=torch.long, device=device)
-        for i, p in enumerate(prompts):
-            ids[i, : len(p)] = torch.tensor(p)
-        pixels = torch.from_numpy(np.stack([np.asarray(s.image) for s in batch])).to(device)
-        seen = eyes(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)[0]
-        for step in range(16):
-            x = F.embedding(ids, lm.embed)
-            x = x.masked_scatter((ids == tokens.image_id)[..., None], seen.to(x.dtype))
-            last = lm.hidden(x)[torch.arange(each, device=device), ends + step - 1]
-            ids[torch.arange(each, device=device), ends + step] = F.linear(last, lm.embed).argmax(-1)
-        good = 0
-        for i, sample in enumerate(batch):
-            said = ids[i, ends[i] : ends[i] + 16].tolist()
-            text = tokens.decode(said[: said.index(2)] if 2 in said else said)
-            good += sample.right(text)
-            if i < 4:
-                print(f"  {kind}: {sample.question} | {sample.answer} | {text}")
-        result[kind] = good / each
-    return result
+def train_codes(s: Setting) -> None:
+    """Learn the codes through the language model, from the true forms with some noise."""
+    optimizer = torch.optim.Adam([{"params": [s.codes.bias]}, {"params": [s.codes.change]}], lr=s.args.rate)
+    step, clock = 0, time.monotonic()
+    while s.left() < 1:
+        now = rate((time.monotonic() - clock) / (s.args.seconds - (clock - s.began)), step, 20)
+        for group in optimizer.param_groups:
+            group["lr"] = s.args.rate * now
+        batch = s.pool.take(max(1, s.args.batch // feed.CHUNK))
+        tokens = s.codes(batch["form"])
+        with s.autocast():
+            loss, parts = answers(s.lm, batch, tokens + 0.03 * torch.randn_like(tokens), s.tokens.image_id)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        step += 1
+        if step % 20 == 0 or step < 3:
+            s.log.write({"stage": "codes", "step": step, "seconds": time.monotonic() - clock, "loss": loss.item(), **parts()})
+    torch.save({k: v.half() if v.is_floating_point() else v for k, v in s.codes.state_dict().items()}, s.args.out / "codes.pt")
+    with torch.no_grad(), s.autocast():
+        scores = evaluate(s.exam.get(), lambda b: s.codes(b["form"]), s.lm, s.tokens, s.device)
+    s.log.write({"stage": "codes", "step": step, "memory": _memory(), "test": scores}, show=True)
 
 
-def main() -> None:
-    """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--kit", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--state", type=Path, help="optimizer state to go on from, and to write")
-    parser.add_argument("--seconds", type=float, default=500)
-    parser.add_argument("--total", type=float, default=1000)
-    parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--workers", type=int, default=15)
-    parser.add_argument("--keep", type=int, default=600, help="chunks to keep for use again")
-    parser.add_argument("--eval", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--compile", action="store_true")
-    args = parser.parse_args()
-    began = time.monotonic()
-    config = EyesConfig()
-    tokens = Tokens(args.kit / "tokenizer.json", config.tokens)
-    chunks = feed.start(args.kit, workers=args.workers, seed=args.seed, image_tokens=config.tokens)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    torch.manual_seed(args.seed)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
-    lm = FrozenLM(sorted(args.kit.glob("lm*.safetensors")), device, dtype)
-    eyes = Eyes(config).to(device)
+def train_eyes(s: Setting) -> None:
+    """Train the tower and the connector."""
+    args = s.args
+    eyes = Eyes(s.config).to(s.device)
+    step, before = 0, 0.0
     ema = copy.deepcopy(eyes).requires_grad_(False)
-    slow = [p for p in eyes.parameters() if p.ndim < 2]
-    fast = [p for p in eyes.parameters() if p.ndim >= 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": fast, "weight_decay": 0.05}, {"params": slow, "weight_decay": 0.0}],
-        lr=args.rate,
-        betas=(0.9, 0.98),
-        fused=device.type == "cuda",
-    )
-    step, spent = 0, 0.0
+    blocks = [p for p in eyes.vision_model.encoder.parameters() if p.ndim == 2]
+    others = [p for p in eyes.parameters() if not any(p is q for q in blocks)]
+    sets: list[tuple[torch.optim.Optimizer, float]] = [
+        (
+            torch.optim.AdamW(
+                [
+                    {"params": [p for p in others if p.ndim >= 2], "weight_decay": 0.02},
+                    {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+                ]
+                + ([] if args.muon else [{"params": blocks, "weight_decay": 0.05}]),
+                lr=args.rate,
+                betas=(0.9, 0.98),
+                fused=s.device.type == "cuda",
+            ),
+            args.rate,
+        )
+    ]
+    if args.muon:
+        sets.append((Muon(blocks, args.muon), args.muon))
     if args.state and args.state.exists():
-        saved = torch.load(args.state, map_location=device)
+        saved = torch.load(args.state, map_location=s.device)
         eyes.load_state_dict(saved["eyes"])
         ema.load_state_dict(saved["ema"])
-        step, spent = saved["step"], saved["spent"]
-        if "optimizer" in saved:
-            optimizer.load_state_dict(saved["optimizer"])
+        for (optimizer, _), state in zip(sets, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        step, before = saved["step"], saved["spent"]
     if args.compile:
         for block in eyes.vision_model.encoder["layers"]:
             block.compile()
-        for layer in lm.layers:
-            layer.compile()
-    pool = Pool(chunks, device, args.keep)
-    args.out.mkdir(parents=True, exist_ok=True)
-    log = (args.out / "log.jsonl").open("a")
-    first, warm = step, 300 if not spent else 100
-    clock, shown = time.monotonic(), 0.0
-    while True:
-        done = spent + time.monotonic() - clock
-        if time.monotonic() - began > args.seconds:
-            break
-        part = min(1.0, done / args.total)
-        rate = args.rate * min(1.0, (step - first + 1) / warm) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        batch = pool.take(max(1, args.batch // feed.CHUNK))
-        pixels = augment(batch["image"])
-        with torch.autocast(device.type, dtype, enabled=device.type == "cuda"):
-            answer, helpers = losses(eyes, lm, batch, pixels, tokens.image_id)
-        loss = answer + (0.3 if part < 0.6 else 0.15) * sum(helpers.values())
-        optimizer.zero_grad(set_to_none=True)
+    clock, first, stopped = time.monotonic(), step, False
+    total = args.total or before + args.seconds - (clock - s.began)
+    codes = [s.codes.of(i).detach() for i in range(slots.TOKENS)]
+    while s.left() < 1:
+        spent = before + time.monotonic() - clock
+        part = spent / total
+        for optimizer, high in sets:
+            for group in optimizer.param_groups:
+                group["lr"] = high * rate(part, step, args.warm)
+        batch = s.pool.take(max(1, args.batch // feed.CHUNK))
+        pixels, theta = augment(batch["image"])
+        speak = part > args.speak
+        with s.autocast():
+            tokens, seen = eyes(shrink(pixels, s.config.side))
+            helpers = patches(seen, batch, theta, s.config.patches)
+            written, apart, shown = forms(tokens, batch, codes, s.form)
+            loss = written + (0.3 if not speak else 0.1) * apart + (1.0 if not speak else 0.5) * sum(helpers.values())
+            said = None
+            if speak:
+                few = {k: v[: args.few] for k, v in batch.items() if k != "image"}
+                said, _ = answers(s.lm, few, tokens[: args.few], s.tokens.image_id)
+                loss = loss + said
+        for optimizer, _ in sets:
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(eyes.parameters(), 1.0)
-        optimizer.step()
-        decay = min(0.998, (step + 1) / (step + 20))
+        norm = torch.nn.utils.clip_grad_norm_(eyes.parameters(), 2.0)
+        for optimizer, _ in sets:
+            optimizer.step()
+        decay = min(0.997, (step + 1) / (step + 20))
         with torch.no_grad():
             torch._foreach_lerp_(list(ema.parameters()), list(eyes.parameters()), 1 - decay)
         step += 1
-        if step % 50 == 0 or step - first in (1, 5, 10):
-            now = time.monotonic()
-            line = {
-                "step": step,
-                "seconds": round(done, 1),
-                "rate": rate,
-                "answer": round(answer.item(), 4),
-                **{k: round(v.item(), 4) for k, v in helpers.items()},
-                "norm": round(float(norm), 3),
-                "drawn": pool.drawn,
-                "per_second": round((step - first) * args.batch / (now - clock)),
-            }
-            log.write(json.dumps(line) + "\n")
-            log.flush()
-            if now - shown > 15 or step - first < 20:
-                print(json.dumps(line), flush=True)
-                shown = now
+        if step % 50 == 0 or step - first in (1, 10):
+            line = {"stage": "eyes", "step": step, "seconds": spent, "rate": sets[0][0].param_groups[0]["lr"]}
+            line |= {"answer": said.item()} if said is not None else {}
+            line |= {"form": written.item(), "apart": apart.item(), **{k: v.item() for k, v in helpers.items()}}
+            line |= {"norm": float(norm), **shown(), "drawn": s.pool.drawn}
+            line |= {"per_second": round((step - first) * args.batch / (time.monotonic() - clock)), "memory": _memory()}
+            s.log.write(line)
         if step % 1000 == 0:
-            _save(args, eyes, ema, optimizer, step, done)
-    spent += time.monotonic() - clock
-    _save(args, eyes, ema, optimizer, step, spent)
-    with torch.autocast(device.type, dtype, enabled=device.type == "cuda"):
-        ema.eval()
-        scores = evaluate(ema, lm, args.kit, tokens, device, each=args.eval)
-    print(json.dumps({"step": step, "spent": round(spent), "drawn": pool.drawn, "test": scores}), flush=True)
-    log.write(json.dumps({"step": step, "seconds": round(spent, 1), "test": scores}) + "\n")
-    log.close()
+            _save(args, ema)
+    spent = before + time.monotonic() - clock
+    _save(args, ema)
+    if args.state:
+        states = [optimizer.state_dict() for optimizer, _ in sets]
+        everything = {"eyes": eyes.state_dict(), "ema": ema.state_dict(), "optimizers": states}
+        torch.save({**everything, "step": step, "spent": spent}, args.state)
+    ema.eval()
+    with torch.no_grad(), s.autocast():
+        see = lambda b: ema(shrink(b["image"].permute(0, 3, 1, 2).float() / 127.5 - 1, s.config.side))[0]  # noqa: E731
+        scores = evaluate(s.exam.get(), see, s.lm if len(s.lm.layers) == 30 else None, s.tokens, s.device, codes=codes)
+    s.log.write({"stage": "eyes", "step": step, "seconds": spent, "test": scores}, show=True)
 
 
-def _save(args: argparse.Namespace, eyes: Eyes, ema: Eyes, optimizer: object, step: int, spent: float) -> None:
-    """The averaged weights in float16, in files of at most 12 MB; and everything to go on from."""
+def _memory() -> float:
+    return round(torch.cuda.max_memory_allocated() / 1e9, 1) if torch.cuda.is_available() else 0.0
+
+
+def _save(args: argparse.Namespace, ema: Eyes) -> None:
+    """The averaged weights in float16, in files of at most 12 MB."""
     halves = {k: v.half().cpu() for k, v in ema.state_dict().items()}
-    parts: list[dict[str, Tensor]] = [{}]
+    files: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, value in halves.items():
         if size + value.nbytes > 12_000_000:
-            parts.append({})
+            files.append({})
             size = 0
-        parts[-1][name] = value
+        files[-1][name] = value
         size += value.nbytes
-    for i, part in enumerate(parts):
-        torch.save(part, args.out / f"eyes{i}.pt")
-    if args.state:
-        torch.save(
-            {
-                "eyes": eyes.state_dict(),
-                "ema": ema.state_dict(),
-                "optimizer": optimizer.state_dict(),  # type: ignore[attr-defined]
-                "step": step,
-                "spent": spent,
-            },
-            args.state,
-        )
+    for i, file in enumerate(files):
+        torch.save(file, args.out / f"eyes{i}.pt")
+
+
+def main(argv: Iterable[str] | None = None) -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("stage", choices=("codes", "eyes"))
+    parser.add_argument("--kit", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--codes", type=Path)
+    parser.add_argument("--state", type=Path, help="everything to go on from, read if there and written")
+    parser.add_argument("--seconds", type=float, default=500, help="time of the training, start included")
+    parser.add_argument("--total", type=float, default=0, help="seconds of the rate's whole schedule")
+    parser.add_argument("--known", choices=("all", "half", "none"), default="all", help="common words known whole")
+    parser.add_argument("--batch", type=int, default=384)
+    parser.add_argument("--few", type=int, default=128, help="of a batch, how many are answered")
+    parser.add_argument("--speak", type=float, default=0.6, help="part of the time after which answers count")
+    parser.add_argument("--rate", type=float, default=7e-4)
+    parser.add_argument("--muon", type=float, default=0.0, help="Muon's rate for the blocks; 0: AdamW for everything")
+    parser.add_argument("--warm", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=15)
+    parser.add_argument("--keep", type=int, default=300, help="chunks to keep for use again")
+    parser.add_argument("--eval", type=int, default=150)
+    parser.add_argument("--every", type=float, default=10, help="seconds between lines on the terminal")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--compile", action="store_true")
+    setting = Setting(parser.parse_args(argv))
+    (train_codes if setting.args.stage == "codes" else train_eyes)(setting)
 
 
 if __name__ == "__main__":
