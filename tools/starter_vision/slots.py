@@ -67,9 +67,7 @@ def form(lexicon: list[str]) -> tuple[Slot, ...]:
 _A, _B, _COUNTS, _PLACE, _GROUND, _WORD, _LETTER, _CASE = 4, 8, 12, 22, 23, 24, 25, 31
 
 
-def fill(
-    things: tuple[Thing, ...], *, ground: str | None, word: str, lexicon: dict[str, int]
-) -> np.ndarray:
+def fill(things: tuple[Thing, ...], *, ground: str | None, word: str, lexicon: dict[str, int]) -> np.ndarray:
     """The form of a picture: [TOKENS] int16; -1 where the picture leaves it open. ``ground`` None: no one colour."""
     out = np.zeros(TOKENS, np.int16)
     counts = [sum(t.emoji < 0 and t.shape == s for t in things) for s in range(len(SHAPES))]

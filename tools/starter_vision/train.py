@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from tools.starter_vision import feed, scenes, slots
@@ -108,8 +107,12 @@ def train_codes(s: Setting) -> None:
         optimizer.step()
         step += 1
         if step % 20 == 0 or step < 3:
-            s.log.write({"stage": "codes", "step": step, "seconds": time.monotonic() - clock, "loss": loss.item(), **parts()})
-    torch.save({k: v.half() if v.is_floating_point() else v for k, v in s.codes.state_dict().items()}, s.args.out / "codes.pt")
+            s.log.write(
+                {"stage": "codes", "step": step, "seconds": time.monotonic() - clock, "loss": loss.item(), **parts()}
+            )
+    torch.save(
+        {k: v.half() if v.is_floating_point() else v for k, v in s.codes.state_dict().items()}, s.args.out / "codes.pt"
+    )
     with torch.no_grad(), s.autocast():
         scores = evaluate(s.exam.get(), lambda b: s.codes(b["form"]), s.lm, s.tokens, s.device)
     s.log.write({"stage": "codes", "step": step, "memory": _memory(), "test": scores}, show=True)
@@ -150,7 +153,7 @@ def train_eyes(s: Setting) -> None:
     if args.compile:
         for block in eyes.vision_model.encoder["layers"]:
             block.compile()
-    clock, first, stopped = time.monotonic(), step, False
+    clock, first = time.monotonic(), step
     total = args.total or before + args.seconds - (clock - s.began)
     codes = [s.codes.of(i).detach() for i in range(slots.TOKENS)]
     while s.left() < 1:
