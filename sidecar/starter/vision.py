@@ -20,14 +20,17 @@ IMAGE, AROUND, GLOBAL = "<empty_output>", "<jupyter_output>", "<jupyter_text>"
 """Tokens of the vocabulary, unused in chat, that mark a picture in the prompt."""
 SIDE = 192  # pixels
 IMAGE_TOKENS = 36
+_PATCH, _PLACES = 8, 32
+"""Patches of 8 pixels, so 24 a side. mlx-vlm finds a patch's place by comparing k / 24 with sums of 1 / 24 in float32,
+which gives some neighbours the same place; on a grid of 32 every comparison is exact and every place its own."""
 _VISION = {
     "model_type": "smolvlm_vision",
     "hidden_size": 384,
     "intermediate_size": 1152,
     "num_hidden_layers": 10,
     "num_attention_heads": 6,
-    "patch_size": 8,
-    "image_size": SIDE,
+    "patch_size": _PATCH,
+    "image_size": _PATCH * _PLACES,
     "num_channels": 3,
     "layer_norm_eps": 1e-6,
 }
@@ -104,8 +107,20 @@ def _vision_weights(target: Path, *, half: bool) -> None:
             continue
         scale = packed.get(f"{name}_scale")
         plain = tensor.astype(mx.float32)
-        weights[name] = (plain if scale is None else plain * scale.astype(mx.float32)[:, None]).astype(dtype)
+        plain = plain if scale is None else plain * scale.astype(mx.float32)[:, None]
+        weights[name] = (_placed(plain) if name.endswith("position_embedding.weight") else plain).astype(dtype)
     mx.save_safetensors(str(target), weights, metadata={"format": "mlx"})
+
+
+def _placed(table: Any) -> Any:
+    """A table of 24 × 24 places spread over the 32 × 32 that mlx-vlm looks them up in."""
+    import mlx.core as mx
+
+    side = SIDE // _PATCH
+    at = [k * _PLACES // side for k in range(side)]
+    wide = mx.zeros((_PLACES * _PLACES, table.shape[-1]))
+    wide[mx.array([row * _PLACES + column for row in at for column in at])] = table
+    return wide
 
 
 def _config(text: dict[str, Any]) -> dict[str, Any]:
