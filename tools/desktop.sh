@@ -3,7 +3,7 @@
 #   tools/desktop.sh setup   what building and driving it needs (Debian packages where it may, npm packages)
 #   tools/desktop.sh stage   build it, and lay it out as its package does, in dist/desktop/root (links, no copies)
 #   tools/desktop.sh deb     dist/desktop/*.deb, looked through
-#   tools/desktop.sh lint    types, rustfmt, clippy, tests of the plugin, licences
+#   tools/desktop.sh lint    types, rustfmt, clippy, tests of the plugin
 # dist/tauri (make sidecar-dist) and the starter model (make starter) must be there. Builds of the same inputs are kept.
 set -eu
 cache=${CACHE:-$HOME/.cache/mlx-sidecar-dev}

@@ -16,7 +16,7 @@ block() { # the first block of a language in the README's steps
     sed -n '/^## Five minutes/,$p' src-tauri-snippets/README.md | sed -n "/^\`\`\`$1\$/,/^\`\`\`\$/p" | sed '1d;/^```$/,$d'
 }
 block sh | sed 's/YOUR-PRODUCT-NAME/my-app/' > "$work/steps.sh"
-{ echo 'const report = (...words: unknown[]) => document.body.append(words.join(" ") + "\n");'
+{ printf '%s\n' 'const report = (...words: unknown[]) => document.body.append(words.join(" ") + "\n");'
   block ts | sed 's/console\.log(/report(/; s/\(onState.*\)console\.log/\1report/'; } > "$work/page.ts"
 cd "$work"
 npm create -y tauri-app@4.7.4 my-app -- --template react-ts --manager npm --identifier com.example.myapp --yes > create.log 2>&1
