@@ -154,12 +154,18 @@ def test_failures_are_errors(http: httpx.Client, hub: FakeHub) -> None:
     assert http.delete("/v1/models/starter").status_code == 404
 
 
+def interruptible() -> None:
+    """Ctrl-C reaches the program even where these tests run in a shell's background, which ignores SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_the_terminal_pulls_stops_goes_on_and_deletes(server: Sidecar, hub: FakeHub, cache: Path) -> None:
     env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
     flags = ("--cache-dir", str(cache), "--data-dir", str(cache / "data"))
     command = [sys.executable, "-m", "sidecar.entry", "pull", HUB_ID, *flags]
     hub.rate = weights(hub) / 20
-    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process, server.client() as ask:
+    pulling = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible)
+    with pulling as process, server.client() as ask:
         try:
             with contextlib.suppress(StopIteration):
                 wait_for(lambda: any(p.stat().st_size for p in cache.rglob("*.incomplete")))
