@@ -105,9 +105,7 @@ class Core:
 
     def fail_all(self, status: int, message: str) -> None:
         """End every request with an error."""
-        running = [row.request for batch in self.rows.values() for row in batch.rows]
-        begun = [r for p in self.prefills.values() for r in p.requests]
-        for request in [*self.waiting.values(), *begun, *running]:
+        for request in [*self.waiting.values(), *self._running()]:
             request.sink([Failed(status, message)])
         self.waiting.clear()
         self.prefills.clear()
@@ -121,14 +119,15 @@ class Core:
 
     def view(self) -> View:
         """What the policy sees."""
+        room = self.budget.room(self._running()) if self.waiting else 0.0
         return View(
-            waiting=tuple(self._waiting(r) for r in self.waiting.values()),
+            waiting=tuple(self._waiting(r, room) for r in self.waiting.values()),
             prefilling=tuple(p.seen() for p in self.prefills.values()),
             rows={tier: len(batch) for tier, batch in self.rows.items()},
             encoding=tuple(e.request.tier for e in self._encoding),
         )
 
-    def _waiting(self, request: GenerationRequest) -> Waiting:
+    def _waiting(self, request: GenerationRequest, room: float) -> Waiting:
         return Waiting(
             id=request.id,
             tier=request.tier,
@@ -137,13 +136,12 @@ class Core:
             tokens=len(request.prompt.tokens),
             images=request.prompt.inputs is not None,
             alone=bool(request.resumed) or request.id in self._solo or not self._groups,
-            fits=self._fits(request),
+            fits=self.budget.fits(request, room),
         )
 
-    def _fits(self, request: GenerationRequest, *, beside: float = 0.0) -> bool:
-        running = [row.request for batch in self.rows.values() for row in batch.rows]
-        running += [r for p in self.prefills.values() for r in p.requests]
-        return self.budget.fits(request, running, beside=beside)
+    def _running(self) -> list[GenerationRequest]:
+        rows = [row.request for batch in self.rows.values() for row in batch.rows]
+        return rows + [r for p in self.prefills.values() for r in p.requests]
 
     # --- actions -------------------------------------------------------------------------------------
     def perform(self, action: Action, view: View) -> None:
@@ -165,7 +163,8 @@ class Core:
         if isinstance(action, Begin):
             request = self.waiting.pop(action.id)
             if action.company:
-                self._begin_group([request, *self._admitted(request, action.company)])
+                company = self.budget.admitted(request, [self.waiting[n] for n in action.company], self._running())
+                self._begin_group([request, *(self.waiting.pop(r.id) for r in company)])
                 return "", 0
             self._begin(request)
             return ("", 0) if request.prompt.inputs is not None else ("begin", 1)
@@ -202,17 +201,6 @@ class Core:
             self._cancelled.discard(request.id)
             if images:
                 self._encoding.pop()
-
-    def _admitted(self, first: GenerationRequest, company: Sequence[int]) -> list[GenerationRequest]:
-        """Those of ``company`` whose caches have room beside ``first``'s, taken from the queue."""
-        held = self.budget.bytes(first)
-        taken = []
-        for number in company:
-            request = self.waiting[number]
-            if self._fits(request, beside=held):
-                held += self.budget.bytes(request)
-                taken.append(self.waiting.pop(number))
-        return taken
 
     def _begin_group(self, requests: list[GenerationRequest]) -> None:
         """Begin prompts without images; those with a kept prefix go on by themselves, the others together."""
@@ -283,11 +271,17 @@ class Core:
         for row, token in zip(begun.rows, begun.tokens, strict=True):
             request = row.request
             self._solo.discard(request.id)
-            decoding.accept(row, token.id)
-            self._meter.first_token(tier, now - request.arrived, prompt=len(request.prompt.tokens))
-            if not request.resumed:
-                request.sink([Started(row.cached_tokens)])
-            if self._deliver(row, [token]):
+            try:
+                decoding.accept(row, token.id)
+                self._meter.first_token(tier, now - request.arrived, prompt=len(request.prompt.tokens))
+                if not request.resumed:
+                    request.sink([Started(row.cached_tokens)])
+                over = self._deliver(row, [token])
+            except Exception as exc:  # its own fault: the others of its group have their tokens by now
+                row.fault = _first_line(exc)
+                self._fault(request, exc)
+                over = True
+            if over:
                 ended.append(row)
         fresh = Rows(self.loaded.model)
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -29,18 +30,30 @@ class KVBudget:
         """Estimated bytes of a request's whole cache; 0 while nothing is known."""
         return self.token_bytes * (len(request.prompt.tokens) + request.max_tokens)
 
-    def fits(self, request: GenerationRequest, running: Iterable[GenerationRequest], *, beside: float = 0.0) -> bool:
-        """Whether a request has room beside ``running`` and ``beside`` bytes; kept prefixes give way."""
-        if not self.token_bytes:
-            return True
-        running = list(running)
-        if not running and not beside:
-            return True
-        need = self.bytes(request) + beside
-        room = self.limit() - sum(self.bytes(r) for r in running)
+    def room(self, running: Sequence[GenerationRequest]) -> float:
+        """Bytes left beside ``running``; without bound while nothing is known, or nothing runs."""
+        if not (self.token_bytes and running):
+            return math.inf
+        return self.limit() - sum(self.bytes(r) for r in running)
+
+    def fits(self, request: GenerationRequest, room: float) -> bool:
+        """Whether a request's cache fits into ``room`` bytes; kept prefixes give way to it."""
+        need = self.bytes(request)
         if need > room and self._prefixes.bytes:
             self._prefixes.shrink(max(0, int(self._prefixes.bytes - (need - room))))
         return need <= room
+
+    def admitted(
+        self, first: GenerationRequest, company: Sequence[GenerationRequest], running: Sequence[GenerationRequest]
+    ) -> list[GenerationRequest]:
+        """Those of ``company`` that have room together, beside ``first`` and ``running``."""
+        held = [*running, first]
+        taken = []
+        for request in company:
+            if self.fits(request, self.room(held)):
+                held.append(request)
+                taken.append(request)
+        return taken
 
 
 def _capacity(cache: Sequence[Any], tokens: int) -> int:

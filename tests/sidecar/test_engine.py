@@ -340,6 +340,26 @@ def test_a_group_that_fails_is_tried_one_by_one(eyes: Bench, monkeypatch: pytest
     assert not eyes.core._solo
 
 
+def test_one_of_a_group_whose_client_breaks_ends_alone(eyes: Bench) -> None:
+    alone = one_by_one(eyes)
+
+    def breaks(clients: list[Client]) -> None:
+        take = clients[1].take
+
+        def sink(events: Sequence[Event]) -> None:
+            if any(isinstance(e, Token) for e in events):
+                raise RuntimeError("planted")
+            take(events)
+
+        clients[1].request.sink = sink
+
+    clients, sizes = burst(eyes, breaks)
+    assert max(sizes) >= 3
+    assert clients[1].failure is not None
+    assert "planted" in clients[1].failure.message
+    assert [c.tokens for c in clients if c is not clients[1]] == [t for i, t in enumerate(alone) if i != 1]
+
+
 def test_cancel_while_an_image_is_encoded(eyes: Bench) -> None:
     clients = [eyes.send(eyes.prompt("what is it?", noise(i), noise(i + 1)), tier=Tier.BATCH) for i in range(4)]
     for client in clients:
