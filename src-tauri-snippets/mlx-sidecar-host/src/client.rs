@@ -42,14 +42,7 @@ pub struct Client<'a> {
 
 impl<'a> Client<'a> {
     pub(crate) fn new(host: &'a SidecarHost) -> Result<Client<'a>, Error> {
-        let agent = Agent::config_builder()
-            .http_status_as_error(false)
-            .proxy(None)
-            .max_redirects(0)
-            .max_idle_connections(0) // a kept connection can break after the request was read: no proof
-            .timeout_connect(Some(Duration::from_secs(5)))
-            .build();
-        Ok(Client { host, agent: agent.into(), connection: Mutex::new(host.ensure_running()?) })
+        Ok(Client { host, agent: agent(None), connection: Mutex::new(host.ensure_running()?) })
     }
 
     /// GET `path`, such as `/v1/models`.
@@ -64,34 +57,51 @@ impl<'a> Client<'a> {
 
     fn send(&self, path: &str, body: Option<&str>) -> Result<Response<Body>, ClientError> {
         let now = self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match self.once(&now, path, body) {
+        match once(&self.agent, &now, path, body) {
             Ok(answer) if !unreached(&answer) => return Ok(answer),
             Err(error) if !refused(&error) => return Err(ClientError::Http(error)),
             _ => {}
         }
         let again = self.host.ensure_running().map_err(ClientError::Host)?;
         self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&again);
-        self.once(&again, path, body).map_err(ClientError::Http)
+        once(&self.agent, &again, path, body).map_err(ClientError::Http)
     }
+}
 
-    fn once(&self, to: &Connection, path: &str, body: Option<&str>) -> Result<Response<Body>, ureq::Error> {
-        let url = format!("{}{path}", to.base_url);
-        let bearer = to.token.as_ref().map(|token| format!("Bearer {token}"));
-        match body {
-            None => {
-                let mut request = self.agent.get(url);
-                if let Some(bearer) = bearer {
-                    request = request.header("authorization", bearer);
-                }
-                request.call()
+/// POST `body` as JSON to one sidecar, once; its answer must begin within `begin`. Any HTTP status is an answer.
+pub fn post(to: &Connection, path: &str, body: &Value, begin: Duration) -> Result<Response<Body>, ureq::Error> {
+    once(&agent(Some(begin)), to, path, Some(&body.to_string()))
+}
+
+fn agent(begin: Option<Duration>) -> Agent {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .proxy(None)
+        .max_redirects(0)
+        .max_idle_connections(0) // a kept connection can break after the request was read: no proof
+        .timeout_connect(Some(Duration::from_secs(5)))
+        .timeout_recv_response(begin)
+        .build()
+        .into()
+}
+
+fn once(agent: &Agent, to: &Connection, path: &str, body: Option<&str>) -> Result<Response<Body>, ureq::Error> {
+    let url = format!("{}{path}", to.base_url);
+    let bearer = to.token.as_ref().map(|token| format!("Bearer {token}"));
+    match body {
+        None => {
+            let mut request = agent.get(url);
+            if let Some(bearer) = bearer {
+                request = request.header("authorization", bearer);
             }
-            Some(body) => {
-                let mut request = self.agent.post(url).header("content-type", "application/json");
-                if let Some(bearer) = bearer {
-                    request = request.header("authorization", bearer);
-                }
-                request.send(body)
+            request.call()
+        }
+        Some(body) => {
+            let mut request = agent.post(url).header("content-type", "application/json");
+            if let Some(bearer) = bearer {
+                request = request.header("authorization", bearer);
             }
+            request.send(body)
         }
     }
 }

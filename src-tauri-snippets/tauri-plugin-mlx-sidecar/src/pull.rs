@@ -1,7 +1,7 @@
 //! Fetching a model through the sidecar, told to every window as it goes.
 
 use crate::error::Error;
-use mlx_sidecar_host::Connection;
+use mlx_sidecar_host::{client, Connection};
 use serde::Serialize;
 use serde_json::{json, Value};
 use std::io::{BufRead, BufReader};
@@ -75,22 +75,9 @@ pub(crate) fn pull(
     cancelled: &dyn Fn() -> bool,
 ) -> Result<(), Error> {
     let failed = |what: &dyn std::fmt::Display| Error::Pull(format!("the model {model} can't be fetched: {what}"));
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .proxy(None)
-        .timeout_connect(Some(Duration::from_secs(5)))
-        .timeout_recv_response(Some(Duration::from_secs(60)))
-        .build()
-        .into();
-    let mut request = agent
-        .post(format!("{}/v1/models/pull", connection.base_url))
-        .header("content-type", "application/json")
-        .header("accept", "text/event-stream");
-    if let Some(token) = &connection.token {
-        request = request.header("authorization", format!("Bearer {token}"));
-    }
-    let body = json!({"model": model, "stream": true}).to_string();
-    let mut response = request.send(body.as_bytes()).map_err(|e| failed(&e))?;
+    let body = json!({"model": model, "stream": true});
+    let mut response =
+        client::post(connection, "/v1/models/pull", &body, Duration::from_secs(60)).map_err(|e| failed(&e))?;
     let status = response.status().as_u16();
     if status >= 400 {
         let text = response.body_mut().read_to_string().unwrap_or_default();
