@@ -73,7 +73,7 @@ test-desktop: setup starter sidecar-dist ## the example desktop app driven by We
 	@CACHE=$(CACHE) tools/desktop.sh setup
 	@CACHE=$(CACHE) tools/desktop.sh lint
 	@CACHE=$(CACHE) tools/desktop.sh stage
-	MLX_SIDECAR_DESKTOP_APP=$(CURDIR)/dist/desktop/root/usr/bin/mlx-sidecar-desktop $(BIN)/python -m pytest -n0 tests/desktop $(ARGS)
+	MLX_SIDECAR_DESKTOP_APP=$(CURDIR)/dist/desktop/tree/usr/bin/mlx-sidecar-desktop $(BIN)/python -m pytest -n0 tests/desktop $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist artifacts

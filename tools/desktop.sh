@@ -1,7 +1,7 @@
 #!/bin/sh
 # The example desktop app, for `make desktop` and `make test-desktop`:
 #   tools/desktop.sh setup   what building and driving it needs (Debian packages where it may, npm packages)
-#   tools/desktop.sh stage   build it, and lay it out as its package does, in dist/desktop/root (links, no copies)
+#   tools/desktop.sh stage   build it, and lay it out as its package does, in dist/desktop/tree (links, no copies)
 #   tools/desktop.sh deb     dist/desktop/*.deb, looked through
 #   tools/desktop.sh lint    types, rustfmt, clippy, tests of the plugin
 # dist/tauri (make sidecar-dist) and the starter model (make starter) must be there. Builds of the same inputs are kept.
@@ -68,7 +68,7 @@ build() {
 
 stage() {
     build
-    root=$out/root
+    root=$out/tree
     rm -rf $root
     mkdir -p $root/usr/bin $root/usr/lib/$name/starter/models
     cp "$kept/$name" $root/usr/bin/
