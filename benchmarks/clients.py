@@ -122,6 +122,15 @@ async def job(
             await asyncio.sleep(0.2)
 
 
+def model_folder(model: str) -> str:
+    """The folder of ``model``: itself, or where the starter model is installed."""
+    if model != "starter":
+        return model
+    from sidecar.config import load
+
+    return str(load().data_dir / "models" / "starter")
+
+
 def free_port() -> int:
     """A port that was free a moment ago."""
     with socket.socket() as s:

@@ -77,11 +77,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=100, help="of a chat's answer")
     parser.add_argument("--job-tokens", type=int, default=32)
     args = parser.parse_args()
-    path = args.model
-    if path == "starter":
-        from sidecar.config import load
-
-        path = str(load().data_dir / "models" / "starter")
+    path = clients.model_folder(args.model)
     port = clients.free_port()
     with clients.serving(command_of("ours", path, port), port, ready="/health") as url:
         row = asyncio.run(run(url, Path(path).name, args))

@@ -102,11 +102,7 @@ def main() -> int:
     parser.add_argument("--job-tokens", type=int, default=32)
     parser.add_argument("--servers", nargs="+", default=["ours", *PEERS])
     args = parser.parse_args()
-    path = args.model
-    if path == "starter":
-        from sidecar.config import load
-
-        path = str(load().data_dir / "models" / "starter")
+    path = clients.model_folder(args.model)
     rows = []
     for name in args.servers:
         port = clients.free_port()

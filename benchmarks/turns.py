@@ -58,11 +58,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=24, help="of each answer")
     parser.add_argument("--servers", nargs="+", default=["ours"], help=f"ours, {', '.join(PEERS)}")
     args = parser.parse_args()
-    path = args.model
-    if path == "starter":
-        from sidecar.config import load
-
-        path = str(load().data_dir / "models" / "starter")
+    path = clients.model_folder(args.model)
     rows = []
     for name in args.servers:
         port = clients.free_port()

@@ -9,7 +9,8 @@ from pathlib import Path
 from sidecar.downloads import HUB_ID
 
 FILE = "aliases.toml"
-_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*")
+NAME = re.compile(r"[A-Za-z0-9][\w.\-]*")
+"""What an alias or the folder of a model may be called."""
 
 
 def read(path: Path) -> tuple[dict[str, str], str | None]:
@@ -29,10 +30,10 @@ def read(path: Path) -> tuple[dict[str, str], str | None]:
     good: dict[str, str] = {}
     problem = None
     for name, target in table.items():
-        if not _NAME.fullmatch(name) or name == "starter":
+        if not NAME.fullmatch(name) or name == "starter":
             problem = f"{path}: {name!r} can't be an alias (letters, digits, dot, dash; not starter)"
         elif not isinstance(target, str) or not (
-            HUB_ID.fullmatch(target) or _NAME.fullmatch(target) or target.startswith(("/", "~/"))
+            HUB_ID.fullmatch(target) or NAME.fullmatch(target) or target.startswith(("/", "~/"))
         ):
             problem = f"{path}: {name} = {target!r}: give a hub id (owner/name) or a folder (/… or ~/…)"
         else:

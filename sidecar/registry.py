@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import logging
-import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,10 +15,9 @@ from sidecar import aliases, starter
 from sidecar.config import Settings
 from sidecar.downloads import HUB_ID
 from sidecar.downloads.store import Store, default_cache
+from sidecar.files import remove_tree
 
 log = logging.getLogger("sidecar.server")
-
-_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*")
 
 
 class ModelNotFound(Exception):
@@ -91,7 +88,7 @@ class Registry:
                 )
             known = next((e for e in self.entries().values() if e.hub_id == name), None)
             return LocalModel(name, path, known, _created(path))
-        if _NAME.fullmatch(name) and (path := self._in_dirs(name)):
+        if aliases.NAME.fullmatch(name) and (path := self._in_dirs(name)):
             return LocalModel(name, path, None, _created(path))
         near = difflib.get_close_matches(name, [m.name for m in self.available()] + list(self.entries()), 1)
         hint = f" Did you mean {near[0]!r}?" if near else " GET /v1/models lists what is here."
@@ -108,14 +105,13 @@ class Registry:
     def available(self) -> list[LocalModel]:
         """Every model on this machine, aliases first."""
         found: dict[str, LocalModel] = {}
-        for alias in self.entries():
-            try:
-                found[alias] = self.resolve(alias)
-            except ModelNotFound:
-                continue
+        for alias, entry in self.entries().items():
+            if (place := self._place(entry)) is not None:
+                found[alias] = LocalModel(alias, place, entry, _created(place))
+        named = {m.path for m in found.values()}
         for folder in self._folders():
             for path in _model_folders(folder):
-                if path not in {m.path for m in found.values()}:  # an alias shows it already
+                if path not in named:  # else an alias shows it already
                     found.setdefault(path.name, LocalModel(path.name, path, None, _created(path)))
         for repo in sorted(self.cache.glob("models--*--*")):
             hub_id = repo.name.removeprefix("models--").replace("--", "/", 1)
@@ -161,9 +157,7 @@ class Registry:
         if path.parent != self.imported:
             raise ModelNotFound(f"{name!r} is the folder {path}, which you named yourself; delete it by hand.")
         size = _size(path)
-        grave = path.with_name(f".{path.name}.removed")
-        path.rename(grave)
-        shutil.rmtree(grave) if not grave.is_symlink() else grave.unlink()
+        remove_tree(path)
         return size
 
     @property

@@ -138,17 +138,17 @@ class Costs:
     WEIGHT_DOWN = 0.6
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int], float] = {}
+        self._known: dict[str, dict[int, float]] = {}
 
     def learn(self, kind: str, size: int, seconds: float) -> None:
         """Record how long a unit took. One that took over 5 times what is known counts as twice that."""
-        key = (kind, size)
-        old = self._known.get(key)
+        known = self._known.setdefault(kind, {})
+        old = known.get(size)
         if old is None:
-            self._known[key] = seconds
+            known[size] = seconds
         else:
             weight = self.WEIGHT if seconds > old else self.WEIGHT_DOWN
-            self._known[key] = old + weight * (min(seconds, 5 * old) - old)
+            known[size] = old + weight * (min(seconds, 5 * old) - old)
 
     def learn_prefill(self, tokens: int, seconds: float) -> None:
         """Record a piece of prompt, under the size it is nearest to; a few tokens say too little."""
@@ -164,8 +164,8 @@ class Costs:
         The least that any known size allows: no unit costs more than a larger one, nor more than as many smaller ones.
         So one bad measurement of a size that is then avoided does no lasting harm.
         """
-        known = [(s, seconds) for (k, s), seconds in self._known.items() if k == kind]
-        return min((seconds * max(1.0, size / s) for s, seconds in known), default=0.0)
+        known = self._known.get(kind, {})
+        return min((seconds * max(1.0, size / s) for s, seconds in known.items()), default=0.0)
 
 
 @dataclass

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from pathlib import Path
+
+from sidecar.files import replace_text
 
 
 class WarmStart:
@@ -45,7 +46,5 @@ class WarmStart:
             self._path.unlink(missing_ok=True)
 
     def _write(self, name: str, *, starting: bool) -> None:
-        spare = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         with contextlib.suppress(OSError):
-            spare.write_text(json.dumps({"model": name, "starting": starting}), "utf-8")
-            spare.replace(self._path)
+            replace_text(self._path, json.dumps({"model": name, "starting": starting}))

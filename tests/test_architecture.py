@@ -30,7 +30,7 @@ SIDECAR = [  # each layer may import from its own and those below
     {"scheduler", "sampling", "constraints", "output", "images", "schemas", "logs", "starter.source"},
     {"downloads.store", "downloads.selection", "downloads.meter", "downloads.hub"},
     {"errors", "metrics", "requests", "config", "starter", "downloads", "aliases", "gguf"},
-    {"paths", "durations", "memory", "pressure", "warmstart", "routes", "onefile", ""},
+    {"files", "paths", "durations", "memory", "pressure", "warmstart", "routes", "onefile", ""},
 ]
 HOST = [
     {"cli", "conformance"},

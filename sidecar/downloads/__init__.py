@@ -107,9 +107,10 @@ class Effort:
     backoff: float = 1.0
     longest_wait: float = 60.0
 
-    def wait(self, attempt: int) -> float:
-        """Seconds before attempt ``attempt`` + 1, doubling from ``backoff``."""
-        return float(min(self.longest_wait, self.backoff * 2 ** max(0, attempt - 1)))
+    def wait(self, attempt: int, asked: float | None = None) -> float:
+        """Seconds before attempt ``attempt`` + 1: what the hub ``asked`` for, else doubling from ``backoff``."""
+        wanted = self.backoff * 2 ** max(0, attempt - 1) if asked is None else asked
+        return float(min(self.longest_wait, wanted))
 
 
 def human(size: float) -> str:

@@ -122,7 +122,7 @@ async def _listing(hub_id: str, endpoints: Sequence[Endpoint], effort: Effort, m
             except Transient as exc:
                 last = exc
                 if attempt < effort.attempts:
-                    wait = min(effort.longest_wait, exc.wait) if exc.wait is not None else effort.wait(attempt)
+                    wait = effort.wait(attempt, exc.wait)
                     meter.say("retrying", message=f"{exc}; again in {wait:.0f} s")
                     await asyncio.sleep(wait)
     if refused is not None:

@@ -20,6 +20,7 @@ from typing import Any
 from host_api.lock import held
 from host_api.state_dir import StateDirError
 from sidecar.downloads import HubFile, Listing
+from sidecar.files import remove_tree, replace_text
 
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
 _BLOCK = 4 << 20
@@ -98,10 +99,7 @@ class Store:
             except OSError:  # a file system without symbolic links
                 shutil.copyfile(self.blob(file), spare)
             spare.replace(link)
-        ref = self.root / "refs" / "main"
-        spare = ref.with_name(f".main.{os.getpid()}")
-        spare.write_text(listing.commit, "utf-8")
-        spare.replace(ref)
+        replace_text(self.root / "refs" / "main", listing.commit)
         return snapshot
 
     def snapshot(self) -> Path | None:
@@ -127,9 +125,7 @@ class Store:
             if document is None:
                 self.note.unlink(missing_ok=True)
                 return
-            spare = self.note.with_name(f".{self.note.name}.{os.getpid()}")
-            spare.write_text(json.dumps(document), "utf-8")
-            spare.replace(self.note)
+            replace_text(self.note, json.dumps(document))
 
     def tidy(self) -> None:
         """Take away the folders when nothing came into them."""
@@ -144,9 +140,7 @@ class Store:
             freed = self._remove_shared()
             if self.root.exists():
                 freed += sum(p.lstat().st_size for p in self.root.rglob("*") if p.is_file() and not p.is_symlink())
-                grave = self.root.with_name(f".{self.root.name}.{os.getpid()}.removed")
-                self.root.rename(grave)  # first out of sight, so that a reader never meets half a model
-                shutil.rmtree(grave)
+                remove_tree(self.root)
         return freed
 
     def _remove_shared(self) -> int:

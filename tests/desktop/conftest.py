@@ -17,6 +17,7 @@ import pytest
 from host_api.launcher import LaunchSpec
 from host_api.supervisor import HostConfig
 from tests.desktop.webdriver import Display, Window, display, driver, window
+from tests.ownership import programs
 
 PROGRAM = os.environ.get("MLX_SIDECAR_DESKTOP_APP", "")
 GRACE = 2.0  # seconds
@@ -99,13 +100,7 @@ class Desk:
 
     def sidecars(self) -> list[int]:
         """PIDs of the living sidecars of this state directory, whoever started them."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                args = (folder / "cmdline").read_bytes().split(b"\0")
-                if b"serve" in args and str(self.state_dir).encode() in args:
-                    found.append(int(folder.name))
-        return found
+        return programs.sidecars(self.state_dir)
 
     def until(self, what: str, condition: Callable[[], object], seconds: float = 30.0) -> None:
         """Poll. Raises AssertionError with what runs and what was logged."""
