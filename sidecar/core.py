@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import mlx.core as mx
 
 from sidecar import rows as decoding
 from sidecar import vision
+from sidecar.batches import Batches
 from sidecar.kv import KVBudget
 from sidecar.loader import LoadedModel
 from sidecar.metrics import Meter
@@ -29,20 +28,9 @@ from sidecar.scheduler import (
     Waiting,
 )
 from sidecar.scheduler import Prefill as PrefillAction
+from sidecar.vision import Cancelled, Encoding
 
 log = logging.getLogger("sidecar.engine")
-
-
-class Cancelled(Exception):
-    """The request being encoded went away."""
-
-
-@dataclass(eq=False)
-class Encoding:
-    """An image being encoded; a paused one sits lower on the stack."""
-
-    request: GenerationRequest
-    since: float = field(default_factory=time.monotonic)
 
 
 class Core:
@@ -65,10 +53,10 @@ class Core:
         self._meter = meter
         self._poll = poll
         self._kv = kv
-        self._features = _feature_cache()
+        self._features = vision.feature_cache()
         self.waiting: dict[int, GenerationRequest] = {}
         self.prefills: dict[int, Prefill] = {}
-        self.rows: dict[Tier, Rows] = {tier: Rows(loaded.model) for tier in Tier}
+        self.batches = Batches(loaded.model)
         self._encoding: list[Encoding] = []
         self._cancelled: set[int] = set()
         self._solo: set[int] = set()  # requests whose group failed
@@ -81,7 +69,7 @@ class Core:
     @property
     def busy(self) -> bool:
         """Whether anything is queued or running."""
-        return bool(self.waiting or self.prefills or self._encoding or any(len(r) for r in self.rows.values()))
+        return bool(self.waiting or self.prefills or self._encoding or len(self.batches))
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request."""
@@ -96,7 +84,7 @@ class Core:
         if any(e.request.id == request_id for e in self._encoding):
             self._cancelled.add(request_id)
             return
-        for batch in self.rows.values():
+        for batch in (self.batches.shared, self.batches.aside):
             gone = [row for row in batch.rows if row.request.id == request_id]
             if gone:
                 self._keep(batch, gone[0])
@@ -109,13 +97,12 @@ class Core:
             request.sink([Failed(status, message)])
         self.waiting.clear()
         self.prefills.clear()
-        for batch in self.rows.values():
-            batch.clear()
+        self.batches.clear()
 
     def forget(self) -> None:
         """Drop kept prefixes and image features."""
         self.prefixes.clear()
-        self._features = _feature_cache()
+        self._features = vision.feature_cache()
 
     def view(self) -> View:
         """What the policy sees."""
@@ -123,7 +110,9 @@ class Core:
         return View(
             waiting=tuple(self._waiting(r, room) for r in self.waiting.values()),
             prefilling=tuple(p.seen() for p in self.prefills.values()),
-            rows={tier: len(batch) for tier, batch in self.rows.items()},
+            rows={tier: self.batches.count(tier) for tier in Tier},
+            along=self.batches.along,
+            mixable=self.batches.mixable,
             encoding=tuple(e.request.tier for e in self._encoding),
         )
 
@@ -140,8 +129,7 @@ class Core:
         )
 
     def _running(self) -> list[GenerationRequest]:
-        rows = [row.request for batch in self.rows.values() for row in batch.rows]
-        return rows + [r for p in self.prefills.values() for r in p.requests]
+        return [row.request for row in self.batches] + [r for p in self.prefills.values() for r in p.requests]
 
     # --- actions -------------------------------------------------------------------------------------
     def perform(self, action: Action, view: View) -> None:
@@ -171,7 +159,7 @@ class Core:
         if isinstance(action, PrefillAction):
             return self._prefill(self.prefills[action.id], action.tokens)
         if isinstance(action, Decode):
-            return self._decode(action.tier)
+            return self._decode(action)
         return "", 0
 
     def _begin(self, request: GenerationRequest) -> None:
@@ -290,21 +278,29 @@ class Core:
                 if row.fault is None:
                     self._keep(fresh, row)
             fresh.remove(ended)
-            self.rows[tier].absorb(fresh)
+            self.batches.add(fresh, tier)
         except Exception as exc:
-            self._rebuild(tier, exc, extra=[row for row in begun.rows if row not in ended])
+            batch = self.batches.shared if tier is Tier.INTERACTIVE else self.batches.aside
+            known = self.batches.reset(batch)
+            self._resume(known + [row for row in begun.rows if row not in ended and row not in known], exc)
 
-    def _decode(self, tier: Tier) -> tuple[str, int]:
-        batch = self.rows[tier]
-        size = len(batch)
+    def _decode(self, action: Decode) -> tuple[str, int]:
         started = time.monotonic()
+        running = list(self.batches)
+        try:
+            batch = self.batches.arranged(action.tier, action.along)
+        except Exception as exc:
+            self.batches.clear()
+            self._resume(running, exc)
+            return "", 0
+        size = len(batch)
         # Alone the batch works one step ahead; a step that only reads what was left in flight teaches no cost.
-        alone = size == sum(len(b) for b in self.rows.values()) and not (self.prefills or self._encoding)
-        settling = not alone and batch.in_flight
+        alone = size == len(running) and not (self.prefills or self._encoding)
+        settled = batch.steady and (alone or not batch.in_flight)
         try:
             produced = batch.step(ahead=alone)
         except Exception as exc:
-            self._rebuild(tier, exc)
+            self._resume(self.batches.reset(batch), exc)
             return "", 0
         gone = [row for row, token in produced if self._deliver(row, [token])]
         gone += [row for row in batch.rows if row.fault is not None and row not in gone]
@@ -316,10 +312,13 @@ class Core:
         try:
             batch.remove(gone)
         except Exception as exc:
-            self._rebuild(tier, exc)
+            self._resume(self.batches.reset(batch), exc)
             return "", 0
-        self._meter.step(tier, time.monotonic() - started, len(produced))
-        return ("", 0) if settling or not produced else ("decode", size)
+        seconds = time.monotonic() - started
+        for tier in Tier:
+            if count := sum(row.request.tier is tier for row, _ in produced):
+                self._meter.step(tier, seconds, count)
+        return ("decode", size) if settled and produced else ("", 0)
 
     def _deliver(self, row: Row, tokens: list[Token]) -> bool:
         """Send tokens to a row's client; whether the row has ended."""
@@ -362,14 +361,11 @@ class Core:
         log.error("request %d failed", request.id, exc_info=exc)
         request.sink([Failed(500, f"The model failed on this request: {_first_line(exc)}")])
 
-    def _rebuild(self, tier: Tier, exc: Exception, extra: list[Row] | None = None) -> None:
-        """The batch broke: its rows go back to the queue with the tokens they have; a row that was there twice ends."""
+    def _resume(self, rows: Sequence[Row], exc: Exception) -> None:
+        """A batch broke: its rows go back to the queue with the tokens they have; a row that was there twice ends."""
         log.error("a decode batch broke; its rows are resumed", exc_info=exc)
-        batch = self.rows[tier]
-        survivors = list(batch.rows) + [r for r in extra or [] if r not in batch.rows]
-        self.rows[tier] = Rows(self.loaded.model)
         mx.clear_cache()
-        for row in survivors:
+        for row in rows:
             request = row.request
             if row.fault is not None or request.retries:
                 request.sink([Failed(500, f"The model failed on this request: {_first_line(exc)}")])
@@ -400,12 +396,6 @@ class Core:
         after = time.monotonic()
         self._paused_for += after - current.since  # the block itself was accounted for above
         current.since = after
-
-
-def _feature_cache() -> Any:
-    from mlx_vlm.vision_cache import VisionFeatureCache
-
-    return VisionFeatureCache(max_size=20)
 
 
 def _first_line(exc: Exception) -> str:

@@ -13,14 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidecar.config import Settings
 from sidecar.metrics import Meter
 from sidecar.requests import GenerationRequest, Tier
-from sidecar.scheduler import Call, Idle, Policy, Unit, View
+from sidecar.scheduler import Call, Idle, Policy, Unit
 
 if TYPE_CHECKING:
     from sidecar.core import Core
@@ -168,14 +168,7 @@ class Engine:
             first = min(units, key=lambda u: (u.tier, u.arrived))
             self._run_call(first.id)
             return
-        base = core.view()
-        view = View(
-            waiting=base.waiting,
-            prefilling=base.prefilling,
-            rows=base.rows,
-            encoding=base.encoding,
-            calls=units,
-        )
+        view = replace(core.view(), calls=units)
         action = core.policy.decide(view)
         if isinstance(action, Call):
             start = time.monotonic()
@@ -313,8 +306,8 @@ class Engine:
                 counts[request.tier.label]["waiting"] += 1
             for prefill in core.prefills.values():
                 counts[prefill.requests[0].tier.label]["running"] += len(prefill.requests)
-            for tier, batch in core.rows.items():
-                counts[tier.label]["running"] += len(batch)
+            for tier in Tier:
+                counts[tier.label]["running"] += core.batches.count(tier)
         self.counts = counts
 
     def core_for_tests(self, path: Path) -> Any:

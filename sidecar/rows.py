@@ -7,6 +7,7 @@ doesn't work ahead. A row's own fault (its grammar, a NaN) ends that row alone.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,7 +101,7 @@ def accept(row: Row, token: int) -> None:
 
 
 class Rows:
-    """The decode batch of one tier."""
+    """Rows decoded in one forward pass. ``steady``: the same rows as at the last step."""
 
     def __init__(self, model: Any) -> None:
         self._lm = getattr(model, "language_model", model)
@@ -109,6 +110,7 @@ class Rows:
         self._last: Chosen | None = None
         self._unread: list[bool] = []
         self._rope: mx.array | None = None
+        self.steady = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -125,26 +127,50 @@ class Rows:
 
     def add(self, rows: Sequence[Row], cache: list[Any], chosen: Chosen, rope: mx.array | None) -> None:
         """Join rows whose prompt is done; ``chosen`` has their first tokens, already read."""
-        if self.rows:
-            self._settle()
-        self._cache = _extend_cache(self._cache, cache)
-        if self._last is None:
-            self._last = Chosen(chosen.ids, None)
-            self._rope = rope
-        else:
-            self._last = _joined(self._last, chosen)
-            if self._rope is not None and rope is not None:
-                self._rope = mx.concatenate([self._rope, rope])
-            elif (self._rope is None) != (rope is None):
-                raise RuntimeError("rows with and without rope deltas can't decode together")
-        self.rows.extend(rows)
-        self._unread.extend([False] * len(rows))
+        fresh = Rows(self._lm)
+        fresh.rows, fresh._cache, fresh._rope = list(rows), cache, rope
+        fresh._last, fresh._unread = Chosen(chosen.ids, None), [False] * len(rows)
+        self.absorb(fresh)
+
+    def joins(self, other: Rows) -> bool:
+        """Whether the rows of another batch can decode together with these."""
+        return not (self.rows and other.rows) or (self._rope is None) == (other._rope is None)
 
     def absorb(self, other: Rows) -> None:
-        """Join the rows of another batch, none of it in flight; it is empty afterwards."""
-        if other._last is not None:
-            self.add(other.rows, other._cache, other._last, other._rope)
+        """Join the rows of another batch, in flight or not; it is empty afterwards. Raises RuntimeError."""
+        if not other.rows:
+            return
+        if not self.joins(other):
+            raise RuntimeError("rows with and without rope deltas can't decode together")
+        if not self.rows:
+            self.rows, self._cache, self._unread = other.rows, other._cache, other._unread
+            self._last, self._rope = other._last, other._rope
+        else:
+            assert self._last is not None
+            assert other._last is not None
+            self._settle()
+            other._settle()
+            self._cache = _extend_cache(self._cache, other._cache)
+            self._last = _joined(self._last, other._last)
+            if self._rope is not None and other._rope is not None:
+                self._rope = mx.concatenate([self._rope, other._rope])
+            self.rows = self.rows + other.rows
+            self._unread = self._unread + other._unread
+        self.steady = False
         other.clear()
+
+    def split(self, part: Sequence[Row]) -> Rows:
+        """Take rows out into a batch of their own; all go on exactly where they were."""
+        out = Rows(self._lm)
+        rest = [row for row in self.rows if row not in part]
+        if not rest:
+            out.absorb(self)
+        elif len(rest) < len(self.rows):
+            out.rows, out._unread, out._rope = list(self.rows), list(self._unread), self._rope
+            out._last, out._cache = self._last, copy.deepcopy(self._cache)  # arrays are shared until one is written to
+            out.remove(rest)
+            self.remove(part)
+        return out
 
     def step(self, *, ahead: bool = True) -> list[tuple[Row, Token]]:
         """Decode; the tokens read, at most one a row. ``ahead``: leave the next ones being computed.
@@ -161,6 +187,7 @@ class Rows:
             self._advance_and_read(out)
         else:
             self._read(out)
+        self.steady = True
         return out
 
     def _worth_it(self) -> bool:
@@ -220,6 +247,7 @@ class Rows:
         self._last = self._last.take(index)
         self._unread = [self._unread[i] for i in keep]
         self.rows = [self.rows[i] for i in keep]
+        self.steady = False
         if self._rope is not None:
             self._rope = self._rope[index]
 
@@ -227,6 +255,7 @@ class Rows:
         """Drop everything."""
         self.rows, self._cache, self._unread = [], [], []
         self._last = self._rope = None
+        self.steady = False
 
 
 def tokens_of(chosen: Chosen, rows: Sequence[Row]) -> list[Token]:
@@ -249,15 +278,25 @@ def tokens_of(chosen: Chosen, rows: Sequence[Row]) -> list[Token]:
 
 
 def _joined(a: Chosen, b: Chosen) -> Chosen:
-    """Two steps' tokens as one batch; what only one side has is filled up, it is read already or not asked for."""
-    ids = mx.concatenate([a.ids, b.ids])
-    logprobs = None if a.logprobs is None else mx.concatenate([a.logprobs, mx.zeros(b.ids.shape)])
-    if a.top_ids is None or a.top_values is None:
-        return Chosen(ids, logprobs)
-    pad = (b.ids.shape[0], a.top_ids.shape[1])
+    """Two steps' tokens as one batch; scores that only one side has are filled up, nobody reads them."""
+    sizes = (a.ids.shape[0], b.ids.shape[0])
+    width = max(0 if c.top_ids is None else c.top_ids.shape[1] for c in (a, b))
+
+    def whole(one: mx.array | None, size: int, like: mx.array | None, *shape: int) -> mx.array:
+        dtype = like.dtype if like is not None else mx.float32
+        if one is None:
+            return mx.zeros((size, *shape), dtype=dtype)
+        missing = [(0, 0), (0, shape[0] - one.shape[1])] if shape else [(0, 0)]
+        return mx.pad(one, missing)
+
+    def both(one: mx.array | None, two: mx.array | None, *shape: int) -> mx.array | None:
+        if one is None and two is None:
+            return None
+        return mx.concatenate([whole(one, sizes[0], two, *shape), whole(two, sizes[1], one, *shape)])
+
     return Chosen(
-        ids,
-        logprobs,
-        mx.concatenate([a.top_ids, mx.zeros(pad, dtype=a.top_ids.dtype)]),
-        mx.concatenate([a.top_values, mx.zeros(pad)]),
+        mx.concatenate([a.ids, b.ids]),
+        both(a.logprobs, b.logprobs),
+        both(a.top_ids, b.top_ids, width),
+        both(a.top_values, b.top_values, width),
     )

@@ -4,6 +4,9 @@ Between two tokens of a running interactive stream there is room for ``(gap_boun
 inter-token times; work is cut to fit what is left of that. Interactive prompts take the room first; batch
 work gets what it needs to reach its target share, and a guaranteed least share even when interactive work
 never pauses.
+
+Batch rows go along in the interactive rows' own forward pass as far as that costs a token little: the weights are
+read once for all of them. Where they can't, or cost too much, the two take turns.
 """
 
 from __future__ import annotations
@@ -11,19 +14,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sidecar.costs import CHUNKS, Costs, chunk_class
 from sidecar.requests import Tier
-
-CHUNKS = (16, 32, 64, 128, 256, 512, 1024, 2048)
-"""Sizes a prompt is cut to, tokens."""
 
 BATCH_BESIDE_DECODE = 0.5
 """Share of the engine's time batch work aims at beside running interactive streams."""
 
-ALONE_QUANTUM = 0.05
+GO_ALONG = 2.0
+"""How long an interactive token may take with batch rows going along, in times of its own."""
+
+STAY = 1.25
+"""How much longer than that it may take with those that go along already: moving them has its price."""
+
+ROOM_USED = 0.9
+"""Share of the room between two tokens that is planned with; the rest is for costs guessed too low."""
+
+ALONE_QUANTUM = 0.1
 """Seconds a unit of batch work may take when nothing interactive is there, so that an arrival waits little."""
 
-INTERACTIVE_QUANTUM = 0.25
+INTERACTIVE_QUANTUM = 0.5
 """Seconds a piece of an interactive prompt may take when no stream runs: how soon a cancel is heard."""
+
+GROUP_SECONDS = 2.5
+"""Seconds all prompts of a group may take together: the first of them waits that long for its token."""
 
 FIRST_CHUNK = 64
 """Tokens of the first chunk on a machine nothing is known of."""
@@ -54,9 +67,10 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Decode:
-    """One token for every running row of a tier."""
+    """One token for every running row of a tier. ``along``: batch rows that go along with the interactive ones."""
 
     tier: Tier
+    along: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,54 +132,19 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """The engine's state at a decision. ``encoding``: tiers of paused images, the topmost last."""
+    """The engine's state at a decision.
+
+    ``rows``: running, by tier. ``along``: batch rows in the interactive rows' pass now; ``mixable``: whether they can
+    be. ``encoding``: tiers of paused images, the topmost last.
+    """
 
     waiting: Sequence[Waiting] = ()
     prefilling: Sequence[Prefilling] = ()
     rows: Mapping[Tier, int] = field(default_factory=dict)
+    along: int = 0
+    mixable: bool = True
     encoding: Sequence[Tier] = ()
     calls: Sequence[Unit] = ()
-
-
-class Costs:
-    """Measured durations, seconds: exponentially weighted, by kind of work and size.
-
-    The first of a kind often pays for kernels being compiled, seconds in place of milliseconds; what is measured
-    after that counts for more when it is less.
-    """
-
-    WEIGHT = 0.3
-    WEIGHT_DOWN = 0.6
-
-    def __init__(self) -> None:
-        self._known: dict[str, dict[int, float]] = {}
-
-    def learn(self, kind: str, size: int, seconds: float) -> None:
-        """Record how long a unit took. One that took over 5 times what is known counts as twice that."""
-        known = self._known.setdefault(kind, {})
-        old = known.get(size)
-        if old is None:
-            known[size] = seconds
-        else:
-            weight = self.WEIGHT if seconds > old else self.WEIGHT_DOWN
-            known[size] = old + weight * (min(seconds, 5 * old) - old)
-
-    def learn_prefill(self, tokens: int, seconds: float) -> None:
-        """Record a piece of prompt, under the size it is nearest to; a few tokens say too little."""
-        if tokens < CHUNKS[0] * 3 // 4:
-            return
-        above = chunk_class(tokens)
-        size = above if tokens >= above * 3 // 4 else max(s for s in CHUNKS if s <= tokens)
-        self.learn("prefill", size, seconds * size / tokens)
-
-    def of(self, kind: str, size: int) -> float:
-        """Predicted seconds of a unit, 0 when nothing is known of its kind.
-
-        The least that any known size allows: no unit costs more than a larger one, nor more than as many smaller ones.
-        So one bad measurement of a size that is then avoided does no lasting harm.
-        """
-        known = self._known.get(kind, {})
-        return min((seconds * max(1.0, size / s) for s, seconds in known.items()), default=0.0)
 
 
 @dataclass
@@ -183,28 +162,29 @@ class Policy:
 
     def decide(self, view: View) -> Action:
         """The next action for ``view``."""
-        interactive = self._work(view, Tier.INTERACTIVE, self._room(view))
-        batch = self._work(view, Tier.BATCH, self._batch_room(view))
         if view.rows.get(Tier.INTERACTIVE):
-            return self._beside_stream(view, interactive, batch)
-        if interactive is not None:
-            if batch is not None and self.credit > 0 and self._cost(batch, view) <= self.credit:
-                return batch
-            return interactive
-        return batch or Idle()
+            return self._beside_stream(view)
+        interactive = self._work(view, Tier.INTERACTIVE, INTERACTIVE_QUANTUM)
+        batch = self._work(view, Tier.BATCH, max(ALONE_QUANTUM, self.costs.decode(view.rows.get(Tier.BATCH, 0))))
+        if interactive is not None and batch is not None and 0 < self._cost(batch, view) <= self.credit:
+            return batch
+        return interactive or batch or Idle()
 
     def done(self, action: Action, view: View, seconds: float) -> None:
         """Account for an action that took ``seconds``; call after each."""
         tier = _tier_of(action, view)
+        for_batch = seconds if tier is Tier.BATCH else 0.0
         if isinstance(action, Decode) and tier is Tier.INTERACTIVE:
             self.spent = self.batch_spent = 0.0
+            if action.along:
+                for_batch = max(0.0, seconds - self.costs.decode(view.rows[Tier.INTERACTIVE]))
         else:
             self.spent += seconds
-        if tier is Tier.BATCH:
-            self.batch_spent += seconds
-            self.credit = max(0.0, self.credit - seconds)
-            if isinstance(action, (Decode, Prefill, Begin)):
-                self._last_batch_decode = isinstance(action, Decode)
+            self.batch_spent += for_batch
+        if tier is Tier.BATCH and isinstance(action, (Decode, Prefill, Begin)):
+            self._last_batch_decode = isinstance(action, Decode)
+        if for_batch:
+            self.credit = max(0.0, self.credit - for_batch)
         elif _any(view, Tier.BATCH):
             self.credit = min(CREDIT_CAP, self.credit + seconds * self.least_batch_share)
         if not _any(view, Tier.BATCH):
@@ -212,9 +192,14 @@ class Policy:
         if not view.rows.get(Tier.INTERACTIVE):
             self.spent = self.batch_spent = 0.0
 
-    def _beside_stream(self, view: View, interactive: Action | None, batch: Action | None) -> Action:
-        stream = Decode(Tier.INTERACTIVE)
-        room = self._room(view)
+    def _beside_stream(self, view: View) -> Action:
+        bears = self._bears(view)
+        # Rows join only where nothing else was done since the last token: that gap is longer as it is.
+        along = min(bears, view.along) if self.spent else bears
+        stream = Decode(Tier.INTERACTIVE, along)
+        room = self._gap(view) - self.spent - self.costs.decode(view.rows[Tier.INTERACTIVE] + along)
+        interactive = self._work(view, Tier.INTERACTIVE, room)
+        batch = self._work(view, Tier.BATCH, room, resting=bears > 0)
         if interactive is not None and not isinstance(interactive, Decode):
             owed = batch is not None and 0 < self._cost(batch, view) <= self.credit
             first = batch if owed and batch is not None else interactive
@@ -222,16 +207,44 @@ class Policy:
                 return first
             return stream
         if batch is not None:
-            cost = self._cost(batch, view)
-            wants = self.batch_spent < self._token_time(view) * BATCH_BESIDE_DECODE / (1 - BATCH_BESIDE_DECODE)
+            cost, own = self._cost(batch, view), self.costs.decode(view.rows[Tier.INTERACTIVE])
+            wants = self.batch_spent < own * BATCH_BESIDE_DECODE / (1 - BATCH_BESIDE_DECODE)
             if wants and cost <= room:
                 return batch
             if cost <= self.credit and self.spent == 0.0:
                 return batch  # larger than any gap: its guaranteed share pays for it
         return stream
 
-    def _work(self, view: View, tier: Tier, room: float) -> Action | None:
-        """The best unit of one tier, cut to ``room`` seconds; None when it has none."""
+    def _gap(self, view: View) -> float:
+        """Seconds from one interactive token to the next, as planned at most."""
+        own = self.costs.decode(view.rows[Tier.INTERACTIVE])
+        return own * (1 + (self.gap_bound - 1) * ROOM_USED)
+
+    def _bears(self, view: View) -> int:
+        """How many batch rows the next pass of the interactive ones bears."""
+        own = view.rows[Tier.INTERACTIVE]
+        alone = self.costs.decode(own)
+        if not view.mixable or not self.costs.knows("decode", own) or self._pieces(view, Tier.INTERACTIVE):
+            return 0
+        limit = self._gap(view) - max(self._pieces(view, Tier.BATCH), default=0.0)
+        n = view.rows.get(Tier.BATCH, 0)
+        while n and self.costs.decode(own + n) > min(limit, alone * GO_ALONG * (STAY if n <= view.along else 1.0)):
+            n -= 1
+        return n
+
+    def _pieces(self, view: View, tier: Tier) -> list[float]:
+        """Seconds of the least units that what a tier has beside running rows can go on by."""
+        held = view.rows.get(tier, 0) + sum(p.rows for p in view.prefilling if p.tier is tier)
+        fresh = [w for w in view.waiting if w.tier is tier and w.fits and held < self.max_rows]
+        out = [self.costs.of("call", 1) for c in view.calls if c.tier is tier]
+        if tier in view.encoding or any(w.images for w in fresh):
+            out.append(self.costs.of("encode", 1))
+        if fresh or any(p.tier is tier for p in view.prefilling):
+            out.append(self.costs.of("prefill", CHUNKS[0]))
+        return out
+
+    def _work(self, view: View, tier: Tier, room: float, *, resting: bool = False) -> Action | None:
+        """The best unit of one tier, cut to ``room`` seconds; None when it has none. ``resting``: its rows don't go."""
         if view.encoding and view.encoding[-1] is tier:
             return Encode()
         begun = sorted((p for p in view.prefilling if p.tier is tier), key=lambda p: (p.priority, p.arrived, p.id))
@@ -240,21 +253,21 @@ class Policy:
         queue = sorted((w for w in view.waiting if w.tier is tier), key=lambda w: (w.priority, w.arrived, w.id))
         calls = sorted((c for c in view.calls if c.tier is tier), key=lambda c: (c.arrived, c.id))
         fresh = next((w for w in queue if w.fits and not (w.images and _busy(view, tier))), None)
-        if calls and (tier is Tier.INTERACTIVE or not (begun or rows) or self._last_batch_decode):
+        if calls and (tier is Tier.INTERACTIVE or not (begun or rows) or self._last_batch_decode or resting):
             return Call(calls[0].id)
         if fresh is not None and room_for > 0 and (not begun or (fresh.priority, fresh.arrived) < _rank(begun[0])):
             return Begin(fresh.id, self._company(fresh, queue, room_for))
         # Beside a stream batch work's rows and prompts take turns; else prompts go first, so that rows fill up.
-        turns = tier is Tier.BATCH and rows and view.rows.get(Tier.INTERACTIVE)
+        turns = tier is Tier.BATCH and rows and view.rows.get(Tier.INTERACTIVE) and not resting
         if begun and not (turns and not self._last_batch_decode):
             first = begun[0]
             return Prefill(first.id, first.remaining if first.whole else self._chunk(first, room))
-        if rows:
+        if rows and not resting:
             return Decode(tier)
         return None
 
     def _company(self, first: Waiting, queue: Sequence[Waiting], room_for: int) -> tuple[int, ...]:
-        """Who is processed together with ``first``: prompts of about its length, as many as a quantum bears."""
+        """Who is processed together with ``first``: prompts of about its length, as many as ``GROUP_SECONDS`` bear."""
         group: list[int] = []
         if first.images or first.alone or not first.tokens:
             return ()
@@ -268,7 +281,7 @@ class Policy:
                 continue
             shortest, longest = min(low, other.tokens), max(high, other.tokens)
             cost = self.costs.of("prefill", chunk_class(longest)) * (len(group) + 2)
-            if longest > GROUP_SPREAD * shortest or cost > INTERACTIVE_QUANTUM:
+            if longest > GROUP_SPREAD * shortest or cost > GROUP_SECONDS:
                 continue
             low, high = shortest, longest
             group.append(other.id)
@@ -284,20 +297,6 @@ class Policy:
                     best = size
         return min(max(1, best // prompt.rows), max(1, prompt.remaining))
 
-    def _token_time(self, view: View) -> float:
-        rows = view.rows.get(Tier.INTERACTIVE, 0)
-        return self.costs.of("decode", rows) if rows else 0.0
-
-    def _room(self, view: View) -> float:
-        if view.rows.get(Tier.INTERACTIVE):
-            return max(0.0, (self.gap_bound - 1) * self._token_time(view) * 0.9 - self.spent)
-        return INTERACTIVE_QUANTUM
-
-    def _batch_room(self, view: View) -> float:
-        if view.rows.get(Tier.INTERACTIVE):
-            return self._room(view)
-        return max(ALONE_QUANTUM, self.costs.of("decode", view.rows.get(Tier.BATCH, 1) or 1))
-
     def _cost(self, action: Action, view: View) -> float:
         if isinstance(action, Prefill):
             prompt = next(p for p in view.prefilling if p.id == action.id)
@@ -305,7 +304,7 @@ class Policy:
                 return self.costs.of("finish", prompt.rows)
             return self.costs.of("prefill", chunk_class(action.tokens * prompt.rows))
         if isinstance(action, Decode):
-            return self.costs.of("decode", view.rows.get(action.tier, 1))
+            return self.costs.decode(view.rows.get(action.tier, 1) + action.along)
         if isinstance(action, Encode):
             return self.costs.of("encode", 1)
         if isinstance(action, Begin):
@@ -314,11 +313,6 @@ class Policy:
         if isinstance(action, Call):
             return self.costs.of("call", 1)
         return 0.0
-
-
-def chunk_class(tokens: int) -> int:
-    """The chunk size a number of tokens counts as, for costs."""
-    return next((size for size in CHUNKS if tokens <= size), CHUNKS[-1])
 
 
 def _rank(p: Prefilling) -> tuple[int, float]:
@@ -335,8 +329,8 @@ def _any(view: View, tier: Tier) -> bool:
         view.rows.get(tier)
         or any(w.tier is tier for w in view.waiting)
         or any(p.tier is tier for p in view.prefilling)
-        or any(c.tier is tier for c in view.calls)
         or tier in view.encoding
+        or any(c.tier is tier for c in view.calls)
     )
 
 

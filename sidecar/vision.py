@@ -6,11 +6,15 @@ urgent waits; what is more urgent then runs inside that call, and the image goes
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
+
+from sidecar.requests import GenerationRequest
 
 _TOWERS = ("vision_tower", "vision_model", "vision_encoder", "visual", "vision_embed_tokens")
 
@@ -30,6 +34,18 @@ def find_blocks(model: Any) -> list[Any]:
     return longest
 
 
+class Cancelled(Exception):
+    """The request being encoded went away."""
+
+
+@dataclass(eq=False)
+class Encoding:
+    """An image being encoded; a paused one sits lower on the stack."""
+
+    request: GenerationRequest
+    since: float = field(default_factory=time.monotonic)
+
+
 def install_pause(model: Any, pause: Callable[[], None]) -> int:
     """Call ``pause`` after every block of the vision tower; the number of blocks."""
     blocks = find_blocks(model)
@@ -46,3 +62,10 @@ def _pausing(kind: Any, pause: Callable[[], None]) -> Any:
         return out
 
     return type(kind.__name__, (kind,), {"__call__": call})
+
+
+def feature_cache() -> Any:
+    """Image features kept by content, of the last 20 images."""
+    from mlx_vlm.vision_cache import VisionFeatureCache
+
+    return VisionFeatureCache(max_size=20)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import threading
 import time
@@ -18,6 +20,7 @@ from sidecar.config import Settings
 from sidecar.engine import Engine
 from sidecar.metrics import Meter
 from sidecar.requests import Done, Event, Failed, GenerationRequest, Prompt, Sampling, Started, Tier, Token
+from sidecar.scheduler import Action, Decode, View
 from tests.servers import wait_for
 
 
@@ -93,9 +96,28 @@ class Bench:
         assert client.ended.wait(120)
         return client
 
+    def alone(self, prompts: Sequence[Prompt | str], **options: Any) -> list[list[int]]:
+        """The tokens of each prompt asked by itself, with no kept prefix."""
+        out = []
+        for prompt in prompts:
+            self.forget()
+            out.append(self.ask(prompt, **options).tokens)
+        self.forget()
+        return out
+
     def forget(self) -> None:
         """Drop kept prefixes, on the engine's thread."""
         self.on_engine(self.core.prefixes.clear)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """The engine waits meanwhile: what is sent is there before any of it begins."""
+        gate = threading.Event()
+        self.engine._put(lambda: gate.wait(30) and None)
+        try:
+            yield
+        finally:
+            gate.set()
 
     def on_engine(self, work: Callable[[], Any]) -> Any:
         out: list[Any] = []
@@ -154,16 +176,85 @@ def test_in_company_as_alone(text: Bench) -> None:
 def test_pictures_and_text_in_company_as_alone(eyes: Bench) -> None:
     prompts = [eyes.prompt("what is in this image?", noise(i)) for i in range(3)] + [eyes.prompt(QUESTIONS[0])] * 2
     prompts[4] = eyes.prompt("count to ten")
-    alone = []
-    for prompt in prompts:
-        eyes.forget()
-        alone.append(eyes.ask(prompt).tokens)
-    eyes.forget()
+    alone = eyes.alone(prompts)
     clients = [eyes.send(p, tier=Tier(i % 2)) for i, p in enumerate(prompts)]
     for client, tokens in zip(clients, alone, strict=True):
         assert client.ended.wait(120)
         assert client.tokens == tokens
     assert len({tuple(t) for t in alone[:3]}) > 1
+
+
+def beside(bench: Bench, prompts: Sequence[Prompt], tokens: int) -> list[Client]:
+    """The first as a chat, the others as batch work; the chat comes once the others' rows run."""
+    jobs: list[Client] = []
+    chat: list[Client] = []
+
+    def watched(take: Callable[[Sequence[Event]], None], events: Sequence[Event]) -> None:
+        take(events)
+        if not chat and len(jobs) == len(prompts) - 1 and all(len(c.tokens) > 1 for c in jobs):
+            chat.append(bench.send(prompts[0], max_tokens=tokens))
+
+    with bench.held():
+        for prompt in prompts[1:]:
+            job = bench.send(prompt, tier=Tier.BATCH, max_tokens=tokens)
+            job.request.sink = functools.partial(watched, job.take)
+            jobs.append(job)
+    assert all(job.ended.wait(120) for job in jobs)
+    assert chat[0].ended.wait(120)
+    return [*chat, *jobs]
+
+
+@pytest.mark.parametrize("kind", ["text", "eyes"])
+def test_batch_rows_move_in_and_out_of_a_chats_pass_exactly(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench: Bench = request.getfixturevalue(kind)
+    if kind == "eyes":
+        prompts, tokens = [bench.prompt("what is in this image?", noise(i)) for i in range(4)], 40
+    else:
+        prompts, tokens = [bench.prompt(q) for q in QUESTIONS[:4]], 14
+    expected = bench.alone(prompts, max_tokens=tokens)
+    decide, seen = bench.core.policy.decide, []
+
+    def restless(view: View) -> Action:
+        action = decide(view)
+        if not (isinstance(action, Decode) and view.rows[Tier.INTERACTIVE]):
+            return action
+        seen.append(min(view.rows[Tier.BATCH], len(seen) * 2 % 5 % 4))
+        return Decode(Tier.INTERACTIVE, seen[-1])
+
+    monkeypatch.setattr(bench.core.policy, "decide", restless)
+    clients = beside(bench, prompts, tokens)
+    assert [c.tokens for c in clients] == expected
+    assert {0, 1, 2, 3} == set(seen)
+
+
+def test_rows_that_cannot_be_joined_go_on_apart(eyes: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [eyes.prompt(text) for text in ("count to ten", "name a colour", "what is it")]
+    expected = eyes.alone(prompts, max_tokens=60)
+    batches, along = eyes.core.batches, []
+    decide = eyes.core.policy.decide
+
+    def broken(_: Any) -> None:
+        raise RuntimeError("planted")
+
+    def eager(view: View) -> Action:
+        action = decide(view)
+        if isinstance(action, Decode) and view.rows[Tier.INTERACTIVE] and view.mixable:
+            monkeypatch.setattr(batches.shared, "absorb", broken)
+            return Decode(Tier.INTERACTIVE, view.rows[Tier.BATCH])
+        along.append(view.along)
+        return action
+
+    monkeypatch.setattr(eyes.core.policy, "decide", eager)
+    clients = beside(eyes, prompts, 60)
+    try:
+        assert [c.tokens for c in clients] == expected
+        assert not any(c.failure for c in clients)
+        assert not batches.mixable
+        assert set(along) == {0}
+    finally:
+        batches._joinable = True
 
 
 class Planted:
@@ -229,7 +320,7 @@ def test_a_broken_batch_is_rebuilt_and_its_rows_resume(text: Bench) -> None:
     wait_for(lambda: all(len(c.tokens) > 4 for c in clients))
 
     def plant() -> None:
-        batch = text.core.rows[Tier.INTERACTIVE]
+        batch = text.core.batches.shared
 
         def broken() -> Any:
             raise RuntimeError("planted")
@@ -248,7 +339,7 @@ def test_cancel_frees_the_row_and_the_others_go_on(text: Bench) -> None:
     stays, goes = text.send(QUESTIONS[0], max_tokens=40), text.send(QUESTIONS[1], max_tokens=400)
     wait_for(lambda: len(goes.tokens) > 2)
     text.engine.cancel(text.path, goes.request.id)
-    wait_for(lambda: text.on_engine(lambda: len(text.core.rows[Tier.INTERACTIVE])) <= 1)
+    wait_for(lambda: text.on_engine(lambda: len(text.core.batches)) <= 1)
     assert stays.ended.wait(60)
     assert stays.tokens == expected
     wait_for(lambda: not text.core.busy)
@@ -260,7 +351,7 @@ BURST = ["count to ten", "name a colour", "a red house", "what is it", "the lazy
 def burst(bench: Bench, prepare: Callable[[list[Client]], None] = lambda _: None) -> tuple[list[Client], list[int]]:
     """Requests that come at once, and the sizes of the groups their prompts were processed in."""
     sizes: list[int] = []
-    begin, gate = bench.core._begin_group, threading.Event()
+    begin = bench.core._begin_group
 
     def watched(requests: list[GenerationRequest]) -> None:
         sizes.append(len(requests))
@@ -269,13 +360,12 @@ def burst(bench: Bench, prepare: Callable[[list[Client]], None] = lambda _: None
     bench.core._begin_group = watched
     try:
         bench.forget()
-        bench.engine._put(lambda: gate.wait(30) and None)
-        clients = [
-            bench.send(q, tier=Tier.BATCH, temperature=0.9 * (i % 2), seed=i, top_logprobs=i)
-            for i, q in enumerate(BURST)
-        ]
-        prepare(clients)
-        gate.set()
+        with bench.held():
+            clients = [
+                bench.send(q, tier=Tier.BATCH, temperature=0.9 * (i % 2), seed=i, top_logprobs=i)
+                for i, q in enumerate(BURST)
+            ]
+            prepare(clients)
         for client in clients:
             assert client.ended.wait(60) or client.request.id not in bench.core.waiting
         return clients, sizes
@@ -449,7 +539,7 @@ def test_what_does_not_fit_into_memory_waits(text: Bench) -> None:
         clients = [text.send(QUESTIONS[1], max_tokens=40) for _ in range(2)]
         most = 0
         while not all(c.ended.is_set() for c in clients):
-            most = max(most, sum(len(r) for r in text.core.rows.values()))
+            most = max(most, len(text.core.batches))
             time.sleep(0.005)
         assert most == 1
         assert all(c.failure is None for c in clients)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from sidecar.costs import Costs
 from sidecar.requests import Tier
 from sidecar.scheduler import (
     Action,
     Begin,
     Call,
-    Costs,
     Decode,
     Encode,
     Idle,
@@ -56,9 +56,11 @@ class Machine:
     token: float = 0.005
     block: float = 0.07
     now: float = 0.0
+    mixable: bool = True
     waiting: list[Job] = field(default_factory=list)
     begun: list[Job] = field(default_factory=list)
     rows: list[Job] = field(default_factory=list)
+    along: list[Job] = field(default_factory=list)  # batch rows in the chats' last pass
     encoding: list[Job] = field(default_factory=list)
     batch_time: float = 0.0
 
@@ -72,6 +74,8 @@ class Machine:
                 Prefilling(id=j.id, tier=j.tier, priority=0, arrived=j.arrived, remaining=j.left) for j in self.begun
             ),
             rows={t: sum(j.tier is t for j in self.rows) for t in Tier},
+            along=len(self.along),
+            mixable=self.mixable,
             encoding=tuple(j.tier for j in self.encoding),
         )
 
@@ -106,12 +110,14 @@ class Machine:
                 job.first = self.now + seconds
                 job.tokens.append(job.first)
         elif isinstance(action, Decode):
-            mine = [j for j in self.rows if j.tier is action.tier]
+            self.along = [j for j in self.rows if j.tier is BATCH][: action.along]
+            mine = [j for j in self.rows if j.tier is action.tier] + self.along
             seconds, kind, size, tier = self.decode + self.row * len(mine), "decode", len(mine), action.tier
             for job in mine:
                 job.tokens.append(self.now + seconds)
                 if job.finished:
                     self.rows.remove(job)
+                    self.along = [j for j in self.along if j is not job]
         elif isinstance(action, Idle):
             seconds = 0.005
         self.now += seconds
@@ -177,13 +183,89 @@ def test_a_stream_never_waits_longer_than_its_bound() -> None:
     assert max(gaps(chat)) <= machine.policy.gap_bound * step + 1e-9
 
 
-def test_batch_gets_about_half_beside_one_stream() -> None:
+def test_batch_gets_about_half_beside_one_stream_by_turns() -> None:
     machine = learned()
+    machine.mixable = False
     machine.submit(Job(1, CHAT, 40, 400), *(Job(10 + i, BATCH, 40, 4000) for i in range(4)))
     machine.run(machine.now + 3)
     begin, spent = machine.now, machine.batch_time
     machine.run(machine.now + 10)
     assert 0.4 < (machine.batch_time - spent) / (machine.now - begin) < 0.7
+    assert not machine.along
+
+
+@pytest.mark.parametrize(("row", "alongs"), [(0.0, {8}), (0.01, {6, 7, 8}), (0.03, {2, 3, 4}), (0.3, {1})])
+def test_batch_rows_go_along_as_far_as_they_cost_little(row: float, alongs: set[int]) -> None:
+    machine = learned()
+    machine.policy.costs = Costs()
+    machine.row = row
+    chat = Job(1, CHAT, 40, 4000)
+    machine.submit(chat)
+    machine.run(machine.now + 4)
+    machine.submit(*(Job(10 + i, BATCH, 40, 4000) for i in range(8)))
+    machine.run(machine.now + 30)
+    seen = set()
+    for _ in range(20):
+        action = machine.step()
+        if isinstance(action, Decode) and action.tier is CHAT:
+            seen.add(action.along)
+    assert len(seen) == 1
+    assert seen <= alongs
+    own = machine.decode + machine.row
+    assert max(gaps(chat)[-20:]) <= machine.policy.gap_bound * own
+
+
+def test_rows_that_go_along_make_room_for_the_least_piece_of_a_prompt() -> None:
+    machine = learned()
+    chat = Job(1, CHAT, 40, 400)
+    machine.submit(chat, *(Job(10 + i, BATCH, 40, 4000) for i in range(4)))
+    machine.run(machine.now + 6)
+    assert len(machine.along) == 4
+    late = Job(20, BATCH, 300, 4000)
+    machine.submit(late)
+    since = len(chat.tokens)
+    least = 4
+    while late.first is None:
+        machine.step()
+        least = min(least, len(machine.along))
+    assert least < 4
+    assert max(gaps(chat)[since - 1 :]) <= machine.policy.gap_bound * (machine.decode + machine.row) + 1e-9
+
+
+def test_rows_join_only_where_nothing_else_was_done_since_the_last_token() -> None:
+    policy = Policy()
+    for rows in (1, 2, 3):
+        policy.costs.learn("decode", rows, 0.05)
+    view = View(rows={CHAT: 1, BATCH: 2}, along=1)
+    assert policy.decide(view) == Decode(CHAT, 2)
+    policy.spent = 0.01
+    assert policy.decide(view) == Decode(CHAT, 1)
+    assert policy.decide(replace(view, mixable=False)) != Decode(CHAT, 1)
+
+
+def test_an_interactive_prompt_has_all_the_room() -> None:
+    policy = Policy()
+    for rows in (1, 2, 3):
+        policy.costs.learn("decode", rows, 0.05)
+    begun = Prefilling(id=9, tier=CHAT, priority=0, arrived=0, remaining=500)
+    view = View(rows={CHAT: 1, BATCH: 2}, along=2, prefilling=(begun,))
+    assert isinstance(policy.decide(view), Prefill)
+    policy.done(Prefill(9, 64), view, 1.0)
+    assert policy.decide(view) == Decode(CHAT, 0)
+
+
+def test_costs_of_decoding_lie_on_a_line() -> None:
+    costs = Costs()
+    assert costs.decode(1) == 0.0
+    costs.learn("decode", 2, 0.06)
+    assert costs.decode(5) == 0.06
+    assert costs.decode(0) == 0.0
+    costs.learn("decode", 6, 0.1)
+    assert costs.decode(4) == pytest.approx(0.08)
+    assert costs.decode(8) == pytest.approx(0.12)
+    assert costs.decode(1) == pytest.approx(0.05)
+    assert costs.knows("decode", 6)
+    assert not costs.knows("decode", 4)
 
 
 def test_batch_moves_under_endless_prompts() -> None:
@@ -254,14 +336,14 @@ def test_one_bad_measurement_does_no_lasting_harm() -> None:
     assert costs.of("encode", 1) == 0.0
 
 
-def test_prompts_of_about_one_length_go_together_as_far_as_a_quantum_and_the_rows_bear() -> None:
+def test_prompts_of_about_one_length_go_together_as_far_as_their_time_and_the_rows_bear() -> None:
     queue = (prompt(1, 60), prompt(2, 64), prompt(3, 200), prompt(4, 58), prompt(5, 61, images=True))
     queue += (prompt(6, 61, fits=False), prompt(7, 61, alone=True), prompt(8, 70))
     assert Policy().decide(View(waiting=queue)) == Begin(1, (2, 4, 8))
     assert Policy(max_rows=2).decide(View(waiting=queue)) == Begin(1, (2,))
     assert Policy(max_rows=3).decide(View(waiting=queue, rows={BATCH: 1})) == Begin(1, (2, 4))
     slow = Policy()
-    slow.costs.learn("prefill", 64, 0.1)
+    slow.costs.learn("prefill", 64, 1.0)
     assert slow.decide(View(waiting=queue)) == Begin(1, (2,))
     begun = Prefilling(id=1, tier=CHAT, priority=0, arrived=0, remaining=70, rows=4)
     assert Policy(max_rows=4).decide(View(waiting=queue[2:], prefilling=(begun,))) == Prefill(1, 16)
