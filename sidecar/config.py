@@ -75,6 +75,7 @@ class Settings:
     gap_bound: float = _opt(3.0, "longest wait of a running interactive stream, in its own inter-token times")
     batch_share: float = _opt(0.1, "least share of engine time batch work gets beside chats, 0 to 0.9")
     prefix_cache_mb: int = _opt(-1, "memory for kept prompt prefixes, MiB; 0 = off, -1 = a tenth of memory")
+    speculative_tokens: int = _opt(0, "tokens guessed ahead for a chat that runs alone, from its own text; 0 = off")
     kv_bits: int = _opt(0, "quantize the KV cache to 4 or 8 bits; 0 = off", choices=(0, 4, 8))
     client_timeout: float = _opt(60.0, "seconds a client may take to send or accept a piece of data")
     stall_timeout: float = _opt(300.0, "seconds one engine step may take before the process gives up")

@@ -44,6 +44,7 @@ class Core:
         prefix_cache: PrefixCache,
         meter: Meter,
         kv: KVQuantization,
+        guesses: int,
         poll: Callable[[], None],
         memory_limit: Callable[[], int],
     ) -> None:
@@ -53,6 +54,7 @@ class Core:
         self._meter = meter
         self._poll = poll
         self._kv = kv
+        self._guesses = guesses
         self._features = vision.feature_cache()
         self.waiting: dict[int, GenerationRequest] = {}
         self.prefills: dict[int, Prefill] = {}
@@ -298,11 +300,12 @@ class Core:
         alone = size == len(running) and not (self.prefills or self._encoding)
         settled = batch.steady and (alone or not batch.in_flight)
         try:
-            produced = batch.step(ahead=alone)
+            produced = batch.step(ahead=alone, guesses=self._guesses if alone else 0)
         except Exception as exc:
             self._resume(self.batches.reset(batch), exc)
             return "", 0
-        gone = [row for row, token in produced if self._deliver(row, [token])]
+        news = {id(row): [token for r, token in produced if r is row] for row, _ in produced}
+        gone = [row for row in batch.rows if id(row) in news and self._deliver(row, news[id(row)])]
         gone += [row for row in batch.rows if row.fault is not None and row not in gone]
         for row in gone:
             if row.fault is not None and not any(r is row for r, _ in produced):
@@ -313,31 +316,28 @@ class Core:
             batch.remove(gone)
         except Exception as exc:
             self._resume(self.batches.reset(batch), exc)
-            return "", 0
         seconds = time.monotonic() - started
         for tier in Tier:
             if count := sum(row.request.tier is tier for row, _ in produced):
                 self._meter.step(tier, seconds, count)
+        if batch.guessed:
+            self._meter.guessed(batch.guessed, len(produced) - 1)
+            return "", 0
         return ("decode", size) if settled and produced else ("", 0)
 
     def _deliver(self, row: Row, tokens: list[Token]) -> bool:
         """Send tokens to a row's client; whether the row has ended."""
         request = row.request
-        events: list[Event] = []
-        last = tokens[-1].id
         if row.fault is not None:
             request.sink([Failed(500, f"This answer ended early: {row.fault}.")])
             return True
         reason = None
-        constraint = request.constraint
-        if last in self.loaded.eos:
+        end = next((i for i, token in enumerate(tokens) if token.id in self.loaded.eos), None)
+        events: list[Event] = list(tokens[:end])
+        if end is not None or (request.constraint is not None and request.constraint.finished):
             reason = "stop"
-        else:
-            events.extend(tokens)
-            if constraint is not None and constraint.finished:
-                reason = "stop"
-            elif len(row.answer) >= request.max_tokens:
-                reason = "length"
+        elif len(row.answer) >= request.max_tokens:
+            reason = "length"
         if reason is not None:
             events.append(Done(reason))
         request.sink(events)

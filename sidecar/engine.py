@@ -216,7 +216,7 @@ class Engine:
         self._loaded_at = self._beat = time.monotonic()
 
     def _core(self, loaded: LoadedModel) -> Core:
-        from sidecar import memory
+        from sidecar import memory, speculation
         from sidecar.core import Core
         from sidecar.loader import LoadError
         from sidecar.prefill import KVQuantization
@@ -227,6 +227,11 @@ class Engine:
             kv = KVQuantization.of(s.kv_bits, loaded.config)
         except ValueError as exc:
             raise LoadError(f"{loaded.path.name} can't be served with a quantized KV cache: {exc}.") from exc
+        if s.speculative_tokens:
+            try:
+                speculation.check(loaded.model)
+            except ValueError as exc:
+                raise LoadError(f"{loaded.path.name} can't be served with guessed tokens: {exc}.") from exc
         policy = Policy(gap_bound=s.gap_bound, least_batch_share=s.batch_share, max_rows=s.max_rows)
         return Core(
             loaded,
@@ -234,6 +239,7 @@ class Engine:
             prefix_cache=PrefixCache(memory.prefix_limit(s.prefix_cache_mb)),
             meter=self._meter,
             kv=kv,
+            guesses=s.speculative_tokens,
             poll=self._poll,
             memory_limit=memory.kv_limit,
         )

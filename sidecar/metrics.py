@@ -35,6 +35,8 @@ class Meter:
         )
         self._prompt = Counter("mlx_sidecar_prompt_tokens", "Prompt tokens", ["tier"], registry=r)
         self._generated = Counter("mlx_sidecar_generation_tokens", "Generated tokens", ["tier"], registry=r)
+        self._guessed = Counter("mlx_sidecar_spec_decode_draft_tokens", "Tokens guessed", registry=r)
+        self._right = Counter("mlx_sidecar_spec_decode_accepted_tokens", "Guesses that were right", registry=r)
         self._requests = Counter("mlx_sidecar_http_requests", "Requests", ["path", "status"], registry=r)
         self._cancelled = Counter("mlx_sidecar_requests_cancelled", "Requests whose client left", registry=r)
         self._prefix = Counter("mlx_sidecar_prefix_cache_queries", "Prefix cache look-ups", ["result"], registry=r)
@@ -57,6 +59,11 @@ class Meter:
         """A decode step gave ``tokens``."""
         self._itl.labels(tier.label).observe(seconds)
         self._generated.labels(tier.label).inc(tokens)
+
+    def guessed(self, drafted: int, accepted: int) -> None:
+        """Tokens guessed ahead in a step, and how many of them stood."""
+        self._guessed.inc(drafted)
+        self._right.inc(accepted)
 
     def cancelled(self) -> None:
         """A request was dropped because its client left."""

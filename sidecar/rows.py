@@ -18,6 +18,7 @@ from mlx_vlm.generate.ar import _extend_cache
 
 from sidecar import sampling
 from sidecar.requests import GenerationRequest, Token
+from sidecar.speculation import Lookup
 
 
 @dataclass(eq=False, kw_only=True)
@@ -30,11 +31,22 @@ class Row:
     launched: int = 0  # tokens chosen so far, read or not
     fed: int = 0  # answer tokens whose keys and values are in the cache
     fault: str | None = None
+    seen: Lookup | None = None  # what guesses are looked up in
 
     @property
     def on_host(self) -> bool:
         """Whether the next choice needs the last token's value."""
         return self.request.constraint is not None or self.request.sampling.penalised
+
+    def guesses(self, count: int) -> list[int]:
+        """Up to ``count`` tokens guessed to follow what was read; [] where the next choice isn't a guess's to make."""
+        if self.on_host or self.request.sampling.logit_bias or self.fault is not None:
+            return []
+        prompt = self.request.prompt.tokens
+        if self.seen is None:
+            self.seen = Lookup(prompt)
+        self.seen.extend(self.answer[len(self.seen) - len(prompt) :])
+        return self.seen.guess(min(count, self.request.max_tokens - self.launched - 1))
 
 
 @dataclass(frozen=True)
@@ -101,7 +113,10 @@ def accept(row: Row, token: int) -> None:
 
 
 class Rows:
-    """Rows decoded in one forward pass. ``steady``: the same rows as at the last step."""
+    """Rows decoded in one forward pass.
+
+    ``steady``: they are the same as at the last step. ``guessed``: tokens that step guessed.
+    """
 
     def __init__(self, model: Any) -> None:
         self._lm = getattr(model, "language_model", model)
@@ -111,6 +126,7 @@ class Rows:
         self._unread: list[bool] = []
         self._rope: mx.array | None = None
         self.steady = False
+        self.guessed = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -172,13 +188,22 @@ class Rows:
             self.remove(part)
         return out
 
-    def step(self, *, ahead: bool = True) -> list[tuple[Row, Token]]:
+    def step(self, *, ahead: bool = True, guesses: int = 0) -> list[tuple[Row, Token]]:
         """Decode; the tokens read, at most one a row. ``ahead``: leave the next ones being computed.
 
         Beside other work nothing is left in flight: it would be waited for, and paid, by what comes next.
+        ``guesses``: of a single row so many of the tokens after the next are guessed, and come with it if right.
         """
+        self.guessed = 0
         if not self.rows:
             return []
+        if guesses and len(self.rows) == 1 and not self.in_flight:
+            row = self.rows[0]
+            guessed = row.guesses(guesses)
+            self.guessed = len(guessed)
+            if guessed:
+                return [(row, token) for token in self._verify(row, guessed)]
+            ahead = False  # the next guesses need the token that would be left in flight
         ahead = ahead and not any(row.on_host for row in self.rows)
         out: list[tuple[Row, Token]] = []
         if not self.in_flight:
@@ -212,6 +237,26 @@ class Rows:
         self._unread = [True] * len(self.rows)
         evaluate: Any = mx.async_eval
         evaluate(self._last.arrays())
+
+    def _verify(self, row: Row, guessed: Sequence[int]) -> list[Token]:
+        """One pass over the last token and those guessed after it: what is right of them, and the token after that."""
+        assert self._last is not None
+        kwargs = {} if self._rope is None else {"rope_deltas": self._rope}
+        fed = mx.concatenate([self._last.ids[:, None], mx.array([guessed], dtype=self._last.ids.dtype)], axis=1)
+        output = self._lm(fed, cache=self._cache, **kwargs)
+        logits = getattr(output, "logits", output)[0]
+        count, s = len(guessed) + 1, row.request.sampling
+        ids = sampling.choose(logits, [s] * count, range(row.launched, row.launched + count))
+        tokens = tokens_of(Chosen(ids, *sampling.logprobs_of(logits, ids, s.top_logprobs)), [row] * count)
+        right = next((i for i, guess in enumerate(guessed) if guess != tokens[i].id), len(guessed))
+        for entry in self._cache:
+            entry.trim(len(guessed) - right)
+        self._last = Chosen(ids[right : right + 1], None)
+        row.launched += right + 1
+        row.fed = row.launched - 1
+        for token in tokens[: right + 1]:
+            accept(row, token.id)
+        return tokens[: right + 1]
 
     def _read(self, out: list[tuple[Row, Token]]) -> None:
         assert self._last is not None

@@ -27,7 +27,7 @@ SIDECAR = [  # each layer may import from its own and those below
     {"core"},
     {"kv", "batches"},
     {"prompting", "prefill", "prefix_cache", "loader", "vision", "rows", "starter.text", "starter.vision"},
-    {"scheduler", "sampling", "constraints", "output", "images", "schemas", "logs", "starter.source"},
+    {"scheduler", "sampling", "speculation", "constraints", "output", "images", "schemas", "logs", "starter.source"},
     {"downloads.store", "downloads.selection", "downloads.meter", "downloads.hub"},
     {"errors", "metrics", "requests", "config", "costs", "starter", "downloads", "aliases", "gguf"},
     {"files", "paths", "durations", "memory", "pressure", "warmstart", "routes", "onefile", ""},

@@ -56,7 +56,8 @@ class Bench:
     def __init__(self, path: Path, folder: Path, **settings: Any) -> None:
         self.settings = Settings(state_dir=folder, data_dir=folder, **settings)
         self.deaths: list[BaseException] = []
-        self.engine = Engine(self.settings, Meter(), on_death=self.deaths.append)
+        self.meter = Meter()
+        self.engine = Engine(self.settings, self.meter, on_death=self.deaths.append)
         self.path = path
         self.loaded: loader.LoadedModel = self.engine.load(path).result(120)
         self.core = self.engine.core_for_tests(path)
@@ -515,6 +516,45 @@ def test_a_quantized_cache_answers_as_well_in_company(starter_dir: Path, text: B
 def test_heads_that_cannot_be_quantized_are_refused(model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(loader.LoadError, match="start without --kv-bits"):
         Bench(model_dir / "tiny-vl", tmp_path, kv_bits=8)
+
+
+@pytest.mark.parametrize("kind", ["text", "eyes"])
+def test_guessed_tokens_change_no_answer(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    plain: Bench = request.getfixturevalue(kind)
+    bench = Bench(plain.path, tmp_path, speculative_tokens=4)
+    try:
+        if kind == "eyes":
+            prompts = [bench.prompt("what is in this image?", noise(i)) for i in range(3)]
+        else:
+            prompts = [bench.prompt("Repeat after me: I like red cars. I like red cars."), bench.prompt("Count.")]
+        for prompt in prompts:
+            for options in ({}, {"temperature": 0.7, "seed": 5, "top_logprobs": 2}, {"repetition_penalty": 1.2}):
+                ask: dict[str, Any] = {"max_tokens": 16, **options}
+                expected, client = plain.ask(prompt, **ask), bench.ask(prompt, **ask)
+                assert client.tokens == expected.tokens
+                pairs = zip(client.events, expected.events, strict=True)
+                scores = [(a.logprob, b.logprob) for a, b in pairs if isinstance(a, Token) and isinstance(b, Token)]
+                assert [a for a, _ in scores] == pytest.approx([b for _, b in scores], abs=1e-3)
+                assert bench.on_engine(lambda: len(bench.core.batches)) == 0
+        counted = {f.name: f.samples[0].value for f in bench.meter.registry.collect() if "spec_decode" in f.name}
+        drafted, accepted = (counted[f"mlx_sidecar_spec_decode_{k}_tokens"] for k in ("draft", "accepted"))
+        assert 0 < accepted <= drafted
+        alone = bench.alone(prompts, max_tokens=12)
+        together = [bench.send(p, max_tokens=12, tier=Tier(i % 2)) for i, p in enumerate(prompts)]
+        assert all(c.ended.wait(60) for c in together)
+        assert [c.tokens for c in together] == alone
+    finally:
+        bench.engine.stop()
+
+
+def test_caches_that_cannot_take_tokens_back_are_refused(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlx_vlm.models import cache
+
+    monkeypatch.setattr(cache.BatchKVCache, "is_trimmable", lambda _: False)
+    with pytest.raises(loader.LoadError, match=r"BatchKVCache.*start without --speculative-tokens"):
+        Bench(model_dir / "tiny-vl", tmp_path, speculative_tokens=4)
 
 
 def test_batch_work_cannot_flush_a_chats_prefix(starter_dir: Path, tmp_path: Path) -> None:
