@@ -1,6 +1,8 @@
 """Time to the first token over the turns of one chat: ours, and the peers with --servers. In one run.
 
 python -m benchmarks.turns --turns 10
+
+``bare`` is the model itself in a loop that keeps its cache: what the new tokens of a turn cost with no server.
 """
 
 from __future__ import annotations
@@ -50,6 +52,56 @@ async def talk(url: str, model: str, turns: int, tokens: int) -> tuple[list[floa
     return ttfts, lengths
 
 
+def bare(path: str, turns: int, tokens: int) -> tuple[list[float], list[int]]:
+    """The same as ``talk`` by the language model and one key-value cache, without a server."""
+    import mlx.core as mx
+    from mlx_vlm import utils
+    from mlx_vlm.models.cache import make_prompt_cache
+
+    from sidecar.prefix_cache import common
+
+    model, processor = utils.load(path)
+    tokenizer = getattr(processor, "tokenizer", processor)
+    language = model.language_model
+    messages: list[dict[str, str]] = []
+    ttfts, lengths = [], []
+    cache, held = make_prompt_cache(language), []
+
+    def following(ids: list[int]) -> int:
+        held.extend(ids)
+        return int(mx.argmax(language(mx.array([ids]), cache=cache).logits[0, -1]).item())
+
+    following(tokenizer.encode("Warm up, please."))
+    for turn in range(turns):
+        messages.append({"role": "user", "content": f"{turn}. {FACT} What else?"})
+        ids = list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+        start = time.perf_counter()
+        kept = common(held, ids)
+        for entry in cache:
+            entry.trim(len(held) - kept)
+        del held[kept:]
+        answer = [following(ids[kept:])]
+        ttfts.append(time.perf_counter() - start)
+        while len(answer) < tokens and answer[-1] != tokenizer.eos_token_id:
+            answer.append(following(answer[-1:]))
+        lengths.append(len(ids))
+        messages.append({"role": "assistant", "content": tokenizer.decode(answer, skip_special_tokens=True)})
+    return ttfts, lengths
+
+
+def row(name: str, ttfts: list[float], lengths: list[int]) -> list[str]:
+    """One line of the table, told on the way too."""
+    line = [
+        name,
+        " ".join(f"{t * 1000:.0f}" for t in ttfts),
+        f"{ttfts[-1] / ttfts[1]:.2f}",
+        f"{ttfts[-1] / ttfts[0]:.2f}",
+        f"{lengths[0]} … {lengths[-1]}" if lengths else "-",
+    ]
+    sys.stderr.write(" ".join(line) + "\n")
+    return line
+
+
 def main() -> int:
     """Run and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,16 +121,8 @@ def main() -> int:
         except (RuntimeError, subprocess.CalledProcessError, httpx.HTTPError, OSError) as exc:
             rows.append([name, f"could not be run: {str(exc)[:80]}", "-", "-", "-"])
             continue
-        rows.append(
-            [
-                name,
-                " ".join(f"{t * 1000:.0f}" for t in ttfts),
-                f"{ttfts[-1] / ttfts[1]:.2f}",
-                f"{ttfts[-1] / ttfts[0]:.2f}",
-                f"{lengths[0]} … {lengths[-1]}" if lengths else "-",
-            ]
-        )
-        sys.stderr.write(" ".join(rows[-1]) + "\n")
+        rows.append(row(name, ttfts, lengths))
+    rows.append(row("bare", *bare(path, args.turns, args.tokens)))
     head = ["server", "TTFT ms by turn", f"turn {args.turns} ÷ 2", f"turn {args.turns} ÷ 1", "prompt tokens"]
     sys.stdout.write(f"{os.cpu_count()} cores, {args.model}\n{clients.table(head, rows)}\n")
     return 0

@@ -158,7 +158,7 @@ class Policy:
     spent: float = 0.0  # seconds of other work since the last interactive token
     batch_spent: float = 0.0  # of which batch work
     credit: float = 0.0  # seconds owed to batch work
-    _last_batch_decode: bool = False
+    _last_batch: type[Action] | None = None  # the kind of unit batch work had last
 
     def decide(self, view: View) -> Action:
         """The next action for ``view``."""
@@ -181,8 +181,8 @@ class Policy:
         else:
             self.spent += seconds
             self.batch_spent += for_batch
-        if tier is Tier.BATCH and isinstance(action, (Decode, Prefill, Begin)):
-            self._last_batch_decode = isinstance(action, Decode)
+        if tier is Tier.BATCH and not isinstance(action, Encode):
+            self._last_batch = type(action)
         if for_batch:
             self.credit = max(0.0, self.credit - for_batch)
         elif _any(view, Tier.BATCH):
@@ -253,13 +253,14 @@ class Policy:
         queue = sorted((w for w in view.waiting if w.tier is tier), key=lambda w: (w.priority, w.arrived, w.id))
         calls = sorted((c for c in view.calls if c.tier is tier), key=lambda c: (c.arrived, c.id))
         fresh = next((w for w in queue if w.fits and not (w.images and _busy(view, tier))), None)
-        if calls and (tier is Tier.INTERACTIVE or not (begun or rows) or self._last_batch_decode or resting):
+        others = begun or (fresh is not None and room_for > 0) or (rows and not resting)
+        if calls and (tier is Tier.INTERACTIVE or not others or self._last_batch is (Prefill if resting else Decode)):
             return Call(calls[0].id)
         if fresh is not None and room_for > 0 and (not begun or (fresh.priority, fresh.arrived) < _rank(begun[0])):
             return Begin(fresh.id, self._company(fresh, queue, room_for))
         # Beside a stream batch work's rows and prompts take turns; else prompts go first, so that rows fill up.
         turns = tier is Tier.BATCH and rows and view.rows.get(Tier.INTERACTIVE) and not resting
-        if begun and not (turns and not self._last_batch_decode):
+        if begun and not (turns and self._last_batch is not Decode):
             first = begun[0]
             return Prefill(first.id, first.remaining if first.whole else self._chunk(first, room))
         if rows and not resting:

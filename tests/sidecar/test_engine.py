@@ -526,10 +526,10 @@ def test_guessed_tokens_change_no_answer(kind: str, request: pytest.FixtureReque
         if kind == "eyes":
             prompts = [bench.prompt("what is in this image?", noise(i)) for i in range(3)]
         else:
-            prompts = [bench.prompt("Repeat after me: I like red cars. I like red cars."), bench.prompt("Count.")]
+            prompts = [bench.prompt("Repeat after me: I like red cars. I like red cars.")]
         for prompt in prompts:
             for options in ({}, {"temperature": 0.7, "seed": 5, "top_logprobs": 2}, {"repetition_penalty": 1.2}):
-                ask: dict[str, Any] = {"max_tokens": 16, **options}
+                ask: dict[str, Any] = {"max_tokens": 12, **options}
                 expected, client = plain.ask(prompt, **ask), bench.ask(prompt, **ask)
                 assert client.tokens == expected.tokens
                 pairs = zip(client.events, expected.events, strict=True)
@@ -539,8 +539,8 @@ def test_guessed_tokens_change_no_answer(kind: str, request: pytest.FixtureReque
         counted = {f.name: f.samples[0].value for f in bench.meter.registry.collect() if "spec_decode" in f.name}
         drafted, accepted = (counted[f"mlx_sidecar_spec_decode_{k}_tokens"] for k in ("draft", "accepted"))
         assert 0 < accepted <= drafted
-        alone = bench.alone(prompts, max_tokens=12)
-        together = [bench.send(p, max_tokens=12, tier=Tier(i % 2)) for i, p in enumerate(prompts)]
+        alone = bench.alone(prompts, max_tokens=8)
+        together = [bench.send(p, max_tokens=8, tier=Tier(i % 2)) for i, p in enumerate(prompts)]
         assert all(c.ended.wait(60) for c in together)
         assert [c.tokens for c in together] == alone
     finally:

@@ -373,6 +373,21 @@ def test_calls_are_units_of_their_tier() -> None:
     assert Policy().decide(View(calls=(Unit(id=4, tier=BATCH, arrived=0),), waiting=waiting)) == Begin(1)
 
 
+def test_calls_and_prompts_take_turns_beside_rows_that_go_along() -> None:
+    policy = Policy()
+    for rows in (1, 2, 3):
+        policy.costs.learn("decode", rows, 0.05)
+    begun = Prefilling(id=9, tier=BATCH, priority=0, arrived=0, remaining=500)
+    view = View(rows={CHAT: 1, BATCH: 1}, along=1, prefilling=(begun,), calls=(Unit(id=4, tier=BATCH, arrived=0),))
+    seen = []
+    for _ in range(6):
+        action = policy.decide(view)
+        seen.append(type(action))
+        policy.done(action, view, 0.01)
+        policy.done(Decode(CHAT, 1), view, 0.05)
+    assert seen == [Prefill, Call] * 3
+
+
 @pytest.mark.parametrize("bound", [1.5, 3.0, 6.0])
 def test_the_bound_is_the_operators(bound: float) -> None:
     machine = learned()
