@@ -16,6 +16,7 @@ import pytest
 
 from host_api.launcher import LaunchSpec
 from host_api.supervisor import HostConfig
+from tests.desktop.neighbour import Neighbour
 from tests.desktop.webdriver import Display, Window, display, driver, window
 from tests.ownership import programs
 
@@ -143,6 +144,14 @@ def desk(tmp_path: Path, screen: Display) -> Iterator[Desk]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     assert not left, f"left running: {left}"
+
+
+@pytest.fixture
+def neighbour(screen: Display) -> Iterator[Neighbour]:
+    """Another program on the screen."""
+    it = Neighbour(screen.name)
+    yield it
+    it.close()
 
 
 @pytest.fixture(scope="session")

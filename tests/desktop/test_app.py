@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 import signal
 import subprocess
@@ -13,52 +11,8 @@ import pytest
 
 from host_api.host import SidecarHost
 from tests.desktop.conftest import GRACE, PROGRAM, Desk
-from tests.desktop.webdriver import Window
-from tests.starter.test_vision import picture
-
-FIELD = "textarea"
-ANSWER = "article.assistant:last-of-type"
-
-
-def ready(window: Window) -> None:
-    window.wait("the sidecar is ready", lambda: "Ready" in window.text("[data-testid=phase]"))
-    window.wait("a model", lambda: "starter" in window.text("header"))
-
-
-def sidecar_pid(window: Window) -> int:
-    """The PID the page shows; 0 while it shows none."""
-    last = window.text("[data-testid=sidecar]").rpartition(" ")[2]
-    return int(last) if last.isdigit() else 0
-
-
-def ask(window: Window, text: str) -> None:
-    window.type(FIELD, text)
-    window.press("enter")
-
-
-def answered(window: Window) -> str:
-    window.wait("an answer", lambda: window.text(ANSWER) and "Send" in window.text("form.composer"), 120)
-    return window.text(ANSWER)
-
-
-def drop(window: Window, data: bytes, name: str) -> None:
-    """The event that the webview makes of a dropped file; the drag itself is the window system's."""
-    window.script(
-        """const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0));
-        const data = new DataTransfer();
-        data.items.add(new File([bytes], arguments[1], { type: 'image/png' }));
-        for (const type of ['dragenter', 'dragover', 'drop'])
-          document.querySelector('main').dispatchEvent(
-            new DragEvent(type, { bubbles: true, cancelable: true, dataTransfer: data }));""",
-        base64.b64encode(data).decode(),
-        name,
-    )
-
-
-def png(colour: str, shape: str) -> bytes:
-    buffer = io.BytesIO()
-    picture(colour, shape).save(buffer, "PNG")
-    return buffer.getvalue()
+from tests.desktop.page import ANSWER, PARIS, answer_to, ask, attached, ready, sidecar_pid
+from tests.host.files import png, shape
 
 
 @pytest.mark.timeout(240)
@@ -73,29 +27,15 @@ def test_a_conversation(desk: Desk, tmp_path: Path) -> None:
         ready(window)
         desk.shot("1-ready")
 
-        ask(window, "What is the capital of France?")
-        assert "Paris" in answered(window)
+        assert "Paris" in answer_to(window, PARIS)
         desk.shot("2-answer")
 
-        drop(window, png("red", "circle"), "circle.png")
-        window.wait("the picture", lambda: window.script("return document.querySelectorAll('.attached img').length"))
-        desk.shot("3-dropped")
-        ask(window, "What is in this picture?")
-        window.wait(
-            "a second answer",
-            lambda: window.script("return document.querySelectorAll(arguments[0]).length", "article.assistant") == 2,
-        )
-        answer = answered(window).lower()
-        assert "red" in answer
-        assert "circle" in answer
-        desk.shot("4-seen")
-
         blue = tmp_path / "square.png"
-        blue.write_bytes(png("blue", "square"))
+        blue.write_bytes(png(shape("square", "blue")))
         window.type("[data-testid=picker]", str(blue))
-        window.wait("the picked one", lambda: window.script("return document.querySelectorAll('.attached img').length"))
+        window.wait("the picked one", lambda: attached(window) == 1)
         window.click(".attached button")
-        window.wait("none", lambda: not window.script("return document.querySelectorAll('.attached img').length"))
+        window.wait("none", lambda: not attached(window))
 
         window.click("header button")
         window.wait("the dialogue", lambda: "On this machine" in window.text("dialog"))
@@ -123,7 +63,7 @@ def test_a_sidecar_killed_in_the_middle_of_an_answer(desk: Desk) -> None:
         # The page may hear of the broken stream before the app does of the death.
         window.wait("another", lambda: window.text("[data-testid=sidecar]") and sidecar_pid(window) != first)
         ready(window)
-        ask(window, "What is the capital of France?")
+        ask(window, PARIS)
         window.wait("Paris", lambda: "Paris" in window.text(ANSWER), 120)
         desk.shot("7-goes-on")
         window.quit()
@@ -169,8 +109,7 @@ def test_beside_a_python_host(desk: Desk, python_starts_first: bool, python_quit
                 desk.shot("8-attached")
             if python_quits_first:
                 host.release()
-                ask(window, "What is the capital of France?")
-                assert "Paris" in answered(window)
+                assert "Paris" in answer_to(window, PARIS)
                 window.quit()
             else:
                 window.quit()

@@ -83,6 +83,11 @@ class Window:
         )
         return found
 
+    def count(self, css: str) -> int:
+        """How many elements fit."""
+        found: int = self.script("return document.querySelectorAll(arguments[0]).length", css)
+        return found
+
     def wait(self, what: str, condition: Callable[[], object], seconds: float = 60.0) -> None:
         """Until ``condition`` holds. Raises AssertionError with the page's text."""
         end = time.monotonic() + seconds

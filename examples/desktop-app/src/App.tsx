@@ -1,10 +1,11 @@
 import { useChat } from '@ai-sdk/react';
 import { invoke } from '@tauri-apps/api/core';
+import { getCurrentWebview } from '@tauri-apps/api/webview';
 import type { FileUIPart } from 'ai';
 import type { Phase } from 'mlx-sidecar';
-import { useCallback, useEffect, useMemo, useRef, useState, type DragEvent } from 'react';
+import { useCallback, useEffect, useMemo, useRef, useState } from 'react';
 import { Composer } from './Composer';
-import { toParts } from './images';
+import { readDropped, toParts } from './images';
 import { Messages } from './Messages';
 import { Models } from './Models';
 import { explain, SidecarTransport, type ChatMessage } from './transport';
@@ -53,24 +54,17 @@ export function App() {
     [setProblem],
   );
 
-  const drag = (inside: boolean) => (event: DragEvent) => {
-    event.preventDefault();
-    setDragging(inside);
-  };
-  const drop = (event: DragEvent) => {
-    event.preventDefault();
-    setDragging(false);
-    void addFiles([...event.dataTransfer.files]);
-  };
+  // Tauri's event, not the page's: WebKitGTK shows a page no files of a drop.
+  useEffect(() => {
+    const off = getCurrentWebview().onDragDropEvent(({ payload }) => {
+      setDragging(payload.type === 'enter' || payload.type === 'over');
+      if (payload.type === 'drop') void readDropped(payload.paths).then(addFiles);
+    });
+    return () => void off.then((undo) => undo());
+  }, [addFiles]);
 
   return (
-    <div
-      className={dragging ? 'app dragging' : 'app'}
-      onDragEnter={drag(true)}
-      onDragOver={drag(true)}
-      onDragLeave={(event) => event.currentTarget === event.target && setDragging(false)}
-      onDrop={drop}
-    >
+    <div className={dragging ? 'app dragging' : 'app'}>
       <header className="bar">
         <h1>Private chat</h1>
         <div className={`pill ${snapshot.phase}`} role="status" data-testid="phase">

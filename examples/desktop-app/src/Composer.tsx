@@ -1,6 +1,6 @@
 import type { FileUIPart } from 'ai';
 import { useEffect, useRef, useState, type ClipboardEvent, type KeyboardEvent } from 'react';
-import { ACCEPTED } from './images';
+import { ACCEPTED, readClipboard } from './images';
 
 interface Props {
   busy: boolean;
@@ -34,10 +34,13 @@ export function Composer({ busy, ready, images, setImages, onFiles, onSend, onSt
       send();
     }
   };
-  const onPaste = (event: ClipboardEvent) => {
-    if (event.clipboardData.files.length > 0) {
+  const onPaste = async (event: ClipboardEvent) => {
+    const { files, types } = event.clipboardData;
+    if (files.length > 0) {
       event.preventDefault();
-      onFiles([...event.clipboardData.files]);
+      onFiles([...files]);
+    } else if (!types.includes('text/plain')) {
+      onFiles(await readClipboard());
     }
   };
 

@@ -1,3 +1,4 @@
+import { convertFileSrc } from '@tauri-apps/api/core';
 import type { FileUIPart } from 'ai';
 
 /** What the sidecar reads. */
@@ -15,6 +16,33 @@ export async function toParts(files: Iterable<File>): Promise<{ parts: FileUIPar
     }
   }
   return { parts, refused };
+}
+
+/** Dropped files by their paths. Tauri lets the page read these and no others; what is no image isn't read. */
+export function readDropped(paths: string[]): Promise<File[]> {
+  return Promise.all(
+    paths.map(async (path) => {
+      const name = path.split(/[\\/]/).pop() || path;
+      if (!/\.(png|jpe?g|webp|gif|bmp)$/i.test(name)) return new File([], name);
+      const answer = await fetch(convertFileSrc(path)).catch(() => Response.error());
+      const data = await answer.blob();
+      return new File([data], name, { type: answer.ok ? data.type : '' });
+    }),
+  );
+}
+
+/** The images on the clipboard: in WebKitGTK a paste event has none, the clipboard's own interface does. */
+export async function readClipboard(): Promise<File[]> {
+  const files: File[] = [];
+  try {
+    for (const item of await navigator.clipboard.read()) {
+      const type = item.types.find((each) => ACCEPTED.split(',').includes(each));
+      if (type) files.push(new File([await item.getType(type)], 'pasted picture', { type }));
+    }
+  } catch {
+    // nothing there that a page may have
+  }
+  return files;
 }
 
 function dataUrl(file: File): Promise<string> {

@@ -30,13 +30,19 @@ fn show<R: Runtime>(app: &AppHandle<R>) {
 fn tray(app: &App) -> tauri::Result<()> {
     let state = MenuItem::with_id(app, "state", "Sidecar: starting", false, None::<&str>)?;
     let show_item = MenuItem::with_id(app, "show", "Show", true, None::<&str>)?;
+    let hide = MenuItem::with_id(app, "hide", "Hide", true, None::<&str>)?;
     let restart = MenuItem::with_id(app, "restart", "Restart the sidecar", true, None::<&str>)?;
     let quit = MenuItem::with_id(app, "quit", "Quit", true, None::<&str>)?;
     let line = PredefinedMenuItem::separator(app)?;
-    let menu = Menu::with_items(app, &[&state, &show_item, &restart, &line, &quit])?;
+    let menu = Menu::with_items(app, &[&state, &show_item, &hide, &restart, &line, &quit])?;
     let mut tray = TrayIconBuilder::with_id("main").menu(&menu).tooltip("mlx-sidecar").on_menu_event(|app, event| {
         match event.id().as_ref() {
             "show" => show(app),
+            "hide" => {
+                if let Some(Err(error)) = app.get_webview_window("main").map(|window| window.hide()) {
+                    tracing::warn!("the window can't be hidden: {error}");
+                }
+            }
             "restart" => {
                 let sidecar = app.mlx_sidecar();
                 // A failure reaches the page as the state.

@@ -1,0 +1,47 @@
+"""Pictures come into the app as they do on a desk: dragged from another window, pasted with the keyboard."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.desktop import page
+from tests.desktop.conftest import Desk
+from tests.desktop.neighbour import Neighbour, clipboard
+from tests.host.files import png, shape
+
+MIDDLE = (450, 300)  # of the conversation, on the screen
+
+
+@pytest.mark.timeout(240)
+def test_dropped_and_pasted_pictures_are_seen(desk: Desk, neighbour: Neighbour) -> None:
+    with desk.app() as window:
+        page.ready(window)
+
+        def over() -> bool:
+            return window.count(".app.dragging") == 1
+
+        circle = desk.home / "a red circle.png"
+        circle.write_bytes(png(shape("circle", "red")))
+        neighbour.drag(circle, MIDDLE, over)
+        page.assert_seen(window, "red", "circle")
+        assert not over()
+        desk.shot("10-dropped")
+
+        with clipboard(desk.screen.name, {"image/png": png(shape("square", "blue"))}):
+            window.click("textarea")
+            neighbour.keys(page.TITLE, "Control_L", "v")
+            page.assert_seen(window, "blue", "square")
+        desk.shot("11-pasted")
+
+        note = desk.home / "note.txt"
+        note.write_text("no picture")
+        neighbour.drag(note, MIDDLE, over)
+        window.wait("why not", lambda: "Not an image that can be read: note.txt" in window.text("[role=alert]"))
+        assert page.attached(window) == 0
+        with clipboard(desk.screen.name, {"UTF8_STRING": b"Just words.", "text/plain": b"Just words."}):
+            window.click("textarea")
+            neighbour.keys(page.TITLE, "Control_L", "v")
+            window.wait("the words", lambda: window.script("return document.querySelector('textarea').value"))
+        assert page.attached(window) == 0
+        window.quit()
+        desk.until("nothing is left", lambda: not desk.running(), 15)
