@@ -39,7 +39,7 @@ def test_a_conversation(desk: Desk, tmp_path: Path) -> None:
 
         window.click("header button")
         window.wait("the dialogue", lambda: "On this machine" in window.text("dialog"))
-        desk.shot("5-models")
+        desk.shot("3-models")
         window.press("escape")
 
         app = desk.pid(Path(PROGRAM).name)
@@ -59,13 +59,13 @@ def test_a_sidecar_killed_in_the_middle_of_an_answer(desk: Desk) -> None:
         window.wait("its beginning", lambda: len(window.text(ANSWER)) > 20, 120)
         os.kill(first, signal.SIGKILL)
         window.wait("a message", lambda: "broke off" in window.text("[data-testid=broken]"))
-        desk.shot("6-broken")
+        desk.shot("4-broken")
         # The page may hear of the broken stream before the app does of the death.
         window.wait("another", lambda: window.text("[data-testid=sidecar]") and sidecar_pid(window) != first)
         ready(window)
         ask(window, PARIS)
         window.wait("Paris", lambda: "Paris" in window.text(ANSWER), 120)
-        desk.shot("7-goes-on")
+        desk.shot("5-goes-on")
         window.quit()
         desk.until("nothing is left", lambda: not desk.running(), 15)
 
@@ -85,7 +85,7 @@ def test_a_killed_app_leaves_nothing_after_the_grace_time(desk: Desk) -> None:
     desk.more["GTK_THEME"] = "Adwaita:dark"
     with desk.app() as window:
         ready(window)
-        desk.shot("9-dark")
+        desk.shot("6-dark")
         sidecar = sidecar_pid(window)
         os.kill(desk.pid(Path(PROGRAM).name), signal.SIGKILL)
         assert sidecar in desk.sidecars()
@@ -106,7 +106,7 @@ def test_beside_a_python_host(desk: Desk, python_starts_first: bool, python_quit
             assert desk.sidecars() == [connection.pid]
             assert ("attached" in window.text("[data-testid=sidecar]")) == python_starts_first
             if python_starts_first and python_quits_first:
-                desk.shot("8-attached")
+                desk.shot("7-attached")
             if python_quits_first:
                 host.release()
                 assert "Paris" in answer_to(window, PARIS)

@@ -18,20 +18,23 @@ def test_dropped_and_pasted_pictures_are_seen(desk: Desk, neighbour: Neighbour) 
         page.ready(window)
 
         def over() -> bool:
-            return window.count(".app.dragging") == 1
+            dragging = window.count(".app.dragging") == 1
+            if dragging:
+                desk.shot("8-dragging")
+            return dragging
 
         circle = desk.home / "a red circle.png"
         circle.write_bytes(png(shape("circle", "red")))
         neighbour.drag(circle, MIDDLE, over)
+        window.wait("its end", lambda: window.count(".app.dragging") == 0)
         page.assert_seen(window, "red", "circle")
-        assert not over()
-        desk.shot("10-dropped")
+        desk.shot("9-dropped")
 
         with clipboard(desk.screen.name, {"image/png": png(shape("square", "blue"))}):
             window.click("textarea")
             neighbour.keys(page.TITLE, "Control_L", "v")
             page.assert_seen(window, "blue", "square")
-        desk.shot("11-pasted")
+        desk.shot("10-pasted")
 
         note = desk.home / "note.txt"
         note.write_text("no picture")

@@ -47,13 +47,13 @@ def test_a_model_is_fetched_cancelled_resumed_and_chosen(desk: Desk, hub: FakeHu
         first = bar(window)
         window.wait("more of it", lambda: bar(window) > first)
         assert f"of {hub.total / 1e6:.0f} MB" in window.text("dialog .downloads small")
-        desk.shot("14-pulling")
+        desk.shot("13-pulling")
         window.click("dialog .downloads button")
         window.wait("its end", lambda: f"{HUB_ID}: cancelled" in window.text("dialog .downloads"))
         assert HUB_ID not in window.text("dialog fieldset")
         had = hub.sent()
         assert had < weights
-        desk.shot("15-cancelled")
+        desk.shot("14-cancelled")
 
         hub.rate = 0.0
         window.click("dialog form button")  # the name is still there
@@ -64,7 +64,7 @@ def test_a_model_is_fetched_cancelled_resumed_and_chosen(desk: Desk, hub: FakeHu
 
         window.wait("the model in the list", lambda: HUB_ID in window.text("dialog fieldset"))
         window.click("dialog label:nth-of-type(2) input")
-        desk.shot("16-pulled")
+        desk.shot("15-pulled")
         window.press("escape")
         window.wait("the choice", lambda: f"Model: {HUB_ID}" in window.text("header"))
         page.ask(window, "hi")

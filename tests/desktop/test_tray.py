@@ -25,10 +25,10 @@ def test_the_tray_hides_shows_restarts_and_quits(desk: Desk, bus: str, neighbour
 
         panel.click("Hide")
         desk.until("the window is hidden", lambda: not neighbour.shown(page.TITLE))
-        desk.shot("12-hidden")
+        desk.shot("11-hidden")
         panel.click("Show")
         desk.until("the window is there again", lambda: neighbour.shown(page.TITLE))
-        desk.shot("13-shown-again")
+        desk.shot("12-shown-again")
 
         panel.click("Hide")
         desk.until("the window is hidden", lambda: not neighbour.shown(page.TITLE))
