@@ -16,9 +16,11 @@ run: setup starter ## the host service on 127.0.0.1:60315, which starts the side
 	@MLX_SIDECAR_OPEN=1 exec $(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
 
 test test-desktop desktop desktop-scratch sidecar-dist: ONEFILE = 1
+# Threads of OpenBLAS that wait for each other by spinning take a busy machine's cores from one another.
+test test-desktop desktop desktop-scratch: export OPENBLAS_NUM_THREADS = 1
 test: setup starter lint sidecar-dist ## lint, types, the frozen build and every test
 	@tools/test_packages.sh
-	OPENBLAS_NUM_THREADS=1 $(WITH_BLAS) $(BIN)/python -m pytest $(ARGS)
+	$(WITH_BLAS) $(BIN)/python -m pytest $(ARGS)
 
 lint: setup
 	cd src-tauri-snippets && cargo fmt --all --check && cargo clippy -q --all-targets --all-features -- -D warnings && cargo test -q --all-features
