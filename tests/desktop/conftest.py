@@ -11,14 +11,17 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from host_api.launcher import LaunchSpec
 from host_api.supervisor import HostConfig
-from tests.desktop.neighbour import Neighbour
 from tests.desktop.webdriver import Display, Window, display, driver, window
 from tests.ownership import programs
+
+if TYPE_CHECKING:
+    from tests.desktop.neighbour import Neighbour
 
 PROGRAM = os.environ.get("MLX_SIDECAR_DESKTOP_APP", "")
 GRACE = 2.0  # seconds
@@ -149,6 +152,8 @@ def desk(tmp_path: Path, screen: Display) -> Iterator[Desk]:
 @pytest.fixture
 def neighbour(screen: Display) -> Iterator[Neighbour]:
     """Another program on the screen."""
+    from tests.desktop.neighbour import Neighbour  # its library is there on Linux alone
+
     it = Neighbour(screen.name)
     yield it
     it.close()

@@ -15,6 +15,7 @@ from typing import Any
 
 from Xlib import XK, X, Xatom
 from Xlib.display import Display
+from Xlib.error import XError
 from Xlib.ext import xtest
 from Xlib.protocol import event
 
@@ -41,7 +42,7 @@ class Neighbour:
     def window(self, title: str) -> Any:
         """The window of that title, shown or hidden; None when there is none."""
         for each in self._root.query_tree().children:
-            with contextlib.suppress(Exception):  # gone meanwhile
+            with contextlib.suppress(XError):  # gone meanwhile
                 name = each.get_full_text_property(self._atom("_NET_WM_NAME"))
                 if name == title and not each.get_attributes().override_redirect:
                     return each
