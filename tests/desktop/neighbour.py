@@ -70,7 +70,7 @@ class Neighbour:
         end = time.monotonic() + seconds
         x, y, width, height = _PLACE
         self._window.map()
-        self._own("XdndSelection", {"text/uri-list": f"{path.as_uri()}\r\n".encode()})
+        self.own("XdndSelection", {"text/uri-list": f"{path.as_uri()}\r\n".encode()})
         self._point(x + width // 2, y + height // 2)
         xtest.fake_input(self._x, X.ButtonPress, 1)
         self._await(X.ButtonPress, end)
@@ -92,9 +92,14 @@ class Neighbour:
         self._window.unmap()
         self._x.sync()
 
-    def serve(self, selection: str, offer: Mapping[str, bytes], ended: threading.Event) -> None:
-        """Have these types to give until ``ended``."""
-        self._own(selection, offer)
+    def own(self, selection: str, offer: Mapping[str, bytes]) -> None:
+        """Offer these types as a selection, such as CLIPBOARD."""
+        self._offer = {self._atom(name): data for name, data in offer.items()}
+        self._window.set_selection_owner(self._atom(selection), X.CurrentTime)
+        self._x.sync()
+
+    def serve(self, ended: threading.Event) -> None:
+        """Give what is offered to who asks for it until ``ended``."""
         while not ended.is_set():
             self._next(0.05)
 
@@ -103,11 +108,6 @@ class Neighbour:
 
     def _point(self, x: int, y: int) -> None:
         xtest.fake_input(self._x, X.MotionNotify, x=x, y=y)
-
-    def _own(self, selection: str, offer: Mapping[str, bytes]) -> None:
-        self._offer = {self._atom(name): data for name, data in offer.items()}
-        self._window.set_selection_owner(self._atom(selection), X.CurrentTime)
-        self._x.sync()
 
     def _aware(self, x: int, y: int) -> Any:
         """The window at a place that takes drops."""
@@ -173,7 +173,8 @@ class Neighbour:
 def clipboard(display: str, offer: Mapping[str, bytes]) -> Iterator[None]:
     """A program of its own that has these types on the clipboard."""
     owner, ended = Neighbour(display), threading.Event()
-    thread = threading.Thread(target=owner.serve, args=("CLIPBOARD", offer, ended))
+    owner.own("CLIPBOARD", offer)
+    thread = threading.Thread(target=owner.serve, args=(ended,))
     thread.start()
     try:
         yield
