@@ -86,10 +86,12 @@ deb() {
     rm -rf $out/starter
     file=$(echo $out/*.deb)
     dpkg-deb --info "$file" | sed -n 's/^ \(Package\|Version\|Installed-Size\|Depends\):/\1:/p'
+    dpkg-deb --contents "$file" > $out/contents
     for path in usr/bin/$name usr/bin/mlx-sidecar usr/lib/$name/mlx-sidecar/mlx-sidecar \
         usr/lib/$name/starter/models/starter/model-text.safetensors; do
-        dpkg-deb --contents "$file" | grep -q " \(\./\)\?$path\$" || { echo "$file lacks $path" >&2; exit 1; }
+        grep -q " \(\./\)\?$path\$" $out/contents || { echo "$file lacks $path" >&2; exit 1; }
     done
+    rm $out/contents
     ls -sh "$file"
 }
 
