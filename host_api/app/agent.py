@@ -25,7 +25,7 @@ from pydantic_ai.usage import UsageLimits
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from host_api.app.gateway import Target
+from host_api.app.gateway import Target, reason
 from host_api.app.tools import Tool
 
 log = logging.getLogger("host.chat")
@@ -73,11 +73,9 @@ def parse(body: bytes) -> RequestData:
 def explain(error: Exception) -> str:
     """What an error means for the person who asked."""
     if isinstance(error, ModelHTTPError):
-        body = error.body
-        said = body.get("message") if isinstance(body, dict) else body
-        if isinstance(body, dict) and isinstance(body.get("error"), dict):
-            said = body["error"].get("message")
-        return f"The model's server says {error.status_code}: {said or 'no reason given'}"
+        return f"The model's server says {error.status_code}: {reason(error.body)}"
+    if isinstance(error, ModelAPIError) and error.body is not None:  # an error amid the stream
+        return f"The model's server says: {reason(error.body)}"
     if isinstance(error, UsageLimitExceeded):
         return f"The model kept calling tools; it was stopped after {MAX_MODEL_REQUESTS} rounds."
     if isinstance(error, (ModelAPIError, httpx.HTTPError)):

@@ -54,7 +54,7 @@ def build(
 
         async def tag(job: db.Job, _: Progress) -> dict[str, Any]:
             text = documents.text_of(job.name, await asyncio.to_thread(jobs.content, job))
-            return {"tags": await tagging.tags_of(gateway, text)}
+            return {"tags": await tagging.tags_of(gateway, text, attempt=job.attempts + 1)}
 
         worker = Worker(jobs, {"tag": tag, "index": indexer.index}, attempts=settings.job_attempts)
         app.state.services = Services(

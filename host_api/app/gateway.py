@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -54,6 +57,22 @@ class Gateway:
         found = await self.assigned(capability)
         return await self._locate(found.provider_id, found.kind, found.base_url, found.key, found.model)
 
+    async def structured_or_text(self) -> tuple[Assigned, bool]:
+        """The model for answers by a schema, else the one for words, and whether the schema may be asked for.
+
+        Raises a 409 when neither is assigned.
+        """
+        found = await asyncio.to_thread(self._store.assigned, Capability.STRUCTURED_OUTPUT)
+        if found is None:
+            return await self.assigned(Capability.TEXT), False
+        model, _ = await asyncio.to_thread(self._store.model, found.model_id)
+        return found, model.capabilities.get(Capability.STRUCTURED_OUTPUT) is not False
+
+    async def structured(self) -> tuple[Target, bool]:
+        """Where answers by a schema come from, as ``structured_or_text`` chooses. Raises a 409 or 503."""
+        found, schema = await self.structured_or_text()
+        return await self._locate(found.provider_id, found.kind, found.base_url, found.key, found.model), schema
+
     async def target_of(self, model: Model, provider: Provider) -> Target:
         """Where one model is served, assigned or not. Raises a 503."""
         key = await asyncio.to_thread(self._store.key, provider.id) if provider.has_key else None
@@ -94,29 +113,103 @@ class Gateway:
         return checked(answer)
 
     async def models(self, target: Target) -> dict[str, list[str]]:
-        """The models a provider serves, with the capabilities it declares. Raises ApiError."""
+        """The models a provider serves, with the capabilities it declares, if any. Raises ApiError."""
         async with self.client(target) as http:
-            document = checked(await http.get("/models"))
-        try:
-            return {str(m["id"]): list(m.get("capabilities") or []) for m in document["data"]}
-        except (KeyError, TypeError) as exc:
-            message = "The provider's /models is not OpenAI's; does base_url end in /v1?"
-            raise ApiError(502, message, code="provider_invalid") from exc
+            answer = await http.get("/models")
+            if answer.status_code == 404 and not re.search(r"/v\d+\w*$", target.base_url):
+                other = await http.get("/v1/models")
+                if other.is_success:
+                    message = f"{target.base_url} has no /models, but {target.base_url}/v1 has: make that the base_url."
+                    raise ApiError(502, message, code="provider_address")
+        return listed(answer)
+
+
+def listed(answer: httpx.Response) -> dict[str, list[str]]:
+    """The models of an answer to ``/models``, each with the capabilities declared for it. Raises a 502.
+
+    Servers agree on ``data`` with an ``id`` each and on no more: some send a bare list, some null for none.
+    """
+    document = _json(answer)
+    rows = document if isinstance(document, list) and answer.is_success else checked(answer).get("data", False)
+    if rows is None:
+        return {}
+    if not isinstance(rows, list) or not all(isinstance(m, dict) and m.get("id") for m in rows):
+        raise ApiError(
+            502, "The provider's /models is not OpenAI's; does base_url end in /v1?", code="provider_invalid"
+        )
+    return {str(m["id"]): _declared(m.get("capabilities")) for m in rows}
+
+
+def _declared(given: Any) -> list[str]:
+    """Names out of a list of them, or those that are true of an object's."""
+    if isinstance(given, dict):
+        return [str(name) for name, has in given.items() if has is True]
+    return [name for name in given if isinstance(name, str)] if isinstance(given, list) else []
+
+
+def _json(answer: httpx.Response) -> Any:
+    try:
+        return answer.json()
+    except ValueError:
+        return None
 
 
 def checked(answer: httpx.Response) -> dict[str, Any]:
     """The JSON object of a good answer. Raises a 502 with the provider's own words (429 and 503 keep theirs)."""
-    try:
-        document = answer.json()
-    except ValueError:
-        document = None
-    if answer.is_success and isinstance(document, dict):
+    document = _json(answer)
+    if answer.is_success and isinstance(document, dict) and not (document.get("error") and "choices" not in document):
         return document
-    if answer.is_success:
+    if answer.is_success and not isinstance(document, dict):
         raise ApiError(502, "The provider's answer is not JSON; does base_url end in /v1?", code="provider_invalid")
-    error = document.get("error") if isinstance(document, dict) else None
-    said = error.get("message") if isinstance(error, dict) else error or answer.text[:200]
+    said = reason(answer.text if document is None else document)
     status = answer.status_code if answer.status_code in (429, 503) else 502
     if answer.status_code in (401, 403):
         said = f"{said} (check the provider's api_key)"
-    raise ApiError(status, f"The model's server says {answer.status_code}: {said}", code="provider_error")
+    raise ProviderRefusal(status, f"The model's server says {answer.status_code}: {said}", answer.status_code)
+
+
+class ProviderRefusal(ApiError):
+    """The provider answered with an error; ``answered`` is its HTTP status."""
+
+    def __init__(self, status: int, message: str, answered: int) -> None:
+        super().__init__(status, message, code="provider_error")
+        self.answered = answered
+
+
+_LONGEST_REASON = 300
+
+
+def reason(body: object) -> str:
+    """What a provider's error says, in words, whatever shape it has.
+
+    Seen: ``{"error": {"message"}}`` (OpenAI, vLLM, Ollama's /v1), ``{"error": "text"}`` (Ollama, mlx-vlm's streams),
+    ``{"detail": …}`` (FastAPI: text, or a list of what is wrong where), ``{"message"}`` (older vLLM), text, HTML.
+    """
+    said = _said(body)
+    if re.match(r"\s*<(!doctype|html)", said, re.IGNORECASE):
+        title = re.search(r"<title[^>]*>(.*?)</title>", said, re.IGNORECASE | re.DOTALL)
+        said = title[1] if title else re.sub(r"<[^>]+>", " ", said)
+    said = " ".join(said.split())
+    if len(said) > _LONGEST_REASON:
+        said = said[: _LONGEST_REASON - 1] + "…"
+    return said or "no reason given"
+
+
+def _said(body: object) -> str:
+    if isinstance(body, bytes):
+        body = body.decode("utf-8", "replace")
+    if isinstance(body, str):
+        with contextlib.suppress(ValueError):
+            inner = json.loads(body)
+            if isinstance(inner, (dict, list)):
+                return _said(inner)
+        return body
+    if isinstance(body, list):
+        return "; ".join(filter(None, map(_said, body)))
+    if isinstance(body, dict):
+        where = ".".join(str(p) for p in body["loc"] if p != "body") if isinstance(body.get("loc"), list) else ""
+        for name in ("error", "detail", "message", "msg", "reason", "title"):
+            if body.get(name) and (said := _said(body[name])):
+                return f"{where}: {said}" if where else said
+        return json.dumps(body, default=str) if body else ""
+    return "" if body is None else str(body)

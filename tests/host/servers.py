@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,22 @@ def host(folder: Path, *args: str, data_dir: Path, env: Mapping[str, str] | None
                 process.kill()
                 process.wait(10)
         stop_sidecar(state)
+
+
+@contextlib.contextmanager
+def foreign(output: Path, command: Sequence[str], env: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The address of a server of somebody else's, which prints it; ended at the end of the block."""
+    with output.open("wb") as sink:
+        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})})
+    try:
+        yield _url(process, output)
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
 
 
 def _url(process: subprocess.Popen[bytes], output: Path) -> str:

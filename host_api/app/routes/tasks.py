@@ -15,6 +15,7 @@ from starlette.datastructures import UploadFile
 from host_api.app.capabilities import Capability
 from host_api.app.errors import ApiError
 from host_api.app.services import Host, Services
+from host_api.app.store import Assigned
 from host_api.app.tasks import documents
 from host_api.app.tasks.jobs import document
 
@@ -51,7 +52,8 @@ async def tag(request: Request, host: Host) -> JSONResponse:
         name, content = body.name, body.text.encode()
         if not name.endswith(".txt"):
             name += ".txt"
-    return await _queued(host, "tag", name, content, [Capability.STRUCTURED_OUTPUT])
+    found, _ = await host.gateway.structured_or_text()
+    return await _queued(host, "tag", name, content, found)
 
 
 @router.post("/tasks/index", status_code=202)
@@ -60,7 +62,9 @@ async def index(request: Request, host: Host) -> JSONResponse:
     documents.needs("lancedb")
     name, content = await _upload(request)
     await asyncio.to_thread(documents.count, name, content)
-    return await _queued(host, "index", name, content, [Capability.EMBEDDING], also=Capability.VISION)
+    needed = await host.gateway.assigned(Capability.EMBEDDING)
+    eyes = await asyncio.to_thread(host.store.assigned, Capability.VISION)
+    return await _queued(host, "index", name, content, needed, eyes)
 
 
 async def _upload(request: Request) -> tuple[str, bytes]:
@@ -77,16 +81,9 @@ async def _upload(request: Request) -> tuple[str, bytes]:
     return name, content
 
 
-async def _queued(
-    host: Services, kind: str, name: str, content: bytes, needed: list[Capability], also: Capability | None = None
-) -> JSONResponse:
-    """Queue it, or find the same work; other models make it other work. Raises a 409 without those ``needed``."""
-    models: dict[str, str] = {}
-    for capability in needed:
-        found = await host.gateway.assigned(capability)
-        models[capability] = f"{found.provider_id}/{found.model}"
-    if also and (extra := await asyncio.to_thread(host.store.assigned, also)):
-        models[also] = f"{extra.provider_id}/{extra.model}"
+async def _queued(host: Services, kind: str, name: str, content: bytes, *used: Assigned | None) -> JSONResponse:
+    """Queue it, or find the same work; other models make it other work."""
+    models = {str(a.capability): f"{a.provider_id}/{a.model}" for a in used if a is not None}
     job, new = await asyncio.to_thread(host.jobs.add, kind, name, content, models)
     host.worker.wake()
     return JSONResponse({**document(job), "duplicate": not new}, 202 if new else 200)

@@ -1,18 +1,25 @@
-"""Tags of a text, by a JSON schema, normalised."""
+"""Tags of a text, by a JSON schema or, from models that know none, out of plain words; normalised."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from host_api.app.capabilities import Capability
 from host_api.app.errors import ApiError
-from host_api.app.gateway import Gateway
+from host_api.app.gateway import Gateway, ProviderRefusal
+
+log = logging.getLogger("host.tasks")
 
 MOST = 8
 LONGEST = 40
+_WORDS = 4  # more in one piece are a sentence
 _TEXT = 6000
+_REFUSED = frozenset({400, 404, 405, 415, 422, 501})
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -28,27 +35,100 @@ def normalise(tags: Iterable[object]) -> list[str]:
     found: dict[str, None] = {}
     for tag in tags:
         text = unicodedata.normalize("NFKC", str(tag)).casefold()
-        text = " ".join(text.replace("_", " ").split()).strip(" #.,;:!?\"'`()[]{}-")
+        text = " ".join(text.replace("_", " ").split()).strip(" #.,;:!?\"'`()[]{}*-")
         if text and len(text) <= LONGEST:
             found.setdefault(text)
     return list(found)[:MOST]
 
 
-async def tags_of(gateway: Gateway, text: str) -> list[str]:
-    """Ask the ``structured_output`` model. Raises ApiError."""
-    target = await gateway.target(Capability.STRUCTURED_OUTPUT)
-    prompt = f"Give short topic tags (1 to 3 words each) for this text.\n\n{text[:_TEXT]}\n\nTags as JSON:"
-    body = {
-        "messages": [{"role": "user", "content": prompt}],
-        "response_format": {"type": "json_schema", "json_schema": {"name": "tags", "schema": SCHEMA, "strict": True}},
-        "temperature": 0,
-        "max_tokens": 700,
-    }
-    document = await gateway.post(target, "/chat/completions", body, batch=True)
+def read(said: str) -> list[str]:
+    """Tags out of what a model wrote when asked for a list with commas: JSON, bullets and lines are taken too."""
+    said = re.sub(r"<think>.*?(</think>|$)", " ", said, flags=re.DOTALL)
+    if found := in_json(said):
+        return found
+    said = re.sub(r"```\w*", "\n", said)
+    lines = [re.sub(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+", "", line).strip() for line in said.splitlines()]
+    # "Here are the tags:" is an introduction, "Tags: bread, water" has one.
+    lines = [re.sub(r"^[^,;:]{0,60}:(\s+|$)", "", line) for line in lines]
+    pieces = [piece for line in lines for piece in re.split(r"[,;•|]|\s#", line)]
+    # What has more words, or ends a sentence within, is no tag.
+    return normalise(p for p in pieces if len(p.split()) <= _WORDS and not re.search(r"[.!?]\s+\S", p))
+
+
+def in_json(said: str) -> list[str]:
+    """The texts of the JSON object or list in an answer, as tags; none when there is no such."""
+    for opening, closing in ("{}", "[]"):
+        start, end = said.find(opening), said.rfind(closing)
+        if 0 <= start < end:
+            with contextlib.suppress(ValueError):
+                return normalise(_strings(json.loads(said[start : end + 1])))
+    return []
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)
+
+
+def by_schema(said: str) -> list[str] | None:
+    """Tags out of an answer by ``SCHEMA``, or None when it isn't one."""
     try:
-        tags = normalise(json.loads(document["choices"][0]["message"]["content"])["tags"])
-    except (KeyError, IndexError, TypeError, ValueError) as exc:
-        raise ApiError(502, "The model's tags are not by the schema.", code="provider_invalid") from exc
-    if not tags:
+        document = json.loads(said)
+    except ValueError:
+        return None
+    tags = document.get("tags") if isinstance(document, dict) and list(document) == ["tags"] else None
+    if not isinstance(tags, list) or not all(isinstance(t, str) for t in tags):
+        return None
+    return normalise(tags) or None
+
+
+def _given(text: str, task: str = "") -> dict[str, str]:
+    return {"role": "user", "content": f"{task}Text: {text}\n\nTags:"}
+
+
+# Two examples are what makes small models answer in this form. No system message: some templates take none.
+_TASK = "Give 3 to 5 short topic tags for a text: the tags alone, on one line, with commas between them.\n\n"
+_EXAMPLES = (
+    _given("The central bank raised interest rates, and share prices fell.", _TASK),
+    {"role": "assistant", "content": "economy, banks, interest rates"},
+    _given("Our dog hurt its paw on a walk in the woods."),
+    {"role": "assistant", "content": "dogs, injuries, walks"},
+)
+
+
+async def tags_of(gateway: Gateway, text: str, *, attempt: int = 1) -> list[str]:
+    """Ask the ``structured_output`` model, or the ``text`` model where there is none. Raises ApiError.
+
+    The schema is tried where the model may know it; an answer that is not by it, a provider that refuses it or, from
+    the second ``attempt`` on, one that failed over it, is asked for words instead.
+    """
+    target, schema = await gateway.structured()
+    if schema and (target.builtin or attempt == 1):
+        prompt = f"Give short topic tags (1 to 3 words each) for this text.\n\n{text[:_TEXT]}\n\nTags as JSON:"
+        form = {"type": "json_schema", "json_schema": {"name": "tags", "schema": SCHEMA, "strict": True}}
+        messages = [{"role": "user", "content": prompt}]
+        body = {"messages": messages, "response_format": form, "temperature": 0, "max_tokens": 700}
+        try:
+            said = _words(await gateway.post(target, "/chat/completions", body, batch=True))
+        except ProviderRefusal as exc:
+            if target.builtin or exc.answered not in _REFUSED:
+                raise
+            log.info("%s takes no schema: %s", target.model, exc.message)
+        else:
+            if found := by_schema(said) or in_json(said):
+                return found
+    body = {"messages": [*_EXAMPLES, _given(text[:_TEXT])], "temperature": 0, "max_tokens": 400}
+    found = read(_words(await gateway.post(target, "/chat/completions", body, batch=True)))
+    if not found:
         raise ApiError(502, "The model gave no usable tag.", code="provider_invalid")
-    return tags
+    return found
+
+
+def _words(document: dict[str, Any]) -> str:
+    try:
+        return document["choices"][0]["message"]["content"] or ""
+    except (KeyError, IndexError, TypeError) as exc:
+        raise ApiError(502, "The answer has no message.", code="provider_invalid") from exc
