@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from sidecar.config import Settings
 from sidecar.downloads import Effort, Progress, PullError, human
 from sidecar.downloads.pull import pull as fetch
 from sidecar.downloads.store import pulled_elsewhere
-from sidecar.registry import ModelNotFound, Registry, best, recommended
+from sidecar.registry import ModelNotFound, Registry, offers
 from sidecar.registry import describe as describe_model
 from sidecar.terminal import progress_bar, running
 
@@ -36,19 +35,15 @@ def models(settings: Settings, *, recommend: bool, as_json: bool) -> int:
     lines = [f"{m['id']:<40} {m.get('title', ''):<32} {m['path']}" for m in found]
     empty = "No models here yet. Begin with: mlx-sidecar starter install"
     if recommend:
-        here = {m["id"] for m in found}
         total = psutil.virtual_memory().total
-        choice = best(total)
-        found, lines = [], [f"For {human(total)} of memory (sizes are approximate):"]
-        for entry, fits in recommended(total):
-            document = {k: v for k, v in asdict(entry).items() if k != "path"}
-            document |= {"fits": fits, "recommended": entry == choice, "installed": entry.alias in here}
-            found.append(document)
-            mark = "*" if entry == choice else " " if fits else "-"
-            state = "here" if entry.alias in here else f"{entry.size_gb:g} GB"
-            need = "" if fits else f" (from {entry.min_memory_gb:g} GB of memory)"
-            lines.append(f"{mark} {entry.alias:<18} {state:<8} {entry.license:<11} {entry.context:>7} tokens  ")
-            lines[-1] += f"{', '.join(entry.capabilities)}: {entry.good_at}{need}"
+        found = offers(total, frozenset(m["id"] for m in found))
+        lines = [f"For {human(total)} of memory (sizes are approximate):"]
+        for m in found:
+            mark = "*" if m["recommended"] else " " if m["fits"] else "-"
+            state = "here" if m["installed"] else f"{m['size_gb']:g} GB"
+            need = "" if m["fits"] else f" (from {m['min_memory_gb']:g} GB of memory)"
+            lines.append(f"{mark} {m['alias']:<18} {state:<8} {m['license']:<11} {m['context']:>7} tokens  ")
+            lines[-1] += f"{', '.join(m['capabilities'])}: {m['good_at']}{need}"
         lines.append("* suits this machine best; - needs more memory. Fetch one with: mlx-sidecar pull NAME")
     sys.stdout.write((json.dumps(found, ensure_ascii=False) if as_json else "\n".join(lines) or empty) + "\n")
     return 0

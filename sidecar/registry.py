@@ -6,7 +6,7 @@ import difflib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -208,6 +208,16 @@ def recommended(memory_bytes: int) -> list[tuple[CatalogueEntry, bool]]:
     """The catalogue, the smallest first, and whether each fits a machine with so much memory. Pure."""
     entries = sorted(catalogue().values(), key=lambda e: e.size_gb)
     return [(e, e.min_memory_gb * 1e9 <= memory_bytes * 1.08) for e in entries]  # 16 GB are sold as 16 GiB and less
+
+
+def offers(memory_bytes: int, here: frozenset[str]) -> list[dict[str, Any]]:
+    """The catalogue as documents: what suits a machine with so much memory, and what is ``here``. Pure."""
+    choice = best(memory_bytes)
+    found = []
+    for entry, fits in recommended(memory_bytes):
+        document = {k: v for k, v in asdict(entry).items() if k != "path"}
+        found.append(document | {"fits": fits, "recommended": entry == choice, "installed": entry.alias in here})
+    return found
 
 
 def best(memory_bytes: int) -> CatalogueEntry | None:

@@ -18,8 +18,9 @@ from host_api.app.control import SidecarControl
 from host_api.app.gateway import Gateway
 from host_api.app.guard import Guard
 from host_api.app.keys import KeyStore
+from host_api.app.pulls import Pulls
 from host_api.app.reconciler import Control, Reconciler
-from host_api.app.routes import chat, models, page, status, tasks
+from host_api.app.routes import chat, models, page, pulls, status, tasks
 from host_api.app.services import Services
 from host_api.app.sessions import Sessions
 from host_api.app.store import Store
@@ -69,19 +70,21 @@ def build(
             vectors=vectors,
             indexer=indexer,
             worker=worker,
+            pulls=Pulls(gateway, store),
         )
         reconciler.start()
         worker.start()
         try:
             yield
         finally:
+            await app.state.services.pulls.close()
             await worker.close()
             await reconciler.close()
             engine.dispose()
 
     app = FastAPI(title="mlx-host", lifespan=lifespan, redoc_url=None)
     errors.install(app)
-    for module in (page, status, models, chat, tasks):
+    for module in (page, status, models, pulls, chat, tasks):
         app.include_router(module.router)
     return app
 

@@ -78,6 +78,10 @@ class Gateway:
         key = await asyncio.to_thread(self._store.key, provider.id) if provider.has_key else None
         return await self._locate(provider.id, provider.kind, provider.base_url, key, model.name)
 
+    async def builtin(self) -> Target:
+        """The sidecar itself, no model of it. Raises a 503."""
+        return await self._locate(BUILTIN, BUILTIN, None, None, "")
+
     async def _locate(self, provider: str, kind: str, base_url: str | None, key: str | None, model: str) -> Target:
         if kind != BUILTIN:
             return Target(provider, base_url or "", key, model, False)

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from host_api.app.config import HostSettings
 from host_api.app.gateway import Gateway
+from host_api.app.pulls import Pulls
 from host_api.app.reconciler import Reconciler
 from host_api.app.sessions import Sessions
 from host_api.app.store import Store
@@ -36,6 +37,7 @@ class Services:
     vectors: Vectors
     indexer: Indexer
     worker: Worker
+    pulls: Pulls
     started: float = field(default_factory=time.monotonic)
 
 

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
+import psutil
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from sidecar.downloads import PullError
 from sidecar.errors import ApiError
-from sidecar.registry import ModelNotFound, describe
+from sidecar.registry import ModelNotFound, describe, offers
 from sidecar.routes.common import CLIENT_CLOSED, service_of
 from sidecar.schemas import LoadRequest, PullRequest, error_responses
 from sidecar.service import Service
@@ -30,6 +31,14 @@ async def models(request: Request) -> dict[str, Any]:
     found = await asyncio.to_thread(service.registry.available)
     data = [describe(m) | service.model_state(m) for m in found]
     return {"object": "list", "data": data}
+
+
+@router.get("/v1/models/catalogue", responses=error_responses(401, 403, 503))
+async def catalogue(request: Request) -> dict[str, Any]:
+    """The models that can be pulled by an alias: what suits this machine, and which are here."""
+    found = await asyncio.to_thread(service_of(request).registry.available)
+    total = psutil.virtual_memory().total
+    return {"object": "list", "memory_bytes": total, "data": offers(total, frozenset(m.name for m in found))}
 
 
 @router.post(

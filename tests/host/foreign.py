@@ -68,20 +68,26 @@ def walk(running: HostProcess, base_url: str, model: str | None) -> None:
     """Print what a provider does in this service."""
     say = sys.stdout.write
     with running.client() as http:
+        http.timeout = 600
         _, models = add(http, "foreign", base_url)
         say(f"models: {', '.join(models)}\n")
         chosen = models[model] if model else next(iter(models.values()))
-        results = http.post(f"/models/confirm_capability/{chosen}", json={"capabilities": []})
-        for name, outcome in results.json().get("results", {"error": results.json()}).items():
-            say(f"{name}: {outcome}\n")
+        results: dict[str, Any] = {}
+        for name in ("text", "structured_output", "tool_use"):
+            began = time.monotonic()
+            answer = http.post(f"/models/confirm_capability/{chosen}", json={"capabilities": [name]}).json()
+            results |= answer.get("results", {})
+            took = time.monotonic() - began
+            say(f"{name}: {answer.get('results', {}).get(name) or answer} ({took:.1f} s)\n")
         say(f"text on it: the sidecar is {assign(http, 'text', chosen)['happened']}\n")
+        began = time.monotonic()
         words, errors = ask(http, PARIS)
-        say(f"chat: {words!r} {errors or ''}\n")
+        say(f"chat: {words!r} {errors or ''} ({time.monotonic() - began:.1f} s)\n")
         for capability in CAPABILITIES:
             if capability != "text":
                 last = assign(http, capability, None)
         say(f"nothing on builtin: the sidecar is {last['happened']}\n")
-        if results.json().get("results", {}).get("structured_output", {}).get("ok"):
+        if results.get("structured_output", {}).get("ok"):
             assign(http, "structured_output", chosen)
         task = tag(http, CITY)
         say(f"tags: {task['state']} {task['result'] or task['error']}\n")
@@ -94,7 +100,7 @@ def main() -> int:
     parser.add_argument("model", nargs="?")
     args = parser.parse_args()
     cache = Path.home() / ".cache" / "mlx-sidecar-dev" / "data"
-    with tempfile.TemporaryDirectory() as folder, host(Path(folder), data_dir=cache) as running:
+    with tempfile.TemporaryDirectory() as folder, host(Path(folder), "--max-answer", "60", data_dir=cache) as running:
         running.wait_sidecar()
         walk(running, args.base_url, args.model)
     return 0

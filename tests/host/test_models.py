@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.host.servers import HostProcess
-from tests.servers import Sidecar
+from tests.servers import Sidecar, wait_for
 
 
 def provider(http: httpx.Client, second: tuple[Sidecar, str], name: str, key: str | None = None) -> dict[str, Any]:
@@ -107,6 +107,26 @@ def test_discover_says_what_is_wrong(http: httpx.Client, second: tuple[Sidecar, 
     answer = http.post(f"/models/provider/{wrong['id']}/discover")
     assert answer.status_code == 502
     http.delete(f"/models/providers/{wrong['id']}")
+
+
+def test_the_catalogue_says_what_suits_and_pulls_are_guarded(http: httpx.Client) -> None:
+    found = {m["alias"]: m for m in http.get("/models/catalogue").json()["data"]}
+    assert found["starter"]["installed"] is True
+    assert sum(m["recommended"] for m in found.values()) == 1
+    assert found["qwen3-vl-4b"]["hub_id"].startswith("mlx-community/")
+    assert http.get("/models/pulls").json() == []
+    for wrong in ({}, {"model": ""}, {"model": 3}):
+        assert http.post("/models/pulls", json=wrong).status_code == 422
+    refused = http.post("/models/pulls", json={"model": "x/y"}, headers={"origin": "https://evil.example"})
+    assert refused.status_code == 403
+    gone = http.delete("/models/pulls/acme/none")
+    assert (gone.status_code, gone.json()["error"]["code"]) == (404, "pull_not_found")
+    body = {"model": "starter"}
+    assert http.post("/models/pulls", json=body).json()["state"] == "running"
+    wait_for(lambda: http.get("/models/pulls").json()[0]["state"] == "failed")
+    assert "does not come from a hub" in http.get("/models/pulls").json()[0]["error"]
+    assert http.delete("/models/pulls/starter").status_code == 204
+    assert http.get("/models/pulls").json() == []
 
 
 def test_unknown_names_are_404_and_bad_choices_422(http: httpx.Client) -> None:

@@ -68,6 +68,8 @@ def test_no_capability_on_the_built_in_model_stops_its_process_and_one_starts_it
     stopped = unassign_all(own)
     assert (stopped["happened"], stopped["phase"]) == ("stopped", "off")
     wait_for(lambda: gone(first["pid"]))
+    for off in (own.get("/models/catalogue"), own.post("/models/pulls", json={"model": "qwen3-vl-2b"})):
+        assert (off.status_code, off.json()["error"]["code"]) == (503, "sidecar_off")
     started = own.post("/models/global_capability/text", json=STARTER).json()["sidecar"]
     assert (started["happened"], started["phase"]) == ("started", "running")
     assert started["pid"] != first["pid"]
@@ -159,6 +161,7 @@ def test_a_configured_token_is_asked_for(tmp_path: Path, data_dir: Path) -> None
     with host(tmp_path, "--api-key-file", str(key), data_dir=data_dir) as running, running.client() as http:
         assert http.get("/health").status_code == 200
         assert http.get("/status").status_code == 401
+        assert http.post("/models/pulls", json={"model": "qwen3-vl-2b"}).status_code == 401
         assert http.get("/status", headers={"authorization": "Bearer host-key"}).status_code == 200
 
 

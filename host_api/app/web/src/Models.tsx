@@ -1,5 +1,6 @@
 import { useState } from 'react';
 import { call, post, words, type Capability, type Model, type Provider } from './api';
+import { Downloads } from './Downloads';
 
 interface Props {
   capabilities: Capability[];
@@ -55,6 +56,7 @@ export function Models({ capabilities, models, providers, changed, say }: Props)
         ))}
       </div>
       {error && <p className="error" role="alert">{error}</p>}
+      <Downloads models={models} changed={changed} say={say} />
       <details>
         <summary>Providers</summary>
         <ul className="plain">

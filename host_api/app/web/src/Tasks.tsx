@@ -80,7 +80,7 @@ export function Tasks({ say }: { say: (text: string) => void }) {
             {t.kind === 'index' && t.result && <div className="quiet">{indexed(t.result)}</div>}
             <div className="row">
               {RUNNING.includes(t.state) && <button type="button" aria-label={`Cancel ${t.name}`} onClick={() => void tried(async () => { await post(`tasks/${t.id}/cancel`); await load(); })}>Cancel</button>}
-              {['failed', 'cancelled'].includes(t.state) && <button type="button" aria-label={`Try ${t.name} again`} onClick={() => void tried(async () => { await post(`tasks/${t.id}/retry`); await load(); })}>Try again</button>}
+              {['failed', 'cancelled'].includes(t.state) && <button type="button" aria-label={`Try again: ${t.name}`} onClick={() => void tried(async () => { await post(`tasks/${t.id}/retry`); await load(); })}>Try again</button>}
               {!RUNNING.includes(t.state) && <button type="button" aria-label={`Forget ${t.name}`} onClick={() => void tried(async () => { await call('DELETE', `tasks/${t.id}`); await load(); })}>Forget</button>}
             </div>
           </li>

@@ -9,6 +9,14 @@ export interface Task {
   id: string; kind: string; name: string; state: string; done: number; total: number; note: string;
   error: string | null; result: Record<string, unknown> | null;
 }
+export interface Offer {
+  alias: string; hub_id: string | null; title: string; capabilities: string[]; size_gb: number; license: string; good_at: string;
+  min_memory_gb: number; fits: boolean; recommended: boolean; installed: boolean;
+}
+export interface Pull {
+  model: string; state: 'running' | 'done' | 'failed' | 'cancelled'; error: string | null; status: string | null; file: string | null;
+  completed: number | null; total: number | null; rate: number | null; seconds_left: number | null; message: string | null;
+}
 export interface Hit { document: string; page: number; pictures: number[]; text: string; score: number }
 export interface Status {
   host: { pid: number; uptime_s: number; memory_bytes: number | null };
