@@ -1,10 +1,10 @@
-"""Documents made for tests: pictures of shapes, a PDF made by hand, Word and PowerPoint files."""
+"""Documents made for tests: pictures of shapes, a PDF made by hand, Word, PowerPoint and Excel files."""
 
 from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw
 
@@ -58,6 +58,24 @@ def pptx(slides: Sequence[tuple[str, Sequence[Image.Image]]]) -> bytes:
         slide.shapes.title.text = title
         for i, picture in enumerate(pictures):
             slide.shapes.add_picture(io.BytesIO(png(picture)), 1_000_000 * (2 * i + 1), 2_000_000)
+    sink = io.BytesIO()
+    made.save(sink)
+    return sink.getvalue()
+
+
+def xlsx(sheets: Mapping[str, Sequence[Sequence[object]]], pictures: Sequence[Image.Image] = ()) -> bytes:
+    """An Excel file: sheets of rows; pictures on the last one."""
+    import openpyxl
+    from openpyxl.drawing.image import Image as Picture
+
+    made = openpyxl.Workbook()
+    made.remove(made.active)
+    for name, rows in sheets.items():
+        sheet = made.create_sheet(name)
+        for row in rows:
+            sheet.append(list(row))
+    for picture in pictures:
+        sheet.add_image(Picture(io.BytesIO(png(picture))), "H2")
     sink = io.BytesIO()
     made.save(sink)
     return sink.getvalue()

@@ -52,7 +52,7 @@ def ask(http: httpx.Client, question: str, **extra: Any) -> tuple[str, list[str]
     return words, [e["errorText"] for e in events if e["type"] == "error"]
 
 
-def tag(http: httpx.Client, text: str, timeout: float = 120) -> dict[str, Any]:
+def tag(http: httpx.Client, text: str, timeout: float = 240) -> dict[str, Any]:
     """The task of tagging ``text``, when it has ended."""
     made = http.post("/tasks/tag", json={"text": text})
     assert made.status_code in (200, 202), made.text

@@ -12,7 +12,7 @@ from host_api.app.errors import ApiError
 from host_api.app.probes import square_png
 from host_api.app.tasks import chunks, documents
 from host_api.app.tasks.tagging import normalise
-from tests.host.files import docx, pdf, pptx, shape
+from tests.host.files import docx, pdf, pptx, shape, xlsx
 
 
 def test_a_pdf_has_its_text_and_pictures_page_by_page() -> None:
@@ -56,6 +56,39 @@ def test_a_powerpoint_file_has_a_page_for_each_slide() -> None:
     assert [p.number for p in documents.pages("x.pptx", content, frozenset({1}))] == [2]
 
 
+STOCK = [("Item", "Weight", "Price"), ("Flour", "5 kg", 3.5), ("Yeast", None, 1), ("Salt", "1 kg", 0.4)]
+
+
+def test_an_excel_file_has_a_page_for_each_sheet_and_a_line_for_each_row() -> None:
+    content = xlsx({"Stock": STOCK, "Staff": [("Ann", "baker"), ("Bob", "driver")]}, [shape("circle", "red")])
+    assert documents.count("x.xlsx", content) == 2
+    stock, staff = documents.pages("x.xlsx", content)
+    assert stock.text.splitlines() == [
+        "Stock",
+        "Item, Weight, Price",
+        "Item: Flour; Weight: 5 kg; Price: 3.5",
+        "Item: Yeast; Price: 1",
+        "Item: Salt; Weight: 1 kg; Price: 0.4",
+    ]
+    assert staff.text.splitlines() == ["Staff", "Ann, baker", "Bob, driver"]
+    assert [Image.open(io.BytesIO(p)).size for p in staff.pictures] == [(224, 224)]
+    assert [p.number for p in documents.pages("x.xlsx", content, frozenset({1}))] == [2]
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        ([], ""),
+        ([["a"], ["b"], ["c"]], "a\nb\nc"),
+        ([["2023", "2024"], ["1", "2"], ["3", "4"]], "2023, 2024\n1, 2\n3, 4"),
+        ([["x", ""], ["1", "2"], ["3", "4"]], "x\n1, 2\n3, 4"),
+        ([["x", "y"], ["", ""], ["3", "4"]], "x, y\nx: 3; y: 4"),
+    ],
+)
+def test_a_table_becomes_lines(rows: list[list[str]], text: str) -> None:
+    assert documents.table(rows) == text
+
+
 def test_images_and_text_are_one_page() -> None:
     (page,) = documents.pages("x.png", square_png())
     assert (page.text, len(page.pictures)) == ("", 1)
@@ -72,6 +105,8 @@ def test_images_and_text_are_one_page() -> None:
         ("x.png", b"not an image", 422),
         ("x.docx", b"PK not really", 422),
         ("x.pptx", b"PK not really", 422),
+        ("x.xlsx", b"PK not really", 422),
+        ("x.xls", b"\xd0\xcf\x11\xe0\0", 415),
     ],
 )
 def test_what_cannot_be_read_says_why(name: str, content: bytes, status: int) -> None:

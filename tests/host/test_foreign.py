@@ -263,6 +263,8 @@ def test_models_are_listed_in_every_shape(document: Any, found: dict[str, list[s
         ("Bread, Baking, bread, hot oven", ["bread", "baking", "hot oven"]),
         ("Tags: bread, baking", ["bread", "baking"]),
         ("Here are the tags for the text:\n1. Bread\n2) Baking\n- #oven", ["bread", "baking", "oven"]),
+        ("Here they are:\n\n- Bread\n- Baking\n\nDo you want more?", ["bread", "baking"]),
+        ("art, food, Paris\nsystem\n\nuser\nI'm planning a trip", ["art", "food", "paris"]),
         ("#bread #hot_oven #yeast", ["bread", "hot oven", "yeast"]),
         ('{"tags": ["Bread", "baking"]}', ["bread", "baking"]),
         ('```json\n{"topics": ["Bread"], "more": {"x": "oven"}}\n```', ["bread", "oven"]),

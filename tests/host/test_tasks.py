@@ -16,7 +16,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.host.files import docx, pdf, png, pptx, shape
+from tests.host.files import docx, pdf, png, pptx, shape, xlsx
 from tests.host.scripted import Scripted, scripted
 from tests.host.servers import HostProcess, host
 from tests.host.test_chat import PARIS, STORY, body, chat, chunks, text, user
@@ -161,11 +161,12 @@ def test_a_chat_streams_while_a_pdf_is_indexed(http: httpx.Client) -> None:
     assert http.delete(f"/tasks/{made['id']}").status_code == 204
 
 
-def test_word_powerpoint_html_and_images_are_indexed_and_their_pictures_found(http: httpx.Client) -> None:
+def test_word_powerpoint_excel_html_and_images_are_indexed_and_their_pictures_found(http: httpx.Client) -> None:
     page = f"<p>A page.</p><img src='data:image/png;base64,{base64.b64encode(png(shape('circle', 'blue'))).decode()}'>"
     files = {
         "letter.docx": (docx("Dear aunt, thank you for the cake.", [shape("triangle", "red")]), "red triangle", 1),
         "talk.pptx": (pptx([("Welcome", []), ("Our logo", [shape("square", "green")])]), "green square", 2),
+        "stock.xlsx": (xlsx({"Stock": [("Item", "Kg"), ("Flour", 5)]}, [shape("circle", "green")]), "green circle", 1),
         "page.html": (page.encode(), "blue circle", 1),
         "photo.png": (png(shape("square", "red")), "red square", 1),
     }

@@ -7,6 +7,7 @@ import binascii
 import contextlib
 import importlib.util
 import io
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ _PDFIUM = threading.Lock()  # the library is not thread-safe
 _SMALLEST = 32  # pixels; smaller pictures are rules and bullets
 _SIDE = 1024
 _MOST_PICTURES = 20  # a page
-_OFFICE = {".docx", ".pptx"}
+_OFFICE = {".docx", ".pptx", ".xlsx"}
 _IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 _TEXT = {".txt", ".md", ".markdown", ".rst", ".csv", ".json", ""}
 
@@ -87,7 +88,7 @@ def _kind(name: str, content: bytes) -> str:
         return "html"
     if suffix in _TEXT and b"\0" not in content[:4096]:
         return "text"
-    message = f"{name}: give a PDF, a Word or PowerPoint file (.docx, .pptx), an image, HTML or text."
+    message = f"{name}: give a PDF, a Word, PowerPoint or Excel file (.docx, .pptx, .xlsx), an image, HTML or text."
     raise ApiError(415, message, code="document_unsupported")
 
 
@@ -185,20 +186,39 @@ def _html(content: bytes) -> Page:
     return Page(1, "\n".join(line for line in lines if line), tuple(pictures))
 
 
-def _docling(name: str, content: bytes) -> list[Page]:
-    """Through Docling's readers; slides, or one page where the format has none. They need no models."""
-    from docling.datamodel.base_models import InputFormat
-    from docling.datamodel.document import InputDocument
+def table(rows: list[list[str]]) -> str:
+    """A table as lines, one a row; under a heading each says what its values are, so that it is found by itself."""
+    lines = [", ".join(v for v in row if v) for row in rows]
+    heads = rows[0] if rows else []
+    numbers = any(re.fullmatch(r"[-+\d.,:/% ]*", head) for head in heads)  # the empty one too
+    if len(rows) > 2 and len(heads) > 1 and not numbers and len(set(heads)) == len(heads):
+        pairs = [[f"{h}: {v}" for h, v in zip(heads, row, strict=False) if v] for row in rows[1:]]
+        lines[1:] = ["; ".join(pair) for pair in pairs]
+    return "\n".join(line for line in lines if line)
 
-    reader: Any
-    if Path(name).suffix.lower() == ".pptx":
+
+def _backend(suffix: str) -> tuple[Any, Any]:
+    """Docling's name for a format, and its reader."""
+    from docling.datamodel.base_models import InputFormat
+
+    if suffix == ".pptx":
         from docling.backend.mspowerpoint_backend import MsPowerpointDocumentBackend
 
-        kind, reader = InputFormat.PPTX, MsPowerpointDocumentBackend
-    else:
-        from docling.backend.msword_backend import MsWordDocumentBackend
+        return InputFormat.PPTX, MsPowerpointDocumentBackend
+    if suffix == ".xlsx":
+        from docling.backend.msexcel_backend import MsExcelDocumentBackend
 
-        kind, reader = InputFormat.DOCX, MsWordDocumentBackend
+        return InputFormat.XLSX, MsExcelDocumentBackend
+    from docling.backend.msword_backend import MsWordDocumentBackend
+
+    return InputFormat.DOCX, MsWordDocumentBackend
+
+
+def _docling(name: str, content: bytes) -> list[Page]:
+    """Through Docling's readers; slides, sheets, or one page where the format has none. They need no models."""
+    from docling.datamodel.document import InputDocument
+
+    kind, reader = _backend(Path(name).suffix.lower())
     try:
         given = InputDocument(path_or_stream=io.BytesIO(content), format=kind, backend=reader, filename=name)
         document = given._backend.convert()
@@ -209,12 +229,16 @@ def _docling(name: str, content: bytes) -> list[Page]:
         raise ApiError(422, message, code="document_broken") from exc
     texts: dict[int, list[str]] = {}
     pictures: dict[int, list[bytes]] = {}
+    for number, sheet in enumerate((g.name for g in document.groups if g.label == "sheet"), 1):
+        texts.setdefault(number, []).append(sheet)
     for item, _ in document.iterate_items():
         number = item.prov[0].page_no if getattr(item, "prov", None) else 1
         if text := getattr(item, "text", ""):
             texts.setdefault(number, []).append(text)
         elif item.label == "table":
-            texts.setdefault(number, []).append(item.export_to_markdown(document))
+            rows = [[cell.text.strip() for cell in row] for row in item.data.grid]
+            words = table(rows) if kind.value == "xlsx" else item.export_to_markdown(document)
+            texts.setdefault(number, []).append(words)
         elif item.label == "picture":
             image = item.get_image(document)
             if image is not None and min(image.size) >= _SMALLEST:

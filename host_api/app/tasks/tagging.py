@@ -44,15 +44,23 @@ def normalise(tags: Iterable[object]) -> list[str]:
 def read(said: str) -> list[str]:
     """Tags out of what a model wrote when asked for a list with commas: JSON, bullets and lines are taken too."""
     said = re.sub(r"<think>.*?(</think>|$)", " ", said, flags=re.DOTALL)
-    if found := in_json(said):
-        return found
-    said = re.sub(r"```\w*", "\n", said)
-    lines = [re.sub(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+", "", line).strip() for line in said.splitlines()]
-    # "Here are the tags:" is an introduction, "Tags: bread, water" has one.
-    lines = [re.sub(r"^[^,;:]{0,60}:(\s+|$)", "", line) for line in lines]
-    pieces = [piece for line in lines for piece in re.split(r"[,;•|]|\s#", line)]
-    # What has more words, or ends a sentence within, is no tag.
-    return normalise(p for p in pieces if len(p.split()) <= _WORDS and not re.search(r"[.!?]\s+\S", p))
+    if listed := in_json(said):
+        return listed
+    for block in re.split(r"\n\s*\n", re.sub(r"```\w*", "\n", said).strip()):
+        found: list[str] = []
+        for line in block.splitlines():
+            words = re.sub(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+", "", line).strip()
+            # "Here are the tags:" is an introduction, "Tags: bread, water" has one.
+            words = re.sub(r"^[^,;:]{0,60}:(\s+|$)", "", words)
+            # What has more words, or ends a sentence within, is no tag.
+            pieces = [p for p in re.split(r"[,;•|]|\s#", words) if len(p.split()) <= _WORDS]
+            tags = normalise(p for p in pieces if not re.search(r"[.!?]\s+\S", p))
+            if len(tags) > 1 and not found:
+                return tags  # the line asked for; small models go on after it
+            found += tags
+        if found:
+            return normalise(found)
+    return []
 
 
 def in_json(said: str) -> list[str]:
