@@ -19,7 +19,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, data_dir: Path, model_dir:
     with host(
         folder, "--max-answer", "200", data_dir=data_dir, env={"MLX_SIDECAR_MODEL_DIR": str(model_dir)}
     ) as process:
-        process.wait_sidecar()
+        process.wait_seeded()
         yield process
 
 

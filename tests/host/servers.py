@@ -46,6 +46,15 @@ class HostProcess:
             time.sleep(0.05)
         return found
 
+    def wait_seeded(self) -> None:
+        """Poll until the sidecar runs and the starter models serve what they can: a moment after it answers."""
+        self.wait_sidecar()
+        end = time.monotonic() + START
+        with self.client() as http:
+            while "embedding" not in (found := http.get("/status").json()["capabilities"]):
+                assert time.monotonic() < end, f"only {found}"
+                time.sleep(0.05)
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Signal it and wait; its exit status."""
         if self.process.poll() is None:

@@ -17,16 +17,13 @@ from host_api.app.tasks.tagging import by_schema, read
 from tests.host.foreign import CAPABILITIES, CITY, PARIS, add, ask, assign, tag
 from tests.host.scripted import Scripted, scripted
 from tests.host.servers import HostProcess, foreign, host
-from tests.servers import wait_for
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterator[HostProcess]:
     """A host whose assignments the tests change, all on the built-in models at first."""
     with host(tmp_path_factory.mktemp("own"), "--max-answer", "60", data_dir=data_dir) as process:
-        process.wait_sidecar()
-        with process.client() as http:
-            wait_for(lambda: "embedding" in http.get("/status").json()["capabilities"])
+        process.wait_seeded()
         yield process
 
 

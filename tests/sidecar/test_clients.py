@@ -137,7 +137,7 @@ def _schema(i: int) -> dict[str, Any]:
         {"enum": ["red", "green", "blue"]},
         {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 9}, "maxItems": 3},
     ]
-    properties = {f"field_{i}_{n}": kinds[(i + n) % len(kinds)] for n in range(1 + i % 3)}
+    properties = {f"f{i}_{n}": kinds[(i + n) % len(kinds)] for n in range(1 + i % 3)}
     return {
         "type": "object",
         "properties": properties,
