@@ -89,18 +89,19 @@ class Desk:
     @contextlib.contextmanager
     def app(self, program: Path = Path(PROGRAM)) -> Iterator[Window]:
         """Open the app."""
-        with contextlib.ExitStack() as stack:
-            for again in (True, False):
+        for again in (True, False):
+            with contextlib.ExitStack() as stack:
                 http = stack.enter_context(driver(self.env, self.home / "app.log"))
                 try:
                     opened = stack.enter_context(window(http, program))
-                    break
                 except httpx.ReadTimeout:  # seen once in some hundred starts: the app is up, the driver doesn't find it
-                    if not again:
-                        raise
-                    self.end()
-            opened.wait("a page", lambda: opened.text("h1"))
-            yield opened
+                    if again:
+                        self.end()
+                        continue
+                    raise
+                opened.wait("a page", lambda: opened.text("h1"))
+                yield opened
+                return
 
     def end(self) -> None:
         """Kill what runs of the app."""
