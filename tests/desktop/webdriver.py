@@ -161,9 +161,12 @@ def driver(env: Mapping[str, str], output: Path) -> Iterator[httpx.Client]:
 
 @contextlib.contextmanager
 def window(http: httpx.Client, program: Path) -> Iterator[Window]:
-    """Start ``program`` and drive its window; it is ended with the session if it still runs."""
+    """Start ``program`` and drive its window; it is ended with the session if it still runs.
+
+    Raises httpx.ReadTimeout when the driver finds no window within 40 seconds.
+    """
     options = {"webkitgtk:browserOptions": {"binary": str(program), "args": []}}
-    answer = http.post("/session", json={"capabilities": {"alwaysMatch": options}})
+    answer = http.post("/session", json={"capabilities": {"alwaysMatch": options}}, timeout=40)
     value = answer.json()["value"]
     if answer.is_error:
         raise WebDriverError(value["error"], value["message"])
