@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -99,7 +100,7 @@ class Desk:
                         self.end()
                         continue
                     raise
-                opened.wait("a page", lambda: opened.text("h1"))
+                opened.wait("a page", functools.partial(opened.text, "h1"))
                 yield opened
                 return
 
