@@ -296,11 +296,12 @@ class Core:
             self._resume(running, exc)
             return "", 0
         size = len(batch)
-        # Alone the batch works one step ahead; a step that only reads what was left in flight teaches no cost.
+        # Alone a batch works one step ahead where that pays. A step that only reads what was in flight teaches no cost.
         alone = size == len(running) and not (self.prefills or self._encoding)
-        settled = batch.steady and (alone or not batch.in_flight)
+        ahead = alone and self.policy.ahead(action.tier, size)
+        settled = batch.steady and (ahead or not batch.in_flight)
         try:
-            produced = batch.step(ahead=alone, guesses=self._guesses if alone else 0)
+            produced = batch.step(ahead=ahead, guesses=self._guesses if alone else 0)
         except Exception as exc:
             self._resume(self.batches.reset(batch), exc)
             return "", 0

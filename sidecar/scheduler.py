@@ -32,6 +32,9 @@ ROOM_USED = 0.9
 ALONE_QUANTUM = 0.1
 """Seconds a unit of batch work may take when nothing interactive is there, so that an arrival waits little."""
 
+SHORT_STEP = 0.03
+"""Seconds of a step below which batch rows by themselves work one step ahead: an arrival waits for that step too."""
+
 INTERACTIVE_QUANTUM = 0.5
 """Seconds a piece of an interactive prompt may take when no stream runs: how soon a cancel is heard."""
 
@@ -170,6 +173,10 @@ class Policy:
             return batch
         return interactive or batch or Idle()
 
+    def ahead(self, tier: Tier, rows: int) -> bool:
+        """Whether a batch that runs alone should leave its next tokens being computed."""
+        return tier is Tier.INTERACTIVE or self.costs.decode(rows) < SHORT_STEP
+
     def done(self, action: Action, view: View, seconds: float) -> None:
         """Account for an action that took ``seconds``; call after each."""
         tier = _tier_of(action, view)
@@ -193,13 +200,16 @@ class Policy:
             self.spent = self.batch_spent = 0.0
 
     def _beside_stream(self, view: View) -> Action:
-        bears = self._bears(view)
+        gap = self._gap(view)
+        least = max(self._pieces(view, Tier.BATCH), default=0.0)
+        bears = 0 if self._pieces(view, Tier.INTERACTIVE) else self._bears(view, gap - least)
         # Rows join only where nothing else was done since the last token: that gap is longer as it is.
         along = min(bears, view.along) if self.spent else bears
         stream = Decode(Tier.INTERACTIVE, along)
-        room = self._gap(view) - self.spent - self.costs.decode(view.rows[Tier.INTERACTIVE] + along)
+        room = gap - self.spent - self.costs.decode(view.rows[Tier.INTERACTIVE] + along)
         interactive = self._work(view, Tier.INTERACTIVE, room)
-        batch = self._work(view, Tier.BATCH, room, resting=bears > 0)
+        # Rows that could go along take no turns of their own: while a prompt needs the room they rest.
+        batch = self._work(view, Tier.BATCH, room, resting=self._bears(view, gap) > 0)
         if interactive is not None and not isinstance(interactive, Decode):
             owed = batch is not None and 0 < self._cost(batch, view) <= self.credit
             first = batch if owed and batch is not None else interactive
@@ -220,14 +230,12 @@ class Policy:
         own = self.costs.decode(view.rows[Tier.INTERACTIVE])
         return own * (1 + (self.gap_bound - 1) * ROOM_USED)
 
-    def _bears(self, view: View) -> int:
-        """How many batch rows the next pass of the interactive ones bears."""
+    def _bears(self, view: View, limit: float) -> int:
+        """How many batch rows may go along with the interactive ones in a pass of ``limit`` seconds at most."""
         own = view.rows[Tier.INTERACTIVE]
-        alone = self.costs.decode(own)
-        if not view.mixable or not self.costs.knows("decode", own) or self._pieces(view, Tier.INTERACTIVE):
+        if not view.mixable or not self.costs.knows("decode", own):
             return 0
-        limit = self._gap(view) - max(self._pieces(view, Tier.BATCH), default=0.0)
-        n = view.rows.get(Tier.BATCH, 0)
+        alone, n = self.costs.decode(own), view.rows.get(Tier.BATCH, 0)
         while n and self.costs.decode(own + n) > min(limit, alone * GO_ALONG * (STAY if n <= view.along else 1.0)):
             n -= 1
         return n

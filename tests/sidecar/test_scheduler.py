@@ -254,6 +254,16 @@ def test_an_interactive_prompt_has_all_the_room() -> None:
     assert policy.decide(view) == Decode(CHAT, 0)
 
 
+def test_batch_rows_work_ahead_only_where_an_arrival_waits_little_for_it() -> None:
+    policy = Policy()
+    policy.costs.learn("decode", 4, 0.01)
+    assert policy.ahead(BATCH, 4)
+    policy = Policy()
+    policy.costs.learn("decode", 4, 0.1)
+    assert not policy.ahead(BATCH, 4)
+    assert policy.ahead(CHAT, 4)
+
+
 def test_costs_of_decoding_lie_on_a_line() -> None:
     costs = Costs()
     assert costs.decode(1) == 0.0
