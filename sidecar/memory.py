@@ -120,8 +120,26 @@ def set_limits() -> None:
 
     size = total()
     mx.set_memory_limit(int(size * 0.9))
-    mx.set_cache_limit(min(size // 16, 2 << 30))
+    freed = min(size // 16, 2 << 30)
+    mx.set_cache_limit(freed)
+    if sys.platform == "linux":
+        _keep_freed(freed)
     _set = True
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+
+
+def _keep_freed(size: int) -> None:
+    """Let the C library keep ``size`` bytes of freed memory, as MLX's own cache does on Metal.
+
+    MLX's CPU backend takes every array from ``malloc``, which hands large ones back to the system at once: their pages
+    are then faulted in anew at every step (joining eight rows took 290 ms in place of 11).
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, size)
 
 
 def prefix_limit(setting_mb: int) -> int:
