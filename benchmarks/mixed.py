@@ -58,7 +58,7 @@ async def measure(url: str, model: str, args: argparse.Namespace, jobs: int, ext
         chats, failed = [], 0
         for i in range(args.chats):
             try:
-                chats.append(await clients.chat(http, model, f"{i}. {clients.QUESTION}", tokens=args.tokens))
+                chats.append(await clients.chat(http, model, f"{jobs}.{i}. {clients.QUESTION}", tokens=args.tokens))
             except httpx.HTTPError:
                 failed += 1
             await asyncio.sleep(0.2 + 0.13 * (i % 4))
