@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import statistics
@@ -158,6 +159,7 @@ def serving(command: Sequence[str], port: int, *, ready: str = "/v1/models", env
             time.sleep(0.1)
         yield url
         log.unlink(missing_ok=True)
+        shutil.rmtree(f"/tmp/bench-state-{port}", ignore_errors=True)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
