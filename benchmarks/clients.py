@@ -139,6 +139,11 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def state_of(port: int) -> Path:
+    """The state directory of our server on a port; ``serving`` clears it away."""
+    return Path(f"/tmp/bench-state-{port}")
+
+
 @contextlib.contextmanager
 def serving(command: Sequence[str], port: int, *, ready: str = "/v1/models", env: Any = None) -> Iterator[str]:
     """A server process of its own group; its URL once it answers. Its output goes to a file kept on failure."""
@@ -159,7 +164,7 @@ def serving(command: Sequence[str], port: int, *, ready: str = "/v1/models", env
             time.sleep(0.1)
         yield url
         log.unlink(missing_ok=True)
-        shutil.rmtree(f"/tmp/bench-state-{port}", ignore_errors=True)
+        shutil.rmtree(state_of(port), ignore_errors=True)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -9,7 +9,6 @@ import asyncio
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import httpx
 
@@ -43,7 +42,7 @@ def main() -> int:
     """Run and print the table."""
     port = clients.free_port()
     command = [sys.executable, "-m", "sidecar.entry", "serve", "--port", str(port), "--strict-port"]
-    command += ["--state-dir", str(Path(f"/tmp/bench-state-{port}"))]
+    command += ["--state-dir", str(clients.state_of(port))]
     rows = []
     with clients.serving(command, port, ready="/health") as url:
         for name, streams in (("a model loads", 1), ("eight streams run", 8)):

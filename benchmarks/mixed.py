@@ -85,9 +85,8 @@ def peer(name: str) -> Path:
 def command_of(name: str, path: str, port: int) -> list[str]:
     """How a server is started with the model folder ``path``."""
     if name == "ours":
-        state = Path(f"/tmp/bench-state-{port}")
         run = [sys.executable, "-m", "sidecar.entry", "serve", "--port", str(port), "--strict-port"]
-        run += ["--state-dir", str(state), "--model-dir", str(Path(path).parent)]
+        run += ["--state-dir", str(clients.state_of(port)), "--model-dir", str(Path(path).parent)]
         return run
     if name == "mlx_vlm.server":
         return [str(peer(name)), "-m", "mlx_vlm.server", "--port", str(port), "--model", path]

@@ -42,23 +42,23 @@ class Batches:
         """Whether batch rows can go along with interactive ones: joining once failed, or only one side has ropes."""
         return self._joinable and self.shared.joins(self.aside)
 
-    def add(self, fresh: Rows, tier: Tier) -> None:
-        """Take over rows that begin to run; batch rows begin aside."""
-        (self.shared if tier is Tier.INTERACTIVE else self.aside).absorb(fresh)
+    def of(self, tier: Tier) -> Rows:
+        """The batch that a tier's rows begin in and that is stepped for it."""
+        return self.shared if tier is Tier.INTERACTIVE else self.aside
 
     def arranged(self, tier: Tier, along: int) -> Rows:
         """The batch to step for a tier, with just ``along`` batch rows in the shared one, the most urgent."""
-        present = sorted((r for r in self.shared.rows if r.request.tier is Tier.BATCH), key=_rank)
-        missing = along - len(present)
+        missing = along - self.along
         try:
             if missing < 0:
+                present = sorted((r for r in self.shared.rows if r.request.tier is Tier.BATCH), key=_rank)
                 self.aside.absorb(self.shared.split(present[missing:]))
             elif missing > 0:
                 self.shared.absorb(self.aside.split(sorted(self.aside.rows, key=_rank)[:missing]))
         except Exception:
             self._joinable = False
             raise
-        return self.shared if tier is Tier.INTERACTIVE else self.aside
+        return self.of(tier)
 
     def reset(self, batch: Rows) -> list[Row]:
         """Put an empty batch in the place of one whose arrays can't be trusted any more; the rows it had."""

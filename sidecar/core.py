@@ -280,10 +280,9 @@ class Core:
                 if row.fault is None:
                     self._keep(fresh, row)
             fresh.remove(ended)
-            self.batches.add(fresh, tier)
+            self.batches.of(tier).absorb(fresh)
         except Exception as exc:
-            batch = self.batches.shared if tier is Tier.INTERACTIVE else self.batches.aside
-            known = self.batches.reset(batch)
+            known = self.batches.reset(self.batches.of(tier))
             self._resume(known + [row for row in begun.rows if row not in ended and row not in known], exc)
 
     def _decode(self, action: Decode) -> tuple[str, int]:

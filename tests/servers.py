@@ -61,13 +61,18 @@ def sidecar(folder: Path, *args: str, env: Mapping[str, str] | None = None, data
         record = _record(process, state / "sidecar.pid", output)
         yield Sidecar(process, f"http://127.0.0.1:{record['port']}", state, record, output)
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(10)
+        end_process(process)
+
+
+def end_process(process: subprocess.Popen[bytes], timeout: float = 30) -> None:
+    """End a process that still runs: asked to, and after ``timeout`` seconds killed."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
 
 
 def _record(process: subprocess.Popen[bytes], path: Path, output: Path) -> dict[str, Any]:

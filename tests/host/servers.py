@@ -17,6 +17,8 @@ from typing import Any
 
 import httpx
 
+from tests.servers import end_process
+
 START = 60.0
 
 
@@ -81,13 +83,7 @@ def host(folder: Path, *args: str, data_dir: Path, env: Mapping[str, str] | None
     try:
         yield HostProcess(process, _url(process, output), folder)
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(10)
+        end_process(process)
         stop_sidecar(state)
 
 
@@ -99,12 +95,7 @@ def foreign(output: Path, command: Sequence[str], env: Mapping[str, str] | None 
     try:
         yield _url(process, output)
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
+        end_process(process, 20)
 
 
 def _url(process: subprocess.Popen[bytes], output: Path) -> str:
