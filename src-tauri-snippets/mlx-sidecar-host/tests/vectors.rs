@@ -5,7 +5,9 @@ use mlx_sidecar_host::ownership::*;
 use serde_json::{json, Value};
 
 fn load(name: &str) -> Value {
-    let path = format!("{}/../../tests/ownership/vectors/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    // Asked for at run time: clones share a target directory, and the one this was compiled in may be gone.
+    let crate_dir = std::env::var("CARGO_MANIFEST_DIR").expect("cargo says where the crate is");
+    let path = format!("{crate_dir}/../../tests/ownership/vectors/{name}.json");
     serde_json::from_str(&std::fs::read_to_string(path).expect("the vectors")).expect("JSON")
 }
 
