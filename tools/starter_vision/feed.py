@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -73,11 +73,11 @@ def put(out: dict[str, np.ndarray], at: int, sample: samples.Sample, lexicon: di
     out["kind"][at] = samples.KINDS.index(sample.kind)
 
 
-def fill(arrays: Arrays, rng: Random, split: str, kit: Kit, tokens: Tokens) -> None:
-    """Draw a chunk."""
+def fill(arrays: Arrays, rng: Random, kit: Kit, tokens: Tokens, shares: Sequence[float]) -> None:
+    """Draw a chunk to train with."""
     at = 0
     while at < CHUNK:
-        sample = samples.make(rng, split, kit)
+        sample = samples.make(rng, "train", kit, shares=shares)
         row = tokens.row(sample.question, sample.answer, rng, spelled=sample.spelled)
         if row is None:
             continue
@@ -86,7 +86,9 @@ def fill(arrays: Arrays, rng: Random, split: str, kit: Kit, tokens: Tokens) -> N
         at += 1
 
 
-def start(folder: Path, *, workers: int, seed: int, known: str) -> Iterator[dict[str, np.ndarray]]:
+def start(
+    folder: Path, *, workers: int, seed: int, known: str, shares: Sequence[float] = samples.SHARES
+) -> Iterator[dict[str, np.ndarray]]:
     """Chunks without end. Forks at once: call it before anything touches the GPU."""
     size = Arrays.size()
     memory = mmap.mmap(-1, size * workers * _SLOTS)
@@ -99,7 +101,7 @@ def start(folder: Path, *, workers: int, seed: int, known: str) -> Iterator[dict
             try:
                 os.close(ready_r)
                 os.close(free_w)
-                _work(memory, folder, worker, free_r, ready_w, seed * 1000 + worker, known)
+                _work(memory, folder, worker, free_r, ready_w, seed * 1000 + worker, known, shares)
             finally:
                 os._exit(0)
         os.close(free_r)
@@ -119,7 +121,16 @@ def _chunks(memory: mmap.mmap, ready: int, free: list[int], size: int) -> Iterat
         os.write(free[worker], bytes([slot]))
 
 
-def _work(memory: mmap.mmap, folder: Path, worker: int, free: int, ready: int, seed: int, known: str) -> None:
+def _work(
+    memory: mmap.mmap,
+    folder: Path,
+    worker: int,
+    free: int,
+    ready: int,
+    seed: int,
+    known: str,
+    shares: Sequence[float],
+) -> None:
     kit = Kit.open(folder, "train", known=known)
     tokens = Tokens(folder / "tokenizer.json", slots.TOKENS)
     rng = Random(seed)
@@ -127,5 +138,5 @@ def _work(memory: mmap.mmap, folder: Path, worker: int, free: int, ready: int, s
         slot = os.read(free, 1)
         if not slot:
             return
-        fill(Arrays.over(memory, Arrays.size() * (worker * _SLOTS + slot[0])), rng, "train", kit, tokens)
+        fill(Arrays.over(memory, Arrays.size() * (worker * _SLOTS + slot[0])), rng, kit, tokens, shares)
         os.write(ready, bytes([worker, slot[0]]))

@@ -88,4 +88,4 @@ def forms(
     return 0.1 * torch.stack(losses).sum(), apart, shown
 
 
-_WEIGHTS = {"word": 2.0, "letter": 0.7, "ground": 0.3, "place": 0.5, "case": 0.5}
+_WEIGHTS = {"word": 2.0, "count": 1.5, "letter": 0.7, "ground": 0.3, "place": 0.5, "case": 0.5}

@@ -14,6 +14,7 @@ import io
 import json
 import re
 import shutil
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -88,23 +89,20 @@ def words(listing: Path, tokenizer: Path, out: Path) -> None:
 
 
 def pack(gguf: Path, out: Path, *, first_layers: int) -> None:
-    """The language model, still 4 bit, in two files small enough to carry."""
+    """The language model, still 4 and 8 bit, in two files small enough to carry."""
     import mlx.core as mx
 
-    from sidecar.starter import text
+    from sidecar import gguf as reader
 
-    raw, _ = mx.load(str(gguf), return_metadata=True)
-    heads = {"attn_q": 9, "attn_k": 3}
-    parts: tuple[dict[str, mx.array], dict[str, mx.array]] = ({}, {})
-    for name, tensor in raw.items():
-        base, _, part = name.rpartition(".")
-        kind = base.rpartition(".")[2]
-        value = text._unrope(tensor, heads[kind]) if kind in heads else tensor
-        target = text._target(base)
-        layer = int(base.split(".")[1]) if base.startswith("blk.") else -1
-        parts[layer >= first_layers][f"{target}.{part}"] = value
-    for index, part_ in enumerate(parts):
-        mx.save_safetensors(str(out / f"lm{index}.safetensors"), part_)
+    with tempfile.TemporaryDirectory() as work:
+        reader.convert(gguf, Path(work), quantized=True, progress=lambda *_: None)
+        weights: dict[str, mx.array] = mx.load(str(Path(work) / "model.safetensors"))
+        parts: tuple[dict[str, mx.array], dict[str, mx.array]] = ({}, {})
+        for name, tensor in weights.items():
+            layer = int(name.split(".")[2]) if ".layers." in name else -1
+            parts[layer >= first_layers][name] = tensor
+        for index, part in enumerate(parts):
+            mx.save_safetensors(str(out / f"lm{index}.safetensors"), part)
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
     python -m tools.starter_vision.train codes --kit DIR --out DIR --seconds 80
     python -m tools.starter_vision.train eyes --kit DIR --out DIR --codes DIR/codes.pt --seconds 550
 
+    torchrun --nproc-per-node 2 -m tools.starter_vision.train eyes …     # on two GPUs, each with a batch of its own
+
 ``codes`` learns, through the language model, what every entry of the form (``slots``) should be as an image token.
 ``eyes`` trains the tower to write those tokens and to tell what every patch shows; in its last part the answers
 through the language model count too. The averaged weights (EMA) are what is written and scored.
@@ -22,12 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tools.starter_vision import feed, scenes, slots
+from tools.starter_vision import feed, samples, scenes, slots
 from tools.starter_vision.gpu import Pool, augment, shrink
 from tools.starter_vision.losses import answers, forms, patches
 from tools.starter_vision.model import Codes, Eyes, EyesConfig, FrozenLM
 from tools.starter_vision.muon import Muon
 from tools.starter_vision.score import evaluate, exam
+from tools.starter_vision.team import Team
 from tools.starter_vision.tokens import Tokens
 
 
@@ -39,11 +42,14 @@ def rate(part: float, step: int, warm: int) -> float:
 class Log:
     """Lines of JSON to a file and, now and then, to the terminal."""
 
-    def __init__(self, out: Path, every: float) -> None:
+    def __init__(self, out: Path, every: float, *, silent: bool) -> None:
         self._file, self._every, self._shown = (out / "log.jsonl").open("a"), every, 0.0
+        self._silent = silent
 
     def write(self, line: dict[str, Any], *, show: bool = False) -> None:
         """Write a line; numbers are shortened."""
+        if self._silent:
+            return
         line = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in line.items()}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
@@ -61,9 +67,15 @@ class Setting:
         args.out.mkdir(parents=True, exist_ok=True)
         self.tokens = Tokens(args.kit / "tokenizer.json", slots.TOKENS)
         self.tokens.encode("ready")
-        self.exam = exam(args.kit, args.known, self.tokens, each=args.eval)  # forks
-        chunks = feed.start(args.kit, workers=args.workers, seed=args.seed, known=args.known)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.team = Team()
+        each = args.eval if self.team.rank == 0 else 0
+        self.exam = exam(args.kit, args.known, self.tokens, each=each)  # forks
+        seed = args.seed * 100 + self.team.rank
+        chunks = feed.start(args.kit, workers=args.workers, seed=seed, known=args.known, shares=tuple(args.shares))
+        self.device = torch.device(f"cuda:{self.team.rank}" if torch.cuda.is_available() else "cpu")
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        self.team.join(self.device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         torch.manual_seed(args.seed)
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -76,7 +88,7 @@ class Setting:
             saved = torch.load(args.codes, map_location=self.device)
             self.codes.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in saved.items()})
         self.pool = Pool(chunks, self.device, args.keep)
-        self.log = Log(args.out, args.every)
+        self.log = Log(args.out, args.every, silent=self.team.rank > 0)
         if args.compile:
             for layer in self.lm.layers:
                 layer.compile()
@@ -153,12 +165,13 @@ def train_eyes(s: Setting) -> None:
     if args.compile:
         for block in eyes.vision_model.encoder["layers"]:
             block.compile()
+    torch.manual_seed(args.seed * 100 + s.team.rank)  # the weights were drawn alike
     clock, first = time.monotonic(), step
     total = args.total or before + args.seconds - (clock - s.began)
     codes = [s.codes.of(i).detach() for i in range(slots.TOKENS)]
-    while s.left() < 1:
+    while s.team.agree(s.left()) < 1:
         spent = before + time.monotonic() - clock
-        part = spent / total
+        part = s.team.agree(spent / total)
         for optimizer, high in sets:
             for group in optimizer.param_groups:
                 group["lr"] = high * rate(part, step, args.warm)
@@ -178,6 +191,7 @@ def train_eyes(s: Setting) -> None:
         for optimizer, _ in sets:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        s.team.average(eyes)
         norm = torch.nn.utils.clip_grad_norm_(eyes.parameters(), 2.0)
         for optimizer, _ in sets:
             optimizer.step()
@@ -190,11 +204,17 @@ def train_eyes(s: Setting) -> None:
             line |= {"answer": said.item()} if said is not None else {}
             line |= {"form": written.item(), "apart": apart.item(), **{k: v.item() for k, v in helpers.items()}}
             line |= {"norm": float(norm), **shown(), "drawn": s.pool.drawn}
-            line |= {"per_second": round((step - first) * args.batch / (time.monotonic() - clock)), "memory": _memory()}
+            line |= {
+                "per_second": round((step - first) * args.batch * s.team.size / (time.monotonic() - clock)),
+                "memory": _memory(),
+            }
             s.log.write(line)
-        if step % 1000 == 0:
+        if step % 1000 == 0 and s.team.rank == 0:
             _save(args, ema)
     spent = before + time.monotonic() - clock
+    s.team.leave()
+    if s.team.rank > 0:
+        return
     _save(args, ema)
     if args.state:
         states = [optimizer.state_dict() for optimizer, _ in sets]
@@ -244,6 +264,7 @@ def main(argv: Iterable[str] | None = None) -> None:
     parser.add_argument("--muon", type=float, default=0.0, help="Muon's rate for the blocks; 0: AdamW for everything")
     parser.add_argument("--warm", type=int, default=200)
     parser.add_argument("--workers", type=int, default=15)
+    parser.add_argument("--shares", type=float, nargs=len(samples.KINDS), default=samples.SHARES, help="of each kind")
     parser.add_argument("--keep", type=int, default=300, help="chunks to keep for use again")
     parser.add_argument("--eval", type=int, default=150)
     parser.add_argument("--every", type=float, default=10, help="seconds between lines on the terminal")
