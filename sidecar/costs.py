@@ -48,10 +48,16 @@ class Costs:
         """Predicted seconds of a unit, 0 when nothing is known of its kind.
 
         The least that any known size allows: no unit costs more than a larger one, nor more than as many smaller ones.
-        So one bad measurement of a size that is then avoided does no lasting harm.
+        So one bad measurement of a size that is then avoided does no lasting harm. Nor does it cost more than the line
+        through known sizes says, up to twice the largest: where much of a cost is there whatever the size, a larger one
+        is tried, and known then.
         """
         known = self._known.get(kind, {})
-        return min((seconds * max(1.0, size / s) for s, seconds in known.items()), default=0.0)
+        least = min((seconds * max(1.0, size / s) for s, seconds in known.items()), default=0.0)
+        if len(known) < 2 or size < min(known):
+            return least
+        reach = min(size, 2 * max(known))
+        return min(least, _line(known, reach) * size / reach)
 
     def knows(self, kind: str, size: int) -> bool:
         """Whether a unit of just this size was measured."""
@@ -68,8 +74,13 @@ class Costs:
             return 0.0
         if rows in known or len(known) == 1:
             return known.get(rows, next(iter(known.values())))
-        sizes = sorted(known)
-        at = min(max(bisect.bisect(sizes, rows), 1), len(sizes) - 1)
-        low, high = sizes[at - 1], sizes[at]
-        slope = max(0.0, (known[high] - known[low]) / (high - low))
-        return max(known[low] + slope * (rows - low), known[low] * min(1.0, rows / low))
+        return max(_line(known, rows), known[min(known)] * min(1.0, rows / min(known)))
+
+
+def _line(known: dict[int, float], size: int) -> float:
+    """Seconds at ``size`` on the line through the two known sizes nearest to it; it never falls."""
+    sizes = sorted(known)
+    at = min(max(bisect.bisect(sizes, size), 1), len(sizes) - 1)
+    low, high = sizes[at - 1], sizes[at]
+    slope = max(0.0, (known[high] - known[low]) / (high - low))
+    return known[low] + slope * (size - low)

@@ -41,6 +41,9 @@ INTERACTIVE_QUANTUM = 0.5
 GROUP_SECONDS = 2.5
 """Seconds all prompts of a group may take together: the first of them waits that long for its token."""
 
+SAME_PRICE = 1.5
+"""Up to how many times the cost of the least piece of a prompt counts as the same."""
+
 FIRST_CHUNK = 64
 """Tokens of the first chunk on a machine nothing is known of."""
 
@@ -183,7 +186,7 @@ class Policy:
         for_batch = seconds if tier is Tier.BATCH else 0.0
         if isinstance(action, Decode) and tier is Tier.INTERACTIVE:
             self.spent = self.batch_spent = 0.0
-            if action.along:
+            if action.along and not self._pieces(view, Tier.BATCH):  # what waits for its share doesn't lose it to rows
                 for_batch = max(0.0, seconds - self.costs.decode(view.rows[Tier.INTERACTIVE]))
         else:
             self.spent += seconds
@@ -201,7 +204,9 @@ class Policy:
 
     def _beside_stream(self, view: View) -> Action:
         gap = self._gap(view)
-        least = max(self._pieces(view, Tier.BATCH), default=0.0)
+        own = self.costs.decode(view.rows[Tier.INTERACTIVE])
+        # Room is kept for what fits into a gap; anything larger is paid for by the guaranteed share, whatever else is.
+        least = max((p for p in self._pieces(view, Tier.BATCH) if own + p <= gap), default=0.0)
         bears = 0 if self._pieces(view, Tier.INTERACTIVE) else self._bears(view, gap - least)
         # Rows join only where nothing else was done since the last token: that gap is longer as it is.
         along = min(bears, view.along) if self.spent else bears
@@ -217,7 +222,7 @@ class Policy:
                 return first
             return stream
         if batch is not None:
-            cost, own = self._cost(batch, view), self.costs.decode(view.rows[Tier.INTERACTIVE])
+            cost = self._cost(batch, view)
             wants = self.batch_spent < own * BATCH_BESIDE_DECODE / (1 - BATCH_BESIDE_DECODE)
             if wants and cost <= room:
                 return batch
@@ -297,13 +302,12 @@ class Policy:
         return tuple(group)
 
     def _chunk(self, prompt: Prefilling, room: float) -> int:
-        best = CHUNKS[0]
-        if not self.costs.of("prefill", CHUNKS[0]):
-            best = FIRST_CHUNK
-        else:
-            for size in CHUNKS:
-                if self.costs.of("prefill", size) <= room:
-                    best = size
+        least = self.costs.of("prefill", CHUNKS[0])
+        # Where not even the least fits, as much as comes at about its price: a piece may cost most by being begun.
+        room = max(room, least * SAME_PRICE)
+        best = FIRST_CHUNK
+        if least:
+            best = max(size for size in CHUNKS if self.costs.of("prefill", size) <= room)
         return min(max(1, best // prompt.rows), max(1, prompt.remaining))
 
     def _cost(self, action: Action, view: View) -> float:

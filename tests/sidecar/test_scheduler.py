@@ -48,11 +48,12 @@ class Job:
 
 @dataclass
 class Machine:
-    """An engine with made-up costs, seconds: a decode step, a prompt token, a vision block."""
+    """An engine with made-up costs, seconds: a decode step, a piece of prompt, each token of it, a vision block."""
 
     policy: Policy = field(default_factory=Policy)
     decode: float = 0.05
     row: float = 0.01
+    begin: float = 0.0
     token: float = 0.005
     block: float = 0.07
     now: float = 0.0
@@ -103,7 +104,7 @@ class Machine:
             job = next(j for j in self.begun if j.id == action.id)
             n = min(action.tokens, job.left)
             job.left -= n
-            seconds, kind, size, tier = n * self.token, "prefill", n, job.tier
+            seconds, kind, size, tier = self.begin + n * self.token, "prefill", n, job.tier
             if not job.left:
                 self.begun.remove(job)
                 self.rows.append(job)
@@ -230,6 +231,41 @@ def test_rows_that_go_along_make_room_for_the_least_piece_of_a_prompt() -> None:
         least = min(least, len(machine.along))
     assert least < 4
     assert max(gaps(chat)[since - 1 :]) <= machine.policy.gap_bound * (machine.decode + machine.row) + 1e-9
+
+
+def test_where_no_piece_of_a_prompt_fits_rows_go_on_and_pieces_are_large() -> None:
+    machine = learned()
+    machine.policy.costs = Costs()
+    machine.decode, machine.row, machine.begin, machine.token = 0.01, 0.001, 0.06, 0.00001
+    for i, n in enumerate((300, 200)):  # costs become known: pieces of different sizes
+        machine.submit(Job(-100 - i, CHAT, n, 4))
+        machine.run(machine.now + 5)
+    chat, row = Job(1, CHAT, 40, 4000), Job(2, BATCH, 40, 4000)
+    machine.submit(chat, row)
+    machine.run(machine.now + 3)
+    late = Job(3, BATCH, 4000, 10)
+    machine.submit(late)
+    sizes, since = [], len(row.tokens)
+    begun = machine.now
+    while late.first is None and machine.now < begun + 60:
+        action = machine.step()
+        if isinstance(action, Prefill):
+            sizes.append(action.tokens)
+    assert late.first is not None
+    assert late.first - begun < 10
+    assert max(sizes) >= 1024
+    assert len(row.tokens) - since > 0.8 * len([t for t in chat.tokens if begun < t <= late.first])
+    assert max(gaps(chat)) < 2 * (machine.begin + 0.02) + 0.01  # never two pieces between two tokens
+
+
+def test_a_size_nothing_is_known_of_is_guessed_from_the_line_through_known_ones() -> None:
+    costs = Costs()
+    costs.learn("prefill", 64, 0.060)
+    assert costs.of("prefill", 128) == pytest.approx(0.120)
+    costs.learn("prefill", 32, 0.055)
+    assert costs.of("prefill", 128) == pytest.approx(0.070)
+    assert costs.of("prefill", 256) == pytest.approx(0.140), "no further than twice what is known"
+    assert costs.of("prefill", 16) == pytest.approx(0.055)
 
 
 def test_rows_join_only_where_nothing_else_was_done_since_the_last_token() -> None:
