@@ -50,11 +50,11 @@ async def measure(url: str, model: str, args: argparse.Namespace, jobs: int, ext
             for i in range(jobs)
         ]
         loop = asyncio.get_running_loop()
-        if jobs:  # the first chats beside jobs pay for kernels and memory not used before, on every server
+        if jobs:
             await asyncio.sleep(3)
-            for i in range(args.warm):
-                with contextlib.suppress(httpx.HTTPError):
-                    await clients.chat(http, model, f"Warm up {jobs}.{i}. {clients.QUESTION}", tokens=args.tokens)
+        for i in range(args.warm):  # the first chats pay for kernels and memory not used before, on every server
+            with contextlib.suppress(httpx.HTTPError):
+                await clients.chat(http, model, f"Warm up {jobs}.{i}. {clients.QUESTION}", tokens=args.tokens)
         start, before = loop.time(), load.tokens
         chats, failed = [], 0
         for i in range(args.chats):
@@ -102,7 +102,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, nargs="+", default=[0, 4, 8])
     parser.add_argument("--images", action="store_true", help="the jobs send a picture each")
     parser.add_argument("--chats", type=int, default=8)
-    parser.add_argument("--warm", type=int, default=3, help="chats beside jobs that aren't counted")
+    parser.add_argument("--warm", type=int, default=3, help="chats first that aren't counted")
     parser.add_argument("--tokens", type=int, default=24, help="of a chat")
     parser.add_argument("--job-tokens", type=int, default=32)
     parser.add_argument("--servers", nargs="+", default=["ours", *PEERS])

@@ -13,7 +13,7 @@ from sidecar.files import remove_tree
 
 NAME = "starter"
 EMBEDDING = "all-MiniLM-L6-v2"  # the folder of the embedding model beside it
-FORMAT = 4  # raise when the conversion changes: an older folder is converted anew
+FORMAT = 5  # raise when the conversion changes: an older folder is converted anew
 MARKER = "starter.json"
 
 

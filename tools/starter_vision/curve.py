@@ -26,7 +26,7 @@ def main() -> None:
     axes[0].set(yscale="log", ylabel="loss")
     for name in ("a_right", "b_right", "count_right", "letter_right", "place_right"):
         axes[1].plot([x["step"] for x in eyes], [x[name] for x in eyes], label=name.removesuffix("_right"), lw=1)
-    axes[1].set(xlabel="step (384 pictures each)", ylabel="entries of the form right")
+    axes[1].set(xlabel="step (768 pictures each)", ylabel="entries of the form right")
     for part in axes:
         part.legend()
     figure.savefig(sys.argv[2], bbox_inches="tight", metadata={"Date": None})

@@ -109,7 +109,7 @@ def background(rng: Random, split: str) -> tuple[Image.Image, str]:
         one = ""
     if rng.random() < 0.25:
         a, one = (255, 255, 255), "white"
-    kind = rng.choice(("checker", "radial", "dots") if split == "test" else ("plain",) * 4 + _TEXTURES)
+    kind = rng.choice(("checker", "radial", "dots") if split == "test" else ("plain",) * 4 + _TEXTURES + ("marks",) * 6)
     if kind == "plain":
         return Image.new("RGB", (SIDE, SIDE), a), one
     mix = tuple(int(x + (y - x) * rng.uniform(0.1, 0.45)) for x, y in zip(a, b, strict=True))
@@ -143,6 +143,8 @@ def _texture(rng: Random, kind: str, a: tuple[int, ...], b: tuple[int, ...]) -> 
     elif kind == "dots":
         n = rng.randint(6, 14)
         t = (np.hypot(xs * n % 1 - 0.5, ys * n % 1 - 0.5) < 0.22).astype(np.float32)
+    elif kind == "marks":
+        t = _marks(rng, xs, ys)
     elif kind == "waves":
         across = (xs - 0.5) * math.sin(angle) - (ys - 0.5) * math.cos(angle)
         t = 0.5 + 0.5 * np.sin((along + 0.06 * np.sin(across * rng.uniform(8, 30))) * rng.uniform(20, 120))
@@ -154,6 +156,30 @@ def _texture(rng: Random, kind: str, a: tuple[int, ...], b: tuple[int, ...]) -> 
     t = np.clip(t, 0, 1)[..., None]
     pixels = np.array(a, np.float32) * (1 - t) + np.array(b, np.float32) * t
     return Image.fromarray(pixels.astype(np.uint8))
+
+
+def _marks(rng: Random, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
+    """Small marks in rows, not to be taken for things: 1 where there is one."""
+    n, size, thick = rng.randint(6, 16), rng.uniform(0.18, 0.36), rng.uniform(0.06, 0.12)
+    row = np.floor(ys * n)
+    u = (xs * n + rng.random() + (row % 2) * rng.choice((0.0, 0.5))) % 1 - 0.5
+    v = ys * n % 1 - 0.5
+    kind = rng.choice(("ring", "plus", "triangle", "bar", "box", "diamond", "slash"))
+    if kind == "ring":
+        on = np.abs(np.hypot(u, v) - size) < thick
+    elif kind == "plus":
+        on = (np.minimum(np.abs(u), np.abs(v)) < thick) & (np.maximum(np.abs(u), np.abs(v)) < size)
+    elif kind == "triangle":
+        on = (v < size * 0.8) & (v > 2 * np.abs(u) - size)
+    elif kind == "bar":
+        on = (np.abs(u) < size) & (np.abs(v) < thick)
+    elif kind == "box":
+        on = np.maximum(np.abs(u), np.abs(v)) < size * 0.75
+    elif kind == "diamond":
+        on = np.abs(u) + np.abs(v) < size
+    else:
+        on = (np.abs(u - v) < thick * 1.4) & (np.abs(u) < size)
+    return on.astype(np.float32)
 
 
 def turn(rng: Random, split: str, limit: float) -> float:

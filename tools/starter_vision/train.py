@@ -134,6 +134,9 @@ def train_eyes(s: Setting) -> None:
     """Train the tower and the connector."""
     args = s.args
     eyes = Eyes(s.config).to(s.device)
+    if args.start:
+        for file in sorted(args.start.glob("eyes*.pt")):
+            eyes.load_state_dict(torch.load(file, map_location=s.device), strict=False)
     step, before = 0, 0.0
     ema = copy.deepcopy(eyes).requires_grad_(False)
     blocks = [p for p in eyes.vision_model.encoder.parameters() if p.ndim == 2]
@@ -253,6 +256,7 @@ def main(argv: Iterable[str] | None = None) -> None:
     parser.add_argument("--kit", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--codes", type=Path)
+    parser.add_argument("--start", type=Path, help="folder of weights to begin with, as this command writes them")
     parser.add_argument("--state", type=Path, help="everything to go on from, read if there and written")
     parser.add_argument("--seconds", type=float, default=500, help="time of the training, start included")
     parser.add_argument("--total", type=float, default=0, help="seconds of the rate's whole schedule")
