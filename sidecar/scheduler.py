@@ -20,7 +20,7 @@ from sidecar.requests import Tier
 BATCH_BESIDE_DECODE = 0.5
 """Share of the engine's time batch work aims at beside running interactive streams."""
 
-GO_ALONG = 2.0
+GO_ALONG = 1.6
 """How long an interactive token may take with batch rows going along, in times of its own."""
 
 STAY = 1.25
