@@ -303,8 +303,8 @@ class Policy:
 
     def _chunk(self, prompt: Prefilling, room: float) -> int:
         least = self.costs.of("prefill", CHUNKS[0])
-        # Where not even the least fits, as much as comes at about its price: a piece may cost most by being begun.
-        room = max(room, least * SAME_PRICE)
+        if least > room:  # as much as comes at about its price: a piece may cost most by being begun
+            room = least * SAME_PRICE
         best = FIRST_CHUNK
         if least:
             best = max(size for size in CHUNKS if self.costs.of("prefill", size) <= room)

@@ -258,6 +258,18 @@ def test_where_no_piece_of_a_prompt_fits_rows_go_on_and_pieces_are_large() -> No
     assert max(gaps(chat)) < 2 * (machine.begin + 0.02) + 0.01  # never two pieces between two tokens
 
 
+def test_a_piece_that_fits_is_not_made_larger_than_its_room() -> None:
+    policy = Policy()
+    for least, wanted in ((0.060, 32), (0.080, 16)):
+        policy.costs = Costs()
+        policy.costs.learn("decode", 1, 0.050)
+        policy.costs.learn("prefill", 16, least)
+        policy.costs.learn("prefill", 32, least + 0.025)
+        prompt = Prefilling(id=1, tier=BATCH, priority=0, arrived=0.0, remaining=400)
+        action = policy._work(View(rows={CHAT: 1}, prefilling=(prompt,)), BATCH, 0.090)
+        assert action == Prefill(1, wanted)
+
+
 def test_a_size_nothing_is_known_of_is_guessed_from_the_line_through_known_ones() -> None:
     costs = Costs()
     costs.learn("prefill", 64, 0.060)
