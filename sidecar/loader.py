@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sidecar import starter
+from sidecar.models import starter
 from sidecar.constraints import Grammars
-from sidecar.starter import vision
+from sidecar.models.starter import eyes
 
 Progress = Callable[[float], None]
 """Called with the part done, 0 to 1."""
@@ -166,7 +166,7 @@ def _load_chat(path: Path, config: dict[str, Any], progress: Progress) -> Loaded
     progress(0.1)
     model, processor = utils.load(str(path), lazy=True)
     if (path / starter.MARKER).exists():
-        vision.share_output_layer(model)  # both names lead to the same bytes of the file
+        eyes.share_output_layer(model)  # both names lead to the same bytes of the file
     progress(0.3)
     _evaluate(model, progress, 0.3)
     tokenizer = getattr(processor, "tokenizer", processor)

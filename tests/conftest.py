@@ -18,7 +18,7 @@ from tests.servers import Sidecar, sidecar
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """A data directory with the starter model, installed once for all runs on this machine."""
-    from sidecar.starter import embedding, install
+    from sidecar.models.starter import embedding, install
 
     cache = Path.home() / ".cache" / "mlx-sidecar-dev" / "data"
     folder = Path(os.environ.get("MLX_SIDECAR_DATA_DIR", cache))
@@ -36,8 +36,8 @@ def starter_dir(data_dir: Path) -> Path:
 @pytest.fixture(scope="session")
 def starter_text_dir() -> Path:
     """The starter model's text part alone, converted once for all runs on this machine."""
-    from sidecar import starter
-    from sidecar.starter import source, text
+    from sidecar.models import starter
+    from sidecar.models.starter import source, text
 
     cache = Path.home() / ".cache" / "mlx-sidecar-dev"
     folder = cache / f"starter-text-{starter.FORMAT}"
@@ -53,7 +53,7 @@ def starter_text_dir() -> Path:
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     """A folder of models: ``tiny-vl`` (random Qwen3-VL) and ``minilm`` (all-MiniLM-L6-v2)."""
-    from sidecar.starter import embedding
+    from sidecar.models.starter import embedding
 
     folder = tmp_path_factory.mktemp("models")
     models.qwen3_vl(folder / "tiny-vl")

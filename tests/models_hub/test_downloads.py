@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from sidecar.downloads import Effort, HubFile, Progress, PullError, selection
-from sidecar.downloads import hub as hub_api
-from sidecar.downloads.hub import Endpoint
-from sidecar.downloads.pull import pull
-from sidecar.downloads.store import Store, is_whole
+from sidecar.models.downloads import Effort, HubFile, Progress, PullError, selection
+from sidecar.models.downloads import hub as hub_api
+from sidecar.models.downloads.hub import Endpoint
+from sidecar.models.downloads.pull import pull
+from sidecar.models.downloads.store import Store, is_whole
 from tests.models_hub.fakehub import COMMIT, FakeHub, Fault
 
 QUICK = Effort(stall=0.5, attempts=3, backoff=0.02, longest_wait=0.1)

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from sidecar import durations, loader, memory, pressure
+from sidecar import durations, loader, memory
+from sidecar.models import pressure
 from sidecar.config import Settings
 from sidecar.engine import Engine
 from sidecar.metrics import Meter
-from sidecar.pressure import Level, Shed, Shedder
-from sidecar.residency import InUse, NotEnoughMemory, Residency
-from sidecar.warmstart import WarmStart
+from sidecar.models.pressure import Level, Shed, Shedder
+from sidecar.models.residency import InUse, NotEnoughMemory, Residency
+from sidecar.models.warm_start import WarmStart
 from tests.servers import wait_for
 from tests.sidecar.test_engine import Bench
 

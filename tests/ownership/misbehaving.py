@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from host_api.ownership import ExitCode, Owner
-from sidecar.lifecycle import Lifecycle, LockHeld
+from sidecar.process.lifecycle import Lifecycle, LockHeld
 
 
 def main() -> int:

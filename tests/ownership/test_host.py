@@ -29,7 +29,7 @@ from host_api.launcher import send
 from host_api.lock import FileLock, held
 from host_api.ownership import Owner
 from host_api.state_dir import StateDirError, prepare, replace_file
-from sidecar.lifecycle import Lifecycle, LockHeld
+from sidecar.process.lifecycle import Lifecycle, LockHeld
 from tests.ownership.programs import FAULTY, ROOT, clean_env, lives, record, sidecars, wait_for
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sidecar import images, loader, prompting
+from sidecar.text import images, prompt
+from sidecar import loader
 from sidecar.config import Settings
 from sidecar.engine import Engine
 from sidecar.metrics import Meter
@@ -65,7 +66,7 @@ class Bench:
     def prompt(self, text: str, *pictures: Image.Image) -> Prompt:
         parts: Any = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": text}]
         seen = [images.Picture(p, hashlib.sha256(p.tobytes()).hexdigest()) for p in pictures]
-        return prompting.build(self.loaded, [{"role": "user", "content": parts if pictures else text}], seen)
+        return prompt.build(self.loaded, [{"role": "user", "content": parts if pictures else text}], seen)
 
     def send(
         self,
@@ -465,7 +466,7 @@ def test_ten_turns_compute_only_what_is_new(text: Bench) -> None:
     before = 0
     for turn in range(10):
         messages.append({"role": "user", "content": f"Tell me fact number {turn} about the sea."})
-        prompt = prompting.build(text.loaded, messages, ())
+        prompt = prompt.build(text.loaded, messages, ())
         client = text.ask(prompt, max_tokens=12)
         if turn:
             assert client.cached >= before

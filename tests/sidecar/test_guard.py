@@ -8,7 +8,7 @@ import contextlib
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from sidecar.guard import Guard
+from sidecar.api.guard import Guard
 
 
 @pytest.mark.parametrize("steps", range(1, 12))

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from sidecar.starter import vision
+from sidecar.models.starter import eyes
 
 
 @pytest.fixture(scope="session")
 def seeing_dir(tmp_path_factory: pytest.TempPathFactory, starter_text_dir: Path) -> Path:
     """The assembled model that sees."""
     folder = tmp_path_factory.mktemp("seeing")
-    vision.assemble(starter_text_dir, folder)
+    eyes.assemble(starter_text_dir, folder)
     return folder
 
 
@@ -24,5 +24,5 @@ def seeing(seeing_dir: Path) -> tuple[Any, Any]:
     from mlx_vlm.utils import load
 
     model, processor = load(str(seeing_dir), lazy=True)
-    assert vision.share_output_layer(model)
+    assert eyes.share_output_layer(model)
     return model, processor

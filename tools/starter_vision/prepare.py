@@ -92,7 +92,7 @@ def pack(gguf: Path, out: Path, *, first_layers: int) -> None:
     """The language model, still 4 and 8 bit, in two files small enough to carry."""
     import mlx.core as mx
 
-    from sidecar import gguf as reader
+    from sidecar.models import gguf as reader
 
     with tempfile.TemporaryDirectory() as work:
         reader.convert(gguf, Path(work), quantized=True, progress=lambda *_: None)

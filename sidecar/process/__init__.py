@@ -1,0 +1,1 @@
+"""One server process's life: lock, record, port, logs, end."""

@@ -1,0 +1,180 @@
+"""The server process: bind, publish, serve, drain, exit.
+
+The port is bound and published before the web framework is imported, and MLX only when a model is asked
+for, on the engine's own thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from host_api.ownership import ExitCode, Owner, new_token
+from sidecar import __version__
+from sidecar.process import logs
+from sidecar.config import ConfigError, Settings
+from sidecar.process.lifecycle import Lifecycle, LockHeld, StateDirError
+
+if TYPE_CHECKING:
+    from sidecar.api.service import Service
+
+log = logging.getLogger("sidecar.server")
+
+
+class PortTaken(Exception):
+    """The preferred port is busy and ``--strict-port`` forbids another. Exit code 3."""
+
+
+def bind(host: str, port: int, *, strict: bool) -> socket.socket:
+    """A listening socket on ``port``, or on any free one when it is busy and ``strict`` is off.
+
+    Raises PortTaken, or OSError when the address itself can't be used.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in (port, 0):
+        # asyncio sets TCP_NODELAY only where the protocol is named; without it small answers wait 40 ms.
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        if os.name == "posix":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, candidate))
+            sock.listen(512)
+        except OSError as exc:
+            sock.close()
+            if exc.errno not in (errno.EADDRINUSE, errno.EACCES) or candidate == 0:
+                raise
+            if strict:
+                raise PortTaken(f"port {port} on {host} is busy ({_holder(port)})") from exc
+            log.warning("port %d is busy (%s); taking another", port, _holder(port))
+            continue
+        sock.setblocking(False)
+        return sock
+    raise AssertionError("unreachable")
+
+
+def _holder(port: int) -> str:
+    """The program listening on ``port``, for people; best effort."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError):
+        for conn in psutil.net_connections("tcp"):
+            if conn.status == psutil.CONN_LISTEN and conn.laddr and conn.laddr.port == port and conn.pid:
+                return f"used by {psutil.Process(conn.pid).name()}, pid {conn.pid}"
+    return "used by another program"
+
+
+def run(settings: Settings) -> int:
+    """Serve until told to stop; returns the process's exit status (see the ownership protocol)."""
+    try:
+        owner = Owner.from_env(os.environ)
+        token = settings.token() or (new_token() if settings.managed and not settings.open else None)
+        life = Lifecycle.acquire(
+            settings.state_dir, managed=settings.managed, grace_time=settings.grace_time, owner=owner
+        )
+    except LockHeld as exc:
+        return _fail(ExitCode.LOCK_HELD, str(exc))
+    except (ConfigError, StateDirError) as exc:
+        return _fail(ExitCode.CONFIG, str(exc))
+    try:
+        try:
+            logs.setup(settings)
+        except OSError as exc:
+            return _fail(ExitCode.CONFIG, f"--log-dir {settings.logs}: can't be written ({exc.strerror})")
+        try:
+            sock = bind(settings.host, settings.port, strict=settings.strict_port)
+        except (PortTaken, OSError) as exc:
+            return _fail(ExitCode.STARTUP_FAILURE, f"can't listen on {settings.host}: {exc}")
+        with sock:
+            host, port = sock.getsockname()[:2]
+            life.publish(host=host, port=port, version=__version__, token=token)
+            log.info("listening on http://%s:%d pid %d instance %s", host, port, os.getpid(), life.instance_id)
+            return asyncio.run(_serve(settings, sock, life, token))
+    finally:
+        life.release()
+
+
+def _fail(code: ExitCode, message: str) -> int:
+    sys.stderr.write(f"mlx-sidecar: {message}\n")
+    sys.stderr.flush()
+    return int(code)
+
+
+async def _serve(settings: Settings, sock: socket.socket, life: Lifecycle, token: str | None) -> int:
+    import uvicorn
+
+    from sidecar.api.app import create_app
+    from sidecar.api.service import Service
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    service = Service(settings, instance_id=life.instance_id)
+    app = create_app(service, token=token)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        h11_max_incomplete_event_size=64 * 1024,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=2,
+    )
+    server = Server(config)
+    loop = asyncio.get_running_loop()
+    stopper = _Stopper(service, server, settings.drain_timeout)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopper.on_signal, number)
+    watch = asyncio.create_task(_leave_when_alone(life, stopper))
+    service.start()
+    try:
+        await server.serve(sockets=[sock])
+    finally:
+        watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watch
+        await asyncio.to_thread(service.close)
+    return stopper.status
+
+
+async def _leave_when_alone(life: Lifecycle, stopper: _Stopper) -> None:
+    reason = await life.watch()
+    stopper.stop(reason)
+
+
+class _Stopper:
+    """Turns the first signal into a drain and the second into an exit."""
+
+    def __init__(self, service: Service, server: Any, drain_timeout: float) -> None:
+        self._service = service
+        self._server = server
+        self._timeout = drain_timeout
+        self._task: asyncio.Task[None] | None = None
+        self.status = int(ExitCode.CLEAN)
+
+    def on_signal(self, number: int) -> None:
+        if self._task is not None:
+            log.warning("second signal: leaving at once")
+            logging.shutdown()
+            os._exit(128 + number)
+        self.stop(signal.Signals(number).name)
+
+    def stop(self, reason: str) -> None:
+        """Refuse new work, let what runs finish, then end the server."""
+        if self._task is None:
+            log.info("stopping: %s", reason)
+            self._task = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _drain(self) -> None:
+        await self._service.drain(self._timeout)
+        self._server.should_exit = True
