@@ -81,7 +81,7 @@ def excludes() -> list[str]:
 
 def hidden_imports() -> list[str]:
     """Modules imported by name at run time: MLX's own, mlx-vlm's families, drafters, tool parsers."""
-    names = ["sidecar.cli.main", "sidecar.process.server", "sidecar.core", "sidecar.cli.chat", "uvicorn.protocols.http.h11_impl"]
+    names = ["sidecar.cli.main", "sidecar.process.server", "sidecar.engine.runner", "sidecar.cli.chat", "uvicorn.protocols.http.h11_impl"]
     names += ["uvicorn.loops.asyncio", "uvicorn.lifespan.off", "uvicorn.protocols.websockets.auto"]
     names += collect_submodules("sidecar")
     names += ["huggingface_hub.hf_api", "huggingface_hub.file_download", "huggingface_hub.utils._cache_manager"]

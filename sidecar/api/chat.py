@@ -12,11 +12,11 @@ from fastapi.responses import JSONResponse, Response
 
 from sidecar.api import generation
 from sidecar.text import images, prompt
-from sidecar.constraints import Constraint, GrammarError
+from sidecar.engine.grammar import Constraint, GrammarError
 from sidecar.errors import bad_request
 from sidecar.api.generation import Piece, Plan
 from sidecar.text.images import Picture
-from sidecar.loader import LoadedModel
+from sidecar.backend.loader import LoadedModel
 from sidecar.text.answer import Answer, ForcedCalls, ReasoningSplitter, ToolSplitter, calls_grammar
 from sidecar.api.replies import (
     CLIENT_CLOSED,

@@ -14,9 +14,9 @@ from sidecar.api import generation
 from sidecar.text import prompt
 from sidecar.errors import bad_request
 from sidecar.api.generation import Piece, Plan
-from sidecar.loader import LoadedModel
+from sidecar.backend.loader import LoadedModel
 from sidecar.text.answer import Answer
-from sidecar.requests import Prompt
+from sidecar.engine.messages import Prompt
 from sidecar.api.replies import (
     CLIENT_CLOSED,
     HEADERS_AFTER,

@@ -13,8 +13,8 @@ from fastapi.responses import JSONResponse, Response
 from sidecar.api import generation
 from sidecar.text import prompt
 from sidecar.errors import bad_request
-from sidecar.loader import LoadedModel
-from sidecar.requests import Tier
+from sidecar.backend.loader import LoadedModel
+from sidecar.engine.messages import Tier
 from sidecar.api.replies import CLIENT_CLOSED, PRIORITY_HEADER, service_of
 from sidecar.api.schemas import EmbeddingRequest, SamplingFields, TokenizeRequest, error_responses
 from sidecar.api.service import Service

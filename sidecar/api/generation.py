@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.errors import ApiError, bad_request
-from sidecar.loader import LoadedModel
+from sidecar.backend.loader import LoadedModel
 from sidecar.text.answer import Answer, Delta
-from sidecar.requests import Done, Event, Failed, GenerationRequest, Prompt, Sampling, Started, Tier, Token
+from sidecar.engine.messages import Done, Event, Failed, GenerationRequest, Prompt, Sampling, Started, Tier, Token
 from sidecar.api.schemas import SamplingFields
 from sidecar.api.service import Service
 

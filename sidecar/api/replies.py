@@ -13,8 +13,8 @@ from typing import Any
 from fastapi import Request
 
 from sidecar.api.generation import Piece, Plan, run
-from sidecar.loader import LoadedModel
-from sidecar.requests import Tier, Token
+from sidecar.backend.loader import LoadedModel
+from sidecar.engine.messages import Tier, Token
 from sidecar.api.service import Service
 
 log = logging.getLogger("sidecar.api")

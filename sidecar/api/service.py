@@ -12,23 +12,24 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sidecar import __version__, durations, memory
+from sidecar import __version__, durations
+from sidecar.engine import memory
 from sidecar.models import pressure
 from sidecar.config import Settings
 from sidecar.models.downloads import Effort, human
 from sidecar.models.downloads.manager import Downloads
 from sidecar.models.downloads.store import pulled_elsewhere
-from sidecar.engine import Engine
+from sidecar.engine.thread import Engine
 from sidecar.errors import ApiError, bad_request
-from sidecar.metrics import Meter
+from sidecar.engine.metrics import Meter
 from sidecar.models.pressure import Shed, Shedder
 from sidecar.models.registry import LocalModel, ModelNotFound, Registry
-from sidecar.requests import Tier
+from sidecar.engine.messages import Tier
 from sidecar.models.residency import InUse, NotEnoughMemory, Residency
 from sidecar.models.warm_start import WarmStart
 
 if TYPE_CHECKING:
-    from sidecar.loader import LoadedModel
+    from sidecar.backend.loader import LoadedModel
 
 log = logging.getLogger("sidecar.server")
 
@@ -215,7 +216,7 @@ class Service:
         self, name: str | None, *, kind: str | None = "chat", keep_alive: str | float | None = None
     ) -> AsyncIterator[tuple[str, LoadedModel]]:
         """The name and loaded model for a request, kept in memory meanwhile. ``kind`` None: either. Raises ApiError."""
-        from sidecar import loader
+        from sidecar.backend import loader
 
         try:
             seconds = None if keep_alive is None else durations.parse(keep_alive)

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidecar import memory
-from sidecar.engine import Engine
-from sidecar.memory import Estimate
+from sidecar.engine import memory
+from sidecar.engine.thread import Engine
+from sidecar.engine.memory import Estimate
 
 if TYPE_CHECKING:
-    from sidecar.loader import LoadedModel
+    from sidecar.backend.loader import LoadedModel
 
 
 class NotEnoughMemory(Exception):
@@ -298,7 +298,7 @@ class Residency:
 
 def _need(path: Path) -> tuple[int, Estimate]:
     """Bytes of a model's weights, its files looked at, and what it will take. Raises ``loader.LoadError``."""
-    from sidecar import loader
+    from sidecar.backend import loader
 
     config = loader.read_config(path)
     files = sorted(path.glob("*.safetensors"))

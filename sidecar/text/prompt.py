@@ -10,8 +10,8 @@ from typing import Any
 
 from sidecar.errors import bad_request
 from sidecar.text.images import Picture
-from sidecar.loader import LoadedModel
-from sidecar.requests import Prompt
+from sidecar.backend.loader import LoadedModel
+from sidecar.engine.messages import Prompt
 
 _TOOL_INTRO = (
     "You can call functions. Their signatures:\n<tools>\n{tools}\n</tools>\n"

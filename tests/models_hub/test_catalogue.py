@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from sidecar.models import aliases, gguf, importing, registry
-from sidecar import loader
+from sidecar.backend import loader
 from sidecar.config import Settings
 from sidecar.models.downloads import HUB_ID
 from sidecar.models.registry import ModelNotFound, Registry

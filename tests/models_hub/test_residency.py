@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from sidecar import durations, loader, memory
+from sidecar import durations
+from sidecar.backend import loader
+from sidecar.engine import memory
 from sidecar.models import pressure
 from sidecar.config import Settings
-from sidecar.engine import Engine
-from sidecar.metrics import Meter
+from sidecar.engine.thread import Engine
+from sidecar.engine.metrics import Meter
 from sidecar.models.pressure import Level, Shed, Shedder
 from sidecar.models.residency import InUse, NotEnoughMemory, Residency
 from sidecar.models.warm_start import WarmStart

@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 from sidecar.text import images, prompt
-from sidecar import loader
+from sidecar.backend import loader
 from sidecar.config import Settings
-from sidecar.engine import Engine
-from sidecar.metrics import Meter
-from sidecar.requests import Done, Event, Failed, GenerationRequest, Prompt, Sampling, Started, Tier, Token
-from sidecar.scheduler import Action, Decode, View
+from sidecar.engine.thread import Engine
+from sidecar.engine.metrics import Meter
+from sidecar.engine.messages import Done, Event, Failed, GenerationRequest, Prompt, Sampling, Started, Tier, Token
+from sidecar.engine.scheduler import Action, Decode, View
 from tests.servers import wait_for
 
 
@@ -414,7 +414,7 @@ def test_one_of_a_group_is_cancelled(eyes: Bench) -> None:
 
 
 def test_a_group_that_fails_is_tried_one_by_one(eyes: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sidecar.prefill import Prefill
+    from sidecar.engine.prefill import Prefill
 
     alone = one_by_one(eyes)
     finish = Prefill.finish

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from sidecar.costs import Costs
-from sidecar.requests import Tier
-from sidecar.scheduler import (
+from sidecar.engine.costs import Costs
+from sidecar.engine.messages import Tier
+from sidecar.engine.scheduler import (
     Action,
     Begin,
     Call,

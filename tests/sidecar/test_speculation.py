@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.speculation import Lookup
+from sidecar.engine.speculation import Lookup
 
 
 @pytest.mark.parametrize(

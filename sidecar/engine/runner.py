@@ -8,27 +8,19 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
-from sidecar import rows as decoding
-from sidecar import vision
-from sidecar.batches import Batches
-from sidecar.kv import KVBudget
-from sidecar.loader import LoadedModel
-from sidecar.metrics import Meter
-from sidecar.prefill import KVQuantization, Part, Prefill, embed
-from sidecar.prefix_cache import PrefixCache, key_of
-from sidecar.requests import Done, Event, Failed, GenerationRequest, Started, Tier, Token
-from sidecar.rows import Row, Rows
-from sidecar.scheduler import (
-    Action,
-    Begin,
-    Decode,
-    Encode,
-    Policy,
-    View,
-    Waiting,
-)
-from sidecar.scheduler import Prefill as PrefillAction
-from sidecar.vision import Cancelled, Encoding
+from sidecar.engine import decoding
+from sidecar.backend import pausing
+from sidecar.engine.tiers import Batches
+from sidecar.engine.admission import KVBudget
+from sidecar.backend.loader import LoadedModel
+from sidecar.engine.metrics import Meter
+from sidecar.engine.prefill import KVQuantization, Part, Prefill, embed
+from sidecar.engine.prefix_cache import PrefixCache, key_of
+from sidecar.engine.messages import Done, Event, Failed, GenerationRequest, Started, Tier, Token
+from sidecar.engine.decoding import Row, Rows
+from sidecar.engine.scheduler import Action, Begin, Decode, Encode, Policy, View, Waiting
+from sidecar.engine.scheduler import Prefill as PrefillAction
+from sidecar.backend.pausing import Cancelled, Encoding
 
 log = logging.getLogger("sidecar.engine")
 
@@ -55,7 +47,7 @@ class Core:
         self._poll = poll
         self._kv = kv
         self._guesses = guesses
-        self._features = vision.feature_cache()
+        self._features = pausing.feature_cache()
         self.waiting: dict[int, GenerationRequest] = {}
         self.prefills: dict[int, Prefill] = {}
         self.batches = Batches(loaded.model)
@@ -65,7 +57,7 @@ class Core:
         self._groups = True  # whether this model takes several prompts at once
         self.budget = KVBudget(memory_limit, prefix_cache)
         self._paused_for = 0.0
-        vision.install_pause(loaded.model, self._pause)
+        pausing.install_pause(loaded.model, self._pause)
 
     # --- queue ---------------------------------------------------------------------------------------
     @property
@@ -104,7 +96,7 @@ class Core:
     def forget(self) -> None:
         """Drop kept prefixes and image features."""
         self.prefixes.clear()
-        self._features = vision.feature_cache()
+        self._features = pausing.feature_cache()
 
     def view(self) -> View:
         """What the policy sees."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.models import starter
-from sidecar.constraints import Grammars
+from sidecar.engine.grammar import Grammars
 from sidecar.models.starter import eyes
 
 Progress = Callable[[float], None]

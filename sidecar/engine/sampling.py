@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from sidecar.requests import Sampling
+from sidecar.engine.messages import Sampling
 
 _MASK = (1 << 64) - 1
 

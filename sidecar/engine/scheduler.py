@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sidecar.costs import CHUNKS, Costs, chunk_class
-from sidecar.requests import Tier
+from sidecar.engine.costs import CHUNKS, Costs, chunk_class
+from sidecar.engine.messages import Tier
 
 BATCH_BESIDE_DECODE = 0.5
 """Share of the engine's time batch work aims at beside running interactive streams."""

@@ -16,9 +16,9 @@ import mlx.core as mx
 import numpy as np
 from mlx_vlm.generate.ar import _extend_cache
 
-from sidecar import sampling
-from sidecar.requests import GenerationRequest, Token
-from sidecar.speculation import Lookup
+from sidecar.engine import sampling
+from sidecar.engine.messages import GenerationRequest, Token
+from sidecar.engine.speculation import Lookup
 
 
 @dataclass(eq=False, kw_only=True)

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidecar.config import Settings
-from sidecar.metrics import Meter
-from sidecar.requests import GenerationRequest, Tier
-from sidecar.scheduler import Call, Idle, Policy, Unit
+from sidecar.engine.metrics import Meter
+from sidecar.engine.messages import GenerationRequest, Tier
+from sidecar.engine.scheduler import Call, Idle, Policy, Unit
 
 if TYPE_CHECKING:
-    from sidecar.core import Core
-    from sidecar.loader import LoadedModel
+    from sidecar.engine.runner import Core
+    from sidecar.backend.loader import LoadedModel
 
 log = logging.getLogger("sidecar.engine")
 
@@ -187,8 +187,8 @@ class Engine:
         self.load_progress = 0.0
         self._loaded_at = time.monotonic()
         try:
-            from sidecar import loader
-            from sidecar.memory import set_limits
+            from sidecar.backend import loader
+            from sidecar.engine.memory import set_limits
 
             set_limits()
             loaded = loader.load(path, self._progress)
@@ -216,11 +216,11 @@ class Engine:
         self._loaded_at = self._beat = time.monotonic()
 
     def _core(self, loaded: LoadedModel) -> Core:
-        from sidecar import memory, speculation
-        from sidecar.core import Core
-        from sidecar.loader import LoadError
-        from sidecar.prefill import KVQuantization
-        from sidecar.prefix_cache import PrefixCache
+        from sidecar.engine import memory, speculation
+        from sidecar.engine.runner import Core
+        from sidecar.backend.loader import LoadError
+        from sidecar.engine.prefill import KVQuantization
+        from sidecar.engine.prefix_cache import PrefixCache
 
         s = self._settings
         try:
@@ -262,14 +262,14 @@ class Engine:
 
     def _give_back(self) -> None:
         if "mlx.core" in sys.modules:
-            from sidecar.memory import give_back
+            from sidecar.engine.memory import give_back
 
             give_back()
 
     def _submit(self, path: Path, request: GenerationRequest) -> None:
         core = self._cores.get(path)
         if core is None:
-            from sidecar.requests import Failed
+            from sidecar.engine.messages import Failed
 
             request.sink([Failed(503, "The model was unloaded; send the request again.")])
             return
@@ -286,7 +286,7 @@ class Engine:
         self._calls[job.id] = job
 
     def _run_call(self, call_id: int) -> None:
-        from sidecar import loader
+        from sidecar.backend import loader
 
         job = self._calls[call_id]
         if job.future.cancelled():

@@ -14,7 +14,7 @@ from typing import Any
 
 from mlx_vlm import apc
 
-from sidecar.requests import Tier
+from sidecar.engine.messages import Tier
 
 MIN_TOKENS = 16  # shorter prefixes cost more to keep than to compute
 

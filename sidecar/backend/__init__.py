@@ -1,0 +1,1 @@
+"""mlx-vlm behind one face: loading, families, positions, caches, pausing."""
