@@ -21,8 +21,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from host_api import Backoff, HostConfig, LaunchSpec, SidecarHost
-from host_api.lock import held
-from host_api.probe import health_of
+from host_api.protocol.lock import held
+from host_api.protocol.probe import health_of
 from tests.ownership import programs
 
 

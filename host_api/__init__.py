@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from host_api.backoff import Backoff
+    from host_api.protocol.restarts import Backoff
     from host_api.config import HostConfig
     from host_api.errors import Conflict, HostError, InUse, LaunchFailed, StateDirError, TimedOut
     from host_api.host import Connection, Event, SidecarHost, Status, current, sidecar_lifespan, status
-    from host_api.launcher import LaunchSpec
+    from host_api.process import LaunchSpec
 
 _HOME = {
     "backoff": ("Backoff",),

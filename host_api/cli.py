@@ -17,8 +17,8 @@ from typing import Any
 from host_api.config import HostConfig
 from host_api.errors import HostError, StateDirError
 from host_api.host import Event, SidecarHost, status
-from host_api.launcher import LaunchSpec
-from host_api.state_dir import default_state_dir
+from host_api.process import LaunchSpec
+from host_api.protocol.state_dir import default_state_dir
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from host_api.backoff import Backoff
+from host_api.protocol.restarts import Backoff
 from host_api.config import HostConfig
 from host_api.errors import HostError, StateDirError
 from host_api.host import SidecarHost
-from host_api.launcher import LaunchSpec
-from host_api.lock import held
-from host_api.ownership import Compat, Identity, LockState, Observation, Probe, RecordState, decide
-from host_api.supervisor import Supervisor
+from host_api.process import LaunchSpec
+from host_api.protocol.lock import held
+from host_api.protocol.record import Compat, Identity, LockState, Observation, Probe, RecordState, decide
+from host_api.manager import Supervisor
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -141,7 +141,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _hosts(supervisor: Supervisor) -> str:
-    from host_api.lock import FileLock
+    from host_api.protocol.lock import FileLock
 
     lock = FileLock(supervisor.files.hosts_lock)
     try:

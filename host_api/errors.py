@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from host_api.state_dir import StateDirError
+from host_api.protocol.state_dir import StateDirError
 
 __all__ = ["Conflict", "HostError", "InUse", "LaunchFailed", "StateDirError", "TimedOut"]
 

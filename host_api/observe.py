@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from host_api import identity, state_dir
+from host_api.protocol import identity, state_dir
 from host_api.config import HostConfig
-from host_api.lock import held
-from host_api.ownership import (
+from host_api.protocol.lock import held
+from host_api.protocol.record import (
     Compat,
     Identity,
     LockState,
@@ -19,8 +19,8 @@ from host_api.ownership import (
     parse_record,
     satisfies,
 )
-from host_api.probe import port_holder, probe
-from host_api.state_dir import Files
+from host_api.protocol.probe import port_holder, probe
+from host_api.protocol.state_dir import Files
 
 
 @dataclass(frozen=True)

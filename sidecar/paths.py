@@ -19,6 +19,6 @@ def data_dir() -> Path:
 
 def state_dir() -> Path:
     """Where lock files and ``sidecar.pid`` live; the ownership protocol's default."""
-    from host_api.state_dir import default_state_dir
+    from host_api.protocol.state_dir import default_state_dir
 
     return default_state_dir()

@@ -23,9 +23,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from host_api.lock import held
-from host_api.ownership import encode_record
-from host_api.probe import probe
+from host_api.protocol.lock import held
+from host_api.protocol.record import encode_record
+from host_api.protocol.probe import probe
 from tests.ownership import programs
 from tests.ownership.programs import Holder, Program
 

@@ -31,7 +31,7 @@ def default_data_dir() -> Path:
 
 def default_state_dir() -> Path:
     """Where the sidecar's record and locks live; the ownership protocol's default."""
-    from host_api.state_dir import default_state_dir as default
+    from host_api.protocol.state_dir import default_state_dir as default
 
     return default()
 

@@ -12,7 +12,7 @@ from host_api.app.config import HostSettings
 from host_api.config import HostConfig
 from host_api.errors import InUse
 from host_api.host import SidecarHost
-from host_api.launcher import LaunchSpec
+from host_api.process import LaunchSpec
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from typing import Any
 
 import httpx
 
-from host_api.identity import identify
-from host_api.lock import FileLock, held
-from host_api.ownership import Identity, Record, parse_record
-from host_api.state_dir import Files, read_bytes
+from host_api.protocol.identity import identify
+from host_api.protocol.lock import FileLock, held
+from host_api.protocol.record import Identity, Record, parse_record
+from host_api.protocol.state_dir import Files, read_bytes
 from sidecar.config import ConfigError, Settings
 from sidecar.models.starter.source import Progress
 

@@ -11,17 +11,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from host_api import identity, state_dir
-from host_api.lock import FileLock
-from host_api.ownership import (
-    CAPABILITIES,
-    Owner,
-    Record,
-    encode_record,
-    new_instance_id,
-    parse_record,
-)
-from host_api.state_dir import Files, StateDirError
+from host_api.protocol import identity, state_dir
+from host_api.protocol.lock import FileLock
+from host_api.protocol.record import CAPABILITIES, Owner, Record, encode_record, new_instance_id, parse_record
+from host_api.protocol.state_dir import Files, StateDirError
 
 __all__ = ["Lifecycle", "LockHeld", "StateDirError"]
 

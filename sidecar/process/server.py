@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from host_api.ownership import ExitCode, Owner, new_token
+from host_api.protocol.record import ExitCode, Owner, new_token
 from sidecar import __version__
 from sidecar.process import logs
 from sidecar.config import ConfigError, Settings

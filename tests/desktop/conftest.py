@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from host_api.launcher import LaunchSpec
-from host_api.supervisor import HostConfig
+from host_api.process import LaunchSpec
+from host_api.manager import HostConfig
 from tests.desktop.webdriver import Display, Window, display, driver, window
 from tests.ownership import programs
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from host_api.host import SidecarHost
-from host_api.lock import FileLock
+from host_api.protocol.lock import FileLock
 from tests.desktop.conftest import GRACE, PROGRAM, Desk
 from tests.desktop.page import ANSWER, PARIS, answer_to, ask, attached, ready, sidecar_pid
 from tests.host.files import png, shape

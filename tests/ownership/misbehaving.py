@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from host_api.ownership import ExitCode, Owner
+from host_api.protocol.record import ExitCode, Owner
 from sidecar.process.lifecycle import Lifecycle, LockHeld
 
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from host_api import identity
-from host_api.lock import held
-from host_api.ownership import Identity, Record, parse_record
-from host_api.state_dir import read_bytes
+from host_api.protocol import identity
+from host_api.protocol.lock import held
+from host_api.protocol.record import Identity, Record, parse_record
+from host_api.protocol.state_dir import read_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = [sys.executable, "-m", "sidecar.entry"]

@@ -25,10 +25,10 @@ from host_api import (
     sidecar_lifespan,
     status,
 )
-from host_api.launcher import send
-from host_api.lock import FileLock, held
-from host_api.ownership import Owner
-from host_api.state_dir import StateDirError, prepare, replace_file
+from host_api.process import send
+from host_api.protocol.lock import FileLock, held
+from host_api.protocol.record import Owner
+from host_api.protocol.state_dir import StateDirError, prepare, replace_file
 from sidecar.process.lifecycle import Lifecycle, LockHeld
 from tests.ownership.programs import FAULTY, ROOT, clean_env, lives, record, sidecars, wait_for
 
@@ -89,7 +89,7 @@ def gone(state: Path, instance_id: str) -> bool:
 
 
 def lives_pid(pid: int) -> bool:
-    from host_api.identity import start_token
+    from host_api.protocol.identity import start_token
 
     return start_token(pid) is not None
 
@@ -326,7 +326,7 @@ def test_command_line(state: Path) -> None:
 
 def test_back_off_is_shared(state: Path) -> None:
     """Two crashes in a row: the second restart waits, whoever makes it."""
-    from host_api.backoff import parse
+    from host_api.protocol.restarts import parse
 
     for expected in (0, 1, 2):
         with SidecarHost(config(state), supervise=False) as one:

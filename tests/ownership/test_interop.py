@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from host_api.identity import start_token
-from host_api.lock import held
-from host_api.ownership import encode_record
+from host_api.protocol.identity import start_token
+from host_api.protocol.lock import held
+from host_api.protocol.record import encode_record
 from tests.ownership.programs import FAULTY, Program, lives, record, sidecars, wait_for
 
 PAIRS = [(a, b) for a in ("py", "rs") for b in ("py", "rs")]

@@ -10,8 +10,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from host_api.backoff import Backoff, Restarts
-from host_api.ownership import (
+from host_api.protocol.restarts import Backoff, Restarts
+from host_api.protocol.record import (
     Compat,
     Identity,
     LockState,

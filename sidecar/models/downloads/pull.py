@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 
-from host_api.lock import FileLock
-from host_api.state_dir import StateDirError
+from host_api.protocol.lock import FileLock
+from host_api.protocol.state_dir import StateDirError
 from sidecar.models.downloads import Effort, Listing, Progress, PullError, Report
 from sidecar.models.downloads import hub as hub_api
 from sidecar.models.downloads.hub import Endpoint, Transient

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from host_api.lock import held
-from host_api.state_dir import StateDirError
+from host_api.protocol.lock import held
+from host_api.protocol.state_dir import StateDirError
 from sidecar.models.downloads import HubFile, Listing
 from sidecar.models.files import remove_tree, replace_text
 

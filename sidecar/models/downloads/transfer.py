@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from host_api.lock import FileLock
+from host_api.protocol.lock import FileLock
 from sidecar.models.downloads import Effort, HubFile, PullError, human
 from sidecar.models.downloads.hub import Endpoint, Transient, refusal
 from sidecar.models.downloads.meter import PullMeter

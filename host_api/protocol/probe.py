@@ -8,7 +8,7 @@ import socket
 import time
 from typing import Any
 
-from host_api.ownership import Probe, Record
+from host_api.protocol.record import Probe, Record
 
 _MAX = 256 * 1024  # bytes of an answer
 

@@ -9,7 +9,7 @@ import os
 import weakref
 from pathlib import Path
 
-from host_api.state_dir import StateDirError, explain
+from host_api.protocol.state_dir import StateDirError, explain
 
 _live: weakref.WeakSet[FileLock] = weakref.WeakSet()
 

@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from host_api import backoff, identity, launcher, state_dir
-from host_api.backoff import Restarts
+from host_api.protocol import restarts, identity, state_dir
+from host_api import process
+from host_api.protocol.restarts import Restarts
 from host_api.config import HostConfig
 from host_api.errors import Conflict, HostError, InUse, LaunchFailed, StateDirError, TimedOut
-from host_api.launcher import Child
-from host_api.lock import FileLock, held
+from host_api.process import Child
+from host_api.protocol.lock import FileLock, held
 from host_api.observe import Patience, Seen, observe, why
-from host_api.ownership import (
+from host_api.protocol.record import (
     PERMANENT,
     Compat,
     Decision,
@@ -30,7 +31,7 @@ from host_api.ownership import (
     encode_record,
     parse_record,
 )
-from host_api.probe import probe
+from host_api.protocol.probe import probe
 
 
 class Supervisor:
@@ -59,12 +60,12 @@ class Supervisor:
 
     def restarts(self) -> Restarts:
         """The shared restart state."""
-        return backoff.parse(state_dir.read_bytes(self.files.restarts))
+        return restarts.parse(state_dir.read_bytes(self.files.restarts))
 
     def _save(self, state: Restarts) -> None:
         # Best effort: on a full disk the sidecar itself fails, with the clear message.
         with contextlib.suppress(StateDirError):
-            state_dir.replace_file(self.files.restarts, backoff.encode(state))
+            state_dir.replace_file(self.files.restarts, restarts.encode(state))
 
     # --- the hosts lock ---------------------------------------------------------------------------------
     @property
@@ -168,7 +169,7 @@ class Supervisor:
                         return record, "spawned"
                 if self._clock() > deadline:
                     raise TimedOut(f"no sidecar within {self.config.timeout:g} s: {why(self.config, self.files, seen)}")
-                time.sleep(pause * (0.75 + backoff.jitter() / 2))
+                time.sleep(pause * (0.75 + restarts.jitter() / 2))
                 pause = min(0.1, pause * 1.5)
         except BaseException:
             self.leave()
@@ -184,7 +185,7 @@ class Supervisor:
             state = state.crashed(time.time(), self.config.backoff)
             self._save(state)
             self.clear()
-        wait = state.wait(time.time(), self.config.backoff, backoff.jitter())
+        wait = state.wait(time.time(), self.config.backoff, restarts.jitter())
         if wait <= 0.001:
             return False
         if self._clock() + wait > deadline:
@@ -205,7 +206,7 @@ class Supervisor:
     def _start(self, deadline: float, *, last: bool) -> Record | None:
         """Spawn and wait until it answers; None when another was quicker or trying again may help."""
         self._save(self.restarts().started(time.time()))
-        child = launcher.spawn(self.config.launch, self.files.root, self.me)
+        child = process.spawn(self.config.launch, self.files.root, self.me)
         end = self._clock() + self.config.start_timeout
         while child.exit_code is None:
             record = parse_record(self.record_bytes()).record
@@ -240,7 +241,7 @@ class Supervisor:
         for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 10.0)):
             if not held(self.files.sidecar_lock):
                 break
-            launcher.send(record, number)
+            process.send(record, number)
             end = self._clock() + seconds
             while held(self.files.sidecar_lock):
                 now = parse_record(self.record_bytes()).record

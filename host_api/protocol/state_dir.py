@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from host_api.ownership import MAX_RECORD
+from host_api.protocol.record import MAX_RECORD
 
 APP = "mlx-sidecar"
 TEMP_PREFIX = ".sidecar.pid."

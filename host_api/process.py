@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from host_api import identity
+from host_api.protocol import identity
 from host_api.errors import HostError
-from host_api.ownership import OWNER_ENV, Identity, Owner, Record
-from host_api.state_dir import explain
+from host_api.protocol.record import OWNER_ENV, Identity, Owner, Record
+from host_api.protocol.state_dir import explain
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
-from host_api.ownership import PERMANENT
+from host_api.protocol.record import PERMANENT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""The ownership protocol as code, a file a section. Standard library alone."""
