@@ -46,7 +46,7 @@ def _run(settings: config.HostSettings) -> int:
     try:
         import uvicorn
 
-        from host_api.app.app import create_app
+        from host_api.app.application import create_app
     except ImportError as exc:
         return _fail(
             EXIT_STARTUP, f"{exc.name} is missing; install the host service with: pip install 'mlx-sidecar[host]'"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from host_api.app.probes import square_png
+from host_api.app.models.probes import square_png
 from tests.host.servers import HostProcess
 
 SOURCE = Path(__file__).with_name("ai_sdk")

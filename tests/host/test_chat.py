@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from host_api.app.probes import square_png
+from host_api.app.models.probes import square_png
 from tests.host.scripted import Scripted, call, scripted
 from tests.host.servers import HostProcess
 from tests.servers import wait_for

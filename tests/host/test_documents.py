@@ -9,22 +9,22 @@ import pytest
 from PIL import Image
 
 from host_api.app.errors import ApiError
-from host_api.app.probes import square_png
-from host_api.app.tasks import chunks, documents
-from host_api.app.tasks.tagging import normalise
+from host_api.app.models.probes import square_png
+from host_api.app.documents import chunks, readers
+from host_api.app.documents.tagging import normalise
 from tests.host.files import docx, pdf, pptx, shape, xlsx
 
 
 def test_a_pdf_has_its_text_and_pictures_page_by_page() -> None:
     content = pdf([("First page", [(255, 0, 0)]), ("Second\nline", [(0, 255, 0), (0, 0, 255)]), ("Third", [])])
-    assert documents.count("x.pdf", content) == 3
-    pages = list(documents.pages("x.pdf", content))
+    assert readers.count("x.pdf", content) == 3
+    pages = list(readers.pages("x.pdf", content))
     assert [p.number for p in pages] == [1, 2, 3]
     assert [len(p.pictures) for p in pages] == [1, 2, 0]
     assert "Second" in pages[1].text
     colours = [Image.open(io.BytesIO(i)).getpixel((5, 5)) for p in pages for i in p.pictures]
     assert colours == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
-    assert [p.number for p in documents.pages("x.pdf", content, frozenset({1, 3}))] == [2]
+    assert [p.number for p in readers.pages("x.pdf", content, frozenset({1, 3}))] == [2]
 
 
 def test_html_is_read_without_its_scripts_and_with_its_pictures() -> None:
@@ -32,28 +32,28 @@ def test_html_is_read_without_its_scripts_and_with_its_pictures() -> None:
     source = "<style>x{}</style><h1>Title</h1><p>Some <b>bold</b> text<script>bad()</script></p>"
     source += f"<img src='data:image/png;base64,{image}'><img src='http://x/y.png'>"
     source += "<img src='data:image/svg+xml;base64,PHN2Zy8+'>"
-    (page,) = documents.pages("x.html", source.encode())
+    (page,) = readers.pages("x.html", source.encode())
     assert page.text == "Title\nSome bold text"
     assert len(page.pictures) == 1
 
 
 def test_a_word_file_is_one_page_with_its_table_and_pictures() -> None:
     content = docx("Bread is baked.", [shape("circle", "red"), shape("square", "blue", side=16)])
-    assert documents.count("x.docx", content) == 1
-    (page,) = documents.pages("x.docx", content)
+    assert readers.count("x.docx", content) == 1
+    (page,) = readers.pages("x.docx", content)
     assert "A heading" in page.text
     assert "Bread is baked." in page.text
     assert "5 kg" in page.text
     assert [Image.open(io.BytesIO(p)).size for p in page.pictures] == [(224, 224)]
-    assert list(documents.pages("x.docx", content, frozenset({1}))) == []
+    assert list(readers.pages("x.docx", content, frozenset({1}))) == []
 
 
 def test_a_powerpoint_file_has_a_page_for_each_slide() -> None:
     content = pptx([("First", []), ("Second", [shape("circle", "red"), shape("circle", "blue")])])
-    assert documents.count("x.pptx", content) == 2
-    pages = list(documents.pages("x.pptx", content))
+    assert readers.count("x.pptx", content) == 2
+    pages = list(readers.pages("x.pptx", content))
     assert [(p.number, p.text, len(p.pictures)) for p in pages] == [(1, "First", 0), (2, "Second", 2)]
-    assert [p.number for p in documents.pages("x.pptx", content, frozenset({1}))] == [2]
+    assert [p.number for p in readers.pages("x.pptx", content, frozenset({1}))] == [2]
 
 
 STOCK = [("Item", "Weight", "Price"), ("Flour", "5 kg", 3.5), ("Yeast", None, 1), ("Salt", "1 kg", 0.4)]
@@ -61,8 +61,8 @@ STOCK = [("Item", "Weight", "Price"), ("Flour", "5 kg", 3.5), ("Yeast", None, 1)
 
 def test_an_excel_file_has_a_page_for_each_sheet_and_a_line_for_each_row() -> None:
     content = xlsx({"Stock": STOCK, "Staff": [("Ann", "baker"), ("Bob", "driver")]}, [shape("circle", "red")])
-    assert documents.count("x.xlsx", content) == 2
-    stock, staff = documents.pages("x.xlsx", content)
+    assert readers.count("x.xlsx", content) == 2
+    stock, staff = readers.pages("x.xlsx", content)
     assert stock.text.splitlines() == [
         "Stock",
         "Item, Weight, Price",
@@ -72,7 +72,7 @@ def test_an_excel_file_has_a_page_for_each_sheet_and_a_line_for_each_row() -> No
     ]
     assert staff.text.splitlines() == ["Staff", "Ann, baker", "Bob, driver"]
     assert [Image.open(io.BytesIO(p)).size for p in staff.pictures] == [(224, 224)]
-    assert [p.number for p in documents.pages("x.xlsx", content, frozenset({1}))] == [2]
+    assert [p.number for p in readers.pages("x.xlsx", content, frozenset({1}))] == [2]
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,14 @@ def test_an_excel_file_has_a_page_for_each_sheet_and_a_line_for_each_row() -> No
     ],
 )
 def test_a_table_becomes_lines(rows: list[list[str]], text: str) -> None:
-    assert documents.table(rows) == text
+    assert readers.table(rows) == text
 
 
 def test_images_and_text_are_one_page() -> None:
-    (page,) = documents.pages("x.png", square_png())
+    (page,) = readers.pages("x.png", square_png())
     assert (page.text, len(page.pictures)) == ("", 1)
-    assert documents.text_of("notes.md", "# Grüße".encode()) == "# Grüße"
-    assert documents.text_of("old.txt", "Grüße".encode("latin-1")) == "Grüße"
+    assert readers.text_of("notes.md", "# Grüße".encode()) == "# Grüße"
+    assert readers.text_of("old.txt", "Grüße".encode("latin-1")) == "Grüße"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_images_and_text_are_one_page() -> None:
 )
 def test_what_cannot_be_read_says_why(name: str, content: bytes, status: int) -> None:
     with pytest.raises(ApiError) as caught:
-        documents.text_of(name, content)
+        readers.text_of(name, content)
     assert caught.value.status_code == status
 
 

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from host_api.app.errors import ApiError
-from host_api.app.gateway import checked, listed, reason
-from host_api.app.tasks.tagging import by_schema, read
+from host_api.app.models.gateway import checked, listed, reason
+from host_api.app.documents.tagging import by_schema, read
 from tests.host.foreign import CAPABILITIES, CITY, PARIS, add, ask, assign, tag
 from tests.host.scripted import Scripted, scripted
 from tests.host.servers import HostProcess, foreign, host

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from host_api.app.keys import KeyStore
+from host_api.app.data.keys import KeyStore
 from tests.host.servers import host
 from tests.servers import wait_for
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from host_api.app.tools import calculate, current_time, evaluate
+from host_api.app.chat.tools import calculate, current_time, evaluate
 
 
 @pytest.mark.parametrize(

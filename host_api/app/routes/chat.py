@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ValidationError
 
-from host_api.app.capabilities import Capability
-from host_api.app.db import ChatSession
+from host_api.app.models.capabilities import Capability
+from host_api.app.data.engine import ChatSession
 from host_api.app.errors import ApiError
 from host_api.app.services import Host, Services
 
@@ -28,7 +28,7 @@ async def agent_stream(request: Request, host: Host) -> Response:
 
     Besides its fields the body may have ``model_id`` (a model for this turn) and ``tools`` (false: none).
     """
-    from host_api.app import agent
+    from host_api.app.chat import agent
 
     try:
         run_input = agent.parse(await request.body())

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from host_api.app.gateway import checked
+from host_api.app.models.gateway import checked
 from host_api.app.services import Host
 
 router = APIRouter(prefix="/models", tags=["models"])

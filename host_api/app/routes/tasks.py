@@ -12,12 +12,12 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import UploadFile
 
-from host_api.app.capabilities import Capability
+from host_api.app.models.capabilities import Capability
 from host_api.app.errors import ApiError
 from host_api.app.services import Host, Services
-from host_api.app.store import Assigned
-from host_api.app.tasks import documents
-from host_api.app.tasks.jobs import document
+from host_api.app.data.providers import Assigned
+from host_api.app.documents import readers
+from host_api.app.data.jobs import document
 
 router = APIRouter(tags=["tasks"])
 
@@ -41,7 +41,7 @@ async def tag(request: Request, host: Host) -> JSONResponse:
     """Tag a text (JSON ``text``) or a file (multipart ``file``)."""
     if request.headers.get("content-type", "").startswith("multipart/"):
         name, content = await _upload(request)
-        await asyncio.to_thread(documents.count, name, content)
+        await asyncio.to_thread(readers.count, name, content)
     else:
         try:
             body = TagText.model_validate_json(await request.body())
@@ -59,9 +59,9 @@ async def tag(request: Request, host: Host) -> JSONResponse:
 @router.post("/tasks/index", status_code=202)
 async def index(request: Request, host: Host) -> JSONResponse:
     """Make a document (multipart ``file``) findable."""
-    documents.needs("lancedb")
+    readers.needs("lancedb")
     name, content = await _upload(request)
-    await asyncio.to_thread(documents.count, name, content)
+    await asyncio.to_thread(readers.count, name, content)
     needed = await host.gateway.assigned(Capability.EMBEDDING)
     eyes = await asyncio.to_thread(host.store.assigned, Capability.VISION)
     return await _queued(host, "index", name, content, needed, eyes)

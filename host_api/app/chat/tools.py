@@ -2,7 +2,7 @@
 
 A package adds tools with an entry point in the group ``mlx_host.tools`` that names a function (its signature and
 docstring describe it to the model) or a list of functions; a product that mounts the application passes its own
-to ``host_api.app.app.build``.
+to ``host_api.app.application.build``.
 """
 
 from __future__ import annotations

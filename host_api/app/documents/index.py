@@ -6,15 +6,15 @@ import asyncio
 import base64
 from typing import Any
 
-from host_api.app.capabilities import Capability
-from host_api.app.db import Job
+from host_api.app.models.capabilities import Capability
+from host_api.app.data.engine import Job
 from host_api.app.errors import ApiError
-from host_api.app.gateway import Gateway, Target
-from host_api.app.tasks import chunks, documents
-from host_api.app.tasks.documents import Page
-from host_api.app.tasks.jobs import Jobs
-from host_api.app.tasks.vectors import Child, Vectors
-from host_api.app.tasks.worker import Progress
+from host_api.app.models.gateway import Gateway, Target
+from host_api.app.documents import chunks, readers
+from host_api.app.documents.readers import Page
+from host_api.app.data.jobs import Jobs
+from host_api.app.documents.vectors import Child, Vectors
+from host_api.app.documents.worker import Progress
 
 _PROMPT = "Describe this picture in one or two sentences: what it shows, any words in it, colours and numbers."
 _TOKENS = 96
@@ -33,11 +33,11 @@ class Indexer:
         """Do what is left of a document. Raises ApiError."""
         embedder = await self._gateway.target(Capability.EMBEDDING)
         content = await asyncio.to_thread(self._jobs.content, job)
-        total = await asyncio.to_thread(documents.count, job.name, content)
+        total = await asyncio.to_thread(readers.count, job.name, content)
         finished = await asyncio.to_thread(self._jobs.units, job.id)
         done = len(finished)
         await progress.report(done, total, "reading")
-        source = documents.pages(job.name, content, frozenset(int(k) for k in finished))
+        source = readers.pages(job.name, content, frozenset(int(k) for k in finished))
         while (page := await asyncio.to_thread(next, source, None)) is not None:
             await self._page(job, page, embedder, progress, done, total)
             done += 1
@@ -106,7 +106,7 @@ class Indexer:
 
     async def search(self, query: str, limit: int) -> list[dict[str, Any]]:
         """The parents whose children are nearest, with the page and pictures they came from. Raises ApiError."""
-        documents.needs("lancedb")
+        readers.needs("lancedb")
         target = await self._gateway.target(Capability.EMBEDDING)
         vector = (await self._embed(target, [query], batch=False))[0]
         hits = await asyncio.to_thread(self._vectors.search, target.model, vector, limit * 5)

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from host_api.app.db import Job, JobUnit, Session, select
+from host_api.app.data.engine import Job, JobUnit, Session, select
 from host_api.app.errors import ApiError, not_found
 
 

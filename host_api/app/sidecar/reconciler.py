@@ -17,10 +17,10 @@ from typing import Any, Protocol
 
 import httpx
 
-from host_api.app.control import Link
-from host_api.app.db import BUILTIN
+from host_api.app.sidecar.control import Link
+from host_api.app.data.engine import BUILTIN
 from host_api.app.errors import ApiError
-from host_api.app.store import Store
+from host_api.app.data.providers import Store
 
 log = logging.getLogger("host.reconciler")
 
@@ -41,7 +41,7 @@ class Phase(StrEnum):
 
 
 class Control(Protocol):
-    """Process control, see ``host_api.app.control``."""
+    """Process control, see ``host_api.app.sidecar.control``."""
 
     async def ensure(self) -> Link: ...
     async def stop(self) -> None: ...

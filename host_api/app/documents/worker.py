@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from host_api.app.db import Job
+from host_api.app.data.engine import Job
 from host_api.app.errors import ApiError
-from host_api.app.tasks.jobs import ENDED, Jobs, JobState, document
+from host_api.app.data.jobs import ENDED, Jobs, JobState, document
 
 log = logging.getLogger("host.tasks")
 

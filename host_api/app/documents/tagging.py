@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from host_api.app.errors import ApiError
-from host_api.app.gateway import Gateway, ProviderRefusal
+from host_api.app.models.gateway import Gateway, ProviderRefusal
 
 log = logging.getLogger("host.tasks")
 

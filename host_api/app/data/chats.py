@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Engine, delete
 
-from host_api.app.db import ChatMessage, ChatSession, Session, select
+from host_api.app.data.engine import ChatMessage, ChatSession, Session, select
 from host_api.app.errors import ApiError, not_found
 
 _HINT = "GET /chat/sessions lists them."

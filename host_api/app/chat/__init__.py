@@ -1,0 +1,1 @@
+"""Chats over the AI SDK's stream."""

@@ -1,0 +1,1 @@
+"""What the host service keeps: one SQLite database, keys beside it."""

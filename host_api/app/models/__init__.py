@@ -1,0 +1,1 @@
+"""Providers, capabilities and how a model is asked."""

@@ -1,0 +1,1 @@
+"""The host service's hold on the sidecar."""
