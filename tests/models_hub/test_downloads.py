@@ -281,7 +281,7 @@ def test_a_broken_update_leaves_the_old_model_in_force(hub: FakeHub, tmp_path: P
 @pytest.mark.timeout(120)
 def test_killed_at_random_bytes_it_arrives_whole(tmp_path: Path) -> None:
     """The small form of ``make pull-chaos``: real processes, SIGKILL, 64 MB."""
-    from tools.pull_chaos import chaos
+    from tools.stress.pull_chaos import chaos
 
     figures = chaos(tmp_path, megabytes=64, kills=4, seed=3)
     assert figures["whole"]

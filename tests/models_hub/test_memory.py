@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.servers import Sidecar, sidecar, wait_for
-from tools import swap_storm
+from tools.stress import swap_storm
 
 HELLO: list[dict[str, str]] = [{"role": "user", "content": "hello"}]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tools.starter_vision.scenes import SIDE
+from training.starter_vision.scenes import SIDE
 
 
 def labels(batch: dict[str, Tensor], theta: Tensor, patches: int) -> dict[str, Tensor]:

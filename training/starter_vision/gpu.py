@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from tools.starter_vision import feed
+from training.starter_vision import feed
 
 
 class Pool:

@@ -1,6 +1,6 @@
 """Bring together what training needs: sprites, fonts, words, tokenizer and the packed language model.
 
-    python -m tools.starter_vision.prepare --fonts DIR --words FILE --text-dir DIR --gguf FILE --out DIR
+    python -m training.starter_vision.prepare --fonts DIR --words FILE --text-dir DIR --gguf FILE --out DIR
 
 ``--fonts`` is a folder with Debian's font packages unpacked (fonts-noto-color-emoji, fonts-dejavu-core,
 fonts-dejavu-extra, fonts-freefont-ttf, fonts-lato, fonts-liberation2, fonts-open-sans, fonts-roboto-unhinted,
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tools.starter_vision import emoji
+from training.starter_vision import emoji
 
 TRAIN_FONTS = [
     "DejaVuSans.ttf",

@@ -11,9 +11,9 @@ from random import Random
 
 import numpy as np
 
-from tools.starter_vision import emoji, samples, slots
-from tools.starter_vision.scenes import SHAPES, SIDE, Kit
-from tools.starter_vision.tokens import LENGTH, Tokens
+from training.starter_vision import emoji, samples, slots
+from training.starter_vision.scenes import SHAPES, SIDE, Kit
+from training.starter_vision.tokens import LENGTH, Tokens
 
 CHUNK = 128  # samples handed over at once
 THINGS = 10

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from tools.starter_vision import samples
-from tools.starter_vision.model import FrozenLM
-from tools.starter_vision.scenes import Kit
-from tools.starter_vision.tokens import Tokens
+from training.starter_vision import samples
+from training.starter_vision.model import FrozenLM
+from training.starter_vision.scenes import Kit
+from training.starter_vision.tokens import Tokens
 
 _TURNS = 16  # tokens of an answer
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from tools.starter_vision import feed, slots
-from tools.starter_vision.scenes import COLOUR_NAMES, SHAPES
+from training.starter_vision import feed, slots
+from training.starter_vision.scenes import COLOUR_NAMES, SHAPES
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-from tools.starter_vision import emoji, questions, scenes, slots
-from tools.starter_vision.scenes import COLOUR_NAMES, SHAPES, SIDE, Kit, Letters, Thing
+from training.starter_vision import emoji, questions, scenes, slots
+from training.starter_vision.scenes import COLOUR_NAMES, SHAPES, SIDE, Kit, Letters, Thing
 
 KINDS = ("colour_shape", "count", "relation", "emoji", "word")
 

@@ -1,6 +1,6 @@
 """Write the held-out pictures with their questions into one zip, so that scoring needs no fonts.
 
-python -m tools.starter_vision.heldout --kit DIR --each 50 --out tools/starter_vision/heldout.zip
+python -m training.starter_vision.heldout --kit DIR --each 50 --out tools/starter_vision/heldout.zip
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import zipfile
 from pathlib import Path
 from random import Random
 
-from tools.starter_vision import samples
-from tools.starter_vision.scenes import Kit
+from training.starter_vision import samples
+from training.starter_vision.scenes import Kit
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tools.starter_vision import emoji
-from tools.starter_vision.questions import NUMBERS, plural
-from tools.starter_vision.scenes import COLOUR_NAMES, SHAPES, SIDE, Thing
+from training.starter_vision import emoji
+from training.starter_vision.questions import NUMBERS, plural
+from training.starter_vision.scenes import COLOUR_NAMES, SHAPES, SIDE, Thing
 
 TOKENS = 36
 LETTERS = 6

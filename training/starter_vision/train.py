@@ -1,9 +1,9 @@
 """Train the starter model's eyes: first the codes the frozen language model reads, then the tower that writes them.
 
-    python -m tools.starter_vision.train codes --kit DIR --out DIR --seconds 80
-    python -m tools.starter_vision.train eyes --kit DIR --out DIR --codes DIR/codes.pt --seconds 550
+    python -m training.starter_vision.train codes --kit DIR --out DIR --seconds 80
+    python -m training.starter_vision.train eyes --kit DIR --out DIR --codes DIR/codes.pt --seconds 550
 
-    torchrun --nproc-per-node 2 -m tools.starter_vision.train eyes …     # on two GPUs, each with a batch of its own
+    torchrun --nproc-per-node 2 -m training.starter_vision.train eyes …     # on two GPUs, each with a batch of its own
 
 ``codes`` learns, through the language model, what every entry of the form (``slots``) should be as an image token.
 ``eyes`` trains the tower to write those tokens and to tell what every patch shows; in its last part the answers
@@ -24,14 +24,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tools.starter_vision import feed, samples, scenes, slots
-from tools.starter_vision.gpu import Pool, augment, shrink
-from tools.starter_vision.losses import answers, forms, patches
-from tools.starter_vision.model import Codes, Eyes, EyesConfig, FrozenLM
-from tools.starter_vision.muon import Muon
-from tools.starter_vision.score import evaluate, exam
-from tools.starter_vision.team import Team
-from tools.starter_vision.tokens import Tokens
+from training.starter_vision import feed, samples, scenes, slots
+from training.starter_vision.gpu import Pool, augment, shrink
+from training.starter_vision.losses import answers, forms, patches
+from training.starter_vision.model import Codes, Eyes, EyesConfig, FrozenLM
+from training.starter_vision.muon import Muon
+from training.starter_vision.score import evaluate, exam
+from training.starter_vision.team import Team
+from training.starter_vision.tokens import Tokens
 
 
 def rate(part: float, step: int, warm: int) -> float:

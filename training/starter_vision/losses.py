@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from tools.starter_vision import dense, samples, slots
-from tools.starter_vision.model import FrozenLM
+from training.starter_vision import dense, samples, slots
+from training.starter_vision.model import FrozenLM
 
 _SIZE = 0.11**2  # mean square of a word's embedding
 

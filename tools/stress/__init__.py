@@ -1,0 +1,1 @@
+"""Long runs that look for what tests can't: storms, kills, swaps."""

@@ -1,0 +1,1 @@
+"""How the starter model's eyes were trained."""
