@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from host_api import Backoff, HostConfig, LaunchSpec, SidecarHost
 from host_api.protocol.lock import held
 from host_api.protocol.probe import health_of
-from tests.ownership import programs
+from tests.support import programs
 
 
 def config(state: Path, program: Path | None = None) -> HostConfig:

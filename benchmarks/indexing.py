@@ -24,8 +24,8 @@ from typing import Any
 
 import httpx
 
-from tests.host.files import pdf, shape
-from tests.host.servers import HostProcess, host
+from tests.support.documents import pdf, shape
+from tests.support.host_servers import HostProcess, host
 
 QUESTION = "Describe the sea in winter, please."
 WORDS = "The harbour was full of boats and nets and gulls and rope and tar. "

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.models import QWEN3_VL_4B, qwen3_vl
+from tests.support.models import QWEN3_VL_4B, qwen3_vl
 
 
 def main(folder: str) -> int:

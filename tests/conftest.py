@@ -11,8 +11,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests import models
-from tests.servers import Sidecar, sidecar
+from tests.support import models
+from tests.support.servers import Sidecar, sidecar
 
 
 @pytest.fixture(scope="session")

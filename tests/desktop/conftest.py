@@ -19,11 +19,11 @@ import pytest
 
 from host_api.process import LaunchSpec
 from host_api.manager import HostConfig
-from tests.desktop.webdriver import Display, Window, display, driver, window
-from tests.ownership import programs
+from tests.support.webdriver import Display, Window, display, driver, window
+from tests.support import programs
 
 if TYPE_CHECKING:
-    from tests.desktop.neighbour import Neighbour
+    from tests.support.neighbour import Neighbour
 
 PROGRAM = os.environ.get("MLX_SIDECAR_DESKTOP_APP", "")
 GRACE = 2.0  # seconds
@@ -171,7 +171,7 @@ def desk(tmp_path: Path, screen: Display) -> Iterator[Desk]:
 @pytest.fixture
 def neighbour(screen: Display) -> Iterator[Neighbour]:
     """Another program on the screen."""
-    from tests.desktop.neighbour import Neighbour  # its library is there on Linux alone
+    from tests.support.neighbour import Neighbour  # its library is there on Linux alone
 
     it = Neighbour(screen.name)
     yield it

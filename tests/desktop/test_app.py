@@ -12,8 +12,8 @@ import pytest
 from host_api.host import SidecarHost
 from host_api.protocol.lock import FileLock
 from tests.desktop.conftest import GRACE, PROGRAM, Desk
-from tests.desktop.page import ANSWER, PARIS, answer_to, ask, attached, ready, sidecar_pid
-from tests.host.files import png, shape
+from tests.support.desktop_page import ANSWER, PARIS, answer_to, ask, attached, ready, sidecar_pid
+from tests.support.documents import png, shape
 
 
 @pytest.mark.timeout(240)

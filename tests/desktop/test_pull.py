@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import models
-from tests.desktop import page
+from tests.support import models
+from tests.support import desktop_page
 from tests.desktop.conftest import Desk
-from tests.desktop.webdriver import Window
-from tests.models_hub.fakehub import FakeHub
+from tests.support.webdriver import Window
+from tests.support.fake_hub import FakeHub
 
 HUB_ID = "acme/tiny-vl"
 
@@ -36,7 +36,7 @@ def test_a_model_is_fetched_cancelled_resumed_and_chosen(desk: Desk, hub: FakeHu
     desk.more |= {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "", "HF_HOME": str(desk.home / "hub")}
     weights = hub.size("model.safetensors")
     with desk.app() as window:
-        page.ready(window)
+        desktop_page.ready(window)
         window.click("header button")
         window.wait("the dialogue", lambda: "On this machine" in window.text("dialog"))
 
@@ -66,8 +66,8 @@ def test_a_model_is_fetched_cancelled_resumed_and_chosen(desk: Desk, hub: FakeHu
         window.click("dialog label:nth-of-type(2) input")
         window.press("escape")
         window.wait("the choice", lambda: f"Model: {HUB_ID}" in window.text("header"))
-        page.ask(window, "hi")
-        window.wait("that it answers", lambda: window.text(page.ANSWER), 60)
+        desktop_page.ask(window, "hi")
+        window.wait("that it answers", lambda: window.text(desktop_page.ANSWER), 60)
         desk.shot("15-chosen")
         window.quit()
         desk.until("nothing is left", lambda: not desk.running(), 15)

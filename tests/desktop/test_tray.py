@@ -7,38 +7,38 @@ import subprocess
 
 import pytest
 
-from tests.desktop import page
+from tests.support import desktop_page
 from tests.desktop.conftest import PROGRAM, Desk
-from tests.desktop.neighbour import Neighbour
-from tests.desktop.tray import tray
+from tests.support.neighbour import Neighbour
+from tests.support.tray import tray
 
 
 @pytest.mark.timeout(120)
 def test_the_tray_hides_shows_restarts_and_quits(desk: Desk, bus: str, neighbour: Neighbour) -> None:
     desk.more["DBUS_SESSION_BUS_ADDRESS"] = bus
     with tray(bus) as panel, desk.app() as window:
-        page.ready(window)
+        desktop_page.ready(window)
         menu = panel.menu()
         assert list(menu) == ["Sidecar: running", "Show", "Hide", "Restart the sidecar", "Quit"]
         assert not menu["Sidecar: running"].enabled
-        assert neighbour.shown(page.TITLE)
+        assert neighbour.shown(desktop_page.TITLE)
 
         panel.click("Hide")
-        desk.until("the window is hidden", lambda: not neighbour.shown(page.TITLE))
+        desk.until("the window is hidden", lambda: not neighbour.shown(desktop_page.TITLE))
         desk.shot("11-hidden")
         panel.click("Show")
-        desk.until("the window is there again", lambda: neighbour.shown(page.TITLE))
+        desk.until("the window is there again", lambda: neighbour.shown(desktop_page.TITLE))
         desk.shot("12-shown-again")
 
         panel.click("Hide")
-        desk.until("the window is hidden", lambda: not neighbour.shown(page.TITLE))
+        desk.until("the window is hidden", lambda: not neighbour.shown(desktop_page.TITLE))
         second = subprocess.run([PROGRAM], env={**os.environ, **desk.env}, timeout=30, capture_output=True)
         assert second.returncode == 0
-        desk.until("a second start shows it", lambda: neighbour.shown(page.TITLE))
+        desk.until("a second start shows it", lambda: neighbour.shown(desktop_page.TITLE))
 
-        first = page.sidecar_pid(window)
+        first = desktop_page.sidecar_pid(window)
         panel.click("Restart the sidecar")
-        window.wait("another sidecar", lambda: page.sidecar_pid(window) not in (0, first))
+        window.wait("another sidecar", lambda: desktop_page.sidecar_pid(window) not in (0, first))
         desk.until("the tray says so", lambda: "Sidecar: running" in panel.menu())
 
         panel.click("Quit")

@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from host_api.protocol.lock import held
 from host_api.protocol.record import encode_record
 from host_api.protocol.probe import probe
-from tests.ownership import programs
-from tests.ownership.programs import Holder, Program
+from tests.support import programs
+from tests.support.programs import Holder, Program
 
 GRACE = 2.0
 ACTIONS = ("sidecar", "launcher", "host", "garbage", "lock bytes", "dead and garbage", "planted PID", "stop")

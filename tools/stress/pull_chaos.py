@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from sidecar.models.downloads.store import Store
-from tests.models_hub.fakehub import FakeHub
+from tests.support.fake_hub import FakeHub
 
 _BLOCK = 1 << 20
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.ownership import programs
+from tests.support import programs
 
 
 def storm(rounds: int, python: int, rust: int, *, folder: Path, quick: bool, release: bool) -> list[list[object]]:

@@ -23,8 +23,8 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests import models
-from tests.servers import Sidecar, sidecar
+from tests.support import models
+from tests.support.servers import Sidecar, sidecar
 
 _NAMES = ("one", "two", "three")
 

@@ -1,0 +1,216 @@
+"""Other programs' clients drive the server: PydanticAI, LiteLLM, Schemathesis; many at once."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import jsonschema
+import openai
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from PIL import Image
+from pydantic import BaseModel
+
+from tests.support.servers import Sidecar
+
+
+def _picture() -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (64, 64), (200, 40, 40)).save(data, "PNG")
+    return data.getvalue()
+
+
+# --- PydanticAI -----------------------------------------------------------------------------------------
+class City(BaseModel):
+    """A city."""
+
+    name: str
+    population: int
+
+
+def _pydantic_model(server: Sidecar, name: str) -> Any:
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    return OpenAIChatModel(name, provider=OpenAIProvider(base_url=f"{server.url}/v1", api_key="none"))
+
+
+async def _pydantic(server: Sidecar) -> None:
+    from pydantic_ai import Agent, BinaryContent, NativeOutput
+
+    deterministic: Any = {"temperature": 0, "max_tokens": 60}
+    plain = Agent(_pydantic_model(server, "starter"), model_settings=deterministic)
+    assert "Paris" in (await plain.run("What is the capital of France?")).output
+    async with plain.run_stream("What is the capital of France?") as stream:
+        parts = [part async for part in stream.stream_text(delta=True, debounce_by=None)]
+    assert len(parts) > 2
+    assert "Paris" in "".join(parts)
+
+    native: Agent[None, City] = Agent(
+        _pydantic_model(server, "starter"), output_type=NativeOutput(City), model_settings=deterministic
+    )
+    city = (await native.run("Paris has 2100000 people. Give the city.")).output
+    assert isinstance(city, City)
+
+    by_tool: Agent[None, City] = Agent(
+        _pydantic_model(server, "starter"), output_type=City, model_settings=deterministic
+    )
+    assert isinstance((await by_tool.run("Paris has 2100000 people. Give the city.")).output, City)
+
+    eyes = Agent(_pydantic_model(server, "tiny-vl"), model_settings={"temperature": 0, "max_tokens": 4})
+    answer = await eyes.run(["what is it?", BinaryContent(_picture(), media_type="image/png")])
+    assert answer.usage.input_tokens > 15
+
+
+def test_pydantic_ai(server: Sidecar) -> None:
+    import asyncio
+
+    asyncio.run(_pydantic(server))
+
+
+# --- LiteLLM --------------------------------------------------------------------------------------------
+def test_litellm(server: Sidecar) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own deprecations at import
+        import litellm
+
+        common: Any = {"api_base": f"{server.url}/v1", "api_key": "none", "num_retries": 0}
+        question = [{"role": "user", "content": "What is the capital of France?"}]
+        whole = litellm.completion(model="openai/starter", messages=question, temperature=0, **common)
+        assert "Paris" in whole.choices[0].message.content
+        stream = litellm.completion(model="openai/starter", messages=question, temperature=0, stream=True, **common)
+        assert "Paris" in "".join(c.choices[0].delta.content or "" for c in stream)
+        tool = {
+            "type": "function",
+            "function": {
+                "name": "capital",
+                "parameters": {
+                    "type": "object",
+                    "properties": {"of": {"type": "string", "maxLength": 12}},
+                    "required": ["of"],
+                    "additionalProperties": False,
+                },
+            },
+        }
+        called = litellm.completion(
+            model="openai/starter", messages=question, tools=[tool], tool_choice="required", max_tokens=60, **common
+        )
+        assert called.choices[0].message.tool_calls[0].function.name == "capital"
+        form = {
+            "type": "json_schema",
+            "json_schema": {
+                "name": "a",
+                "schema": {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]},
+            },
+        }
+        document = litellm.completion(
+            model="openai/starter", messages=question, response_format=form, max_tokens=60, temperature=0, **common
+        )
+        assert "n" in json.loads(document.choices[0].message.content)
+        url = "data:image/png;base64," + base64.b64encode(_picture()).decode()
+        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "what is it?"}]
+        seen = litellm.completion(
+            model="openai/tiny-vl", messages=[{"role": "user", "content": content}], max_tokens=2, **common
+        )
+        assert seen.usage.prompt_tokens > 15
+        vectors = litellm.embedding(model="openai/minilm", input=["one", "two"], **common)
+        assert len(vectors.data[0]["embedding"]) == 384
+        with pytest.raises(litellm.exceptions.NotFoundError):
+            litellm.completion(model="openai/not-here", messages=question, **common)
+        with pytest.raises(litellm.exceptions.BadRequestError):
+            litellm.completion(model="openai/starter", messages=question, temperature=9, **common)
+
+
+# --- fifty schemas --------------------------------------------------------------------------------------
+def _schema(i: int) -> dict[str, Any]:
+    kinds: list[dict[str, Any]] = [
+        {"type": "integer", "minimum": 0, "maximum": 99},
+        {"type": "boolean"},
+        {"type": "string", "maxLength": 8},
+        {"enum": ["red", "green", "blue"]},
+        {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 9}, "maxItems": 3},
+    ]
+    properties = {f"f{i}_{n}": kinds[(i + n) % len(kinds)] for n in range(1 + i % 3)}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def test_fifty_schemas_at_concurrency_eight(client: openai.OpenAI) -> None:
+    def ask(i: int) -> None:
+        form: Any = {"type": "json_schema", "json_schema": {"name": f"s{i}", "schema": _schema(i), "strict": True}}
+        answer = client.chat.completions.create(
+            model="starter",
+            messages=[{"role": "user", "content": f"Fill in form {i}."}],
+            response_format=form,
+            temperature=1.0,
+            seed=i,
+            max_tokens=160,
+        )
+        assert answer.choices[0].finish_reason == "stop"
+        jsonschema.validate(json.loads(answer.choices[0].message.content or ""), _schema(i))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(ask, range(50)))) == 50
+
+
+# --- Schemathesis ---------------------------------------------------------------------------------------
+@pytest.mark.timeout(600)
+def test_the_openapi_document_holds(server: Sidecar) -> None:
+    document = httpx.get(f"{server.url}/openapi.json").json()
+    schema = schemathesis.openapi.from_dict(document)
+    schema.config.base_url = server.url
+    checked = 0
+    statuses: dict[str, set[int]] = {}
+    for result in schema.get_all_operations():
+        operation = result.ok()
+
+        @settings(
+            max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        )
+        @_given(operation)
+        def check(case: Any) -> None:
+            nonlocal checked
+            if isinstance(case.body, dict):
+                case.body = _small(case.body)
+            response = case.call(timeout=120)
+            assert response.status_code < 500, f"{case.method} {case.path}: {response.text}"
+            documented = {str(s) for s in case.operation.definition.raw["responses"]}
+            assert str(response.status_code) in documented, f"{case.method} {case.path}: {response.status_code}"
+            checked += 1
+            statuses.setdefault(case.path, set()).add(response.status_code)
+
+        check()
+    assert checked > 60
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/v1/models"):
+        assert 200 in statuses[path], f"{path} was never served: {statuses[path]}"
+
+
+def _given(operation: Any) -> Any:
+    from hypothesis import given
+
+    return given(case=operation.as_strategy())
+
+
+def _small(body: dict[str, Any]) -> dict[str, Any]:
+    """Keeps answers short; everything else stays as it was drawn."""
+    for key in ("max_tokens", "max_completion_tokens"):
+        if isinstance(body.get(key), int) and body[key] > 4:
+            body[key] = 4
+    if "messages" in body or "prompt" in body:
+        body.setdefault("max_tokens", 4)
+        if body.get("max_tokens") is None:
+            body["max_tokens"] = 4
+    if isinstance(body.get("model"), str) or body.get("model") is None:
+        body["model"] = "minilm" if "input" in body else "starter"
+    return body

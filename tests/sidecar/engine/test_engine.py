@@ -1,0 +1,599 @@
+"""The engine with real models in this process: company changes nothing, faults stay with their request."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sidecar.text import images, prompt
+from sidecar.backend import loader
+from sidecar.config import Settings
+from sidecar.engine.thread import Engine
+from sidecar.engine.metrics import Meter
+from sidecar.engine.messages import Done, Event, Failed, GenerationRequest, Prompt, Sampling, Started, Tier, Token
+from sidecar.engine.scheduler import Action, Decode, View
+from tests.support.servers import wait_for
+
+
+@dataclass
+class Client:
+    """Collects what a request gives."""
+
+    request: GenerationRequest
+    events: list[Event] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def take(self, events: Sequence[Event]) -> None:
+        self.events.extend(events)
+        if any(isinstance(e, (Done, Failed)) for e in events):
+            self.ended.set()
+
+    @property
+    def tokens(self) -> list[int]:
+        return [e.id for e in self.events if isinstance(e, Token)]
+
+    @property
+    def failure(self) -> Failed | None:
+        return next((e for e in self.events if isinstance(e, Failed)), None)
+
+    @property
+    def cached(self) -> int:
+        return next(e.cached_tokens for e in self.events if isinstance(e, Started))
+
+
+class Bench:
+    """An engine with one model loaded."""
+
+    def __init__(self, path: Path, folder: Path, **settings: Any) -> None:
+        self.settings = Settings(state_dir=folder, data_dir=folder, **settings)
+        self.deaths: list[BaseException] = []
+        self.meter = Meter()
+        self.engine = Engine(self.settings, self.meter, on_death=self.deaths.append)
+        self.path = path
+        self.loaded: loader.LoadedModel = self.engine.load(path).result(120)
+        self.core = self.engine.core_for_tests(path)
+
+    def prompt(self, text: str, *pictures: Image.Image) -> Prompt:
+        parts: Any = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": text}]
+        seen = [images.Picture(p, hashlib.sha256(p.tobytes()).hexdigest()) for p in pictures]
+        return prompt.build(self.loaded, [{"role": "user", "content": parts if pictures else text}], seen)
+
+    def send(
+        self,
+        prompt: Prompt | str,
+        *,
+        max_tokens: int = 16,
+        tier: Tier = Tier.INTERACTIVE,
+        constraint: Any = None,
+        **sampling: Any,
+    ) -> Client:
+        if isinstance(prompt, str):
+            prompt = self.prompt(prompt)
+        request = GenerationRequest(
+            prompt=prompt,
+            sampling=Sampling(**{"temperature": 0.0, **sampling}),
+            max_tokens=max_tokens,
+            tier=tier,
+            sink=lambda _: None,
+            arrived=time.monotonic(),
+            constraint=constraint,
+        )
+        client = Client(request)
+        request.sink = client.take
+        self.engine.submit(self.path, request)
+        return client
+
+    def ask(self, prompt: Prompt | str, **options: Any) -> Client:
+        client = self.send(prompt, **options)
+        assert client.ended.wait(120)
+        return client
+
+    def alone(self, prompts: Sequence[Prompt | str], **options: Any) -> list[list[int]]:
+        """The tokens of each prompt asked by itself, with no kept prefix."""
+        out = []
+        for prompt in prompts:
+            self.forget()
+            out.append(self.ask(prompt, **options).tokens)
+        self.forget()
+        return out
+
+    def forget(self) -> None:
+        """Drop kept prefixes, on the engine's thread."""
+        self.on_engine(self.core.prefixes.clear)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """The engine waits meanwhile: what is sent is there before any of it begins."""
+        gate = threading.Event()
+        self.engine._put(lambda: gate.wait(30) and None)
+        try:
+            yield
+        finally:
+            gate.set()
+
+    def on_engine(self, work: Callable[[], Any]) -> Any:
+        out: list[Any] = []
+        done = threading.Event()
+
+        def run() -> None:
+            out.append(work())
+            done.set()
+
+        self.engine._put(run)
+        assert done.wait(30)
+        return out[0]
+
+
+@pytest.fixture(scope="module")
+def text(starter_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    bench = Bench(starter_dir, tmp_path_factory.mktemp("engine"))
+    yield bench
+    bench.engine.stop()
+
+
+@pytest.fixture(scope="module")
+def eyes(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    bench = Bench(model_dir / "tiny-vl", tmp_path_factory.mktemp("engine"))
+    yield bench
+    bench.engine.stop()
+
+
+def noise(seed: int) -> Image.Image:
+    return Image.effect_noise((96, 96), 30 + 20 * seed).convert("RGB")
+
+
+QUESTIONS = ["Name three colours.", "Who was Newton?", "Write a haiku.", "What is two plus two?", "Describe the sea."]
+
+
+def test_in_company_as_alone(text: Bench) -> None:
+    params: list[dict[str, Any]] = [
+        {},
+        {"temperature": 1.2, "seed": 1, "top_p": 0.9},
+        {"temperature": 0.8, "seed": 2, "top_k": 40},
+        {"temperature": 1.0, "seed": 3, "min_p": 0.05, "repetition_penalty": 1.3},
+        {"temperature": 1.0, "seed": 4, "frequency_penalty": 1.0, "logit_bias": ((260, 2.0),)},
+    ]
+    alone = []
+    for question, p in zip(QUESTIONS, params, strict=True):
+        text.forget()
+        alone.append(text.ask(question, **p).tokens)
+    text.forget()
+    clients = [text.send(q, tier=Tier(i % 2), **p) for i, (q, p) in enumerate(zip(QUESTIONS, params, strict=True))]
+    for client, tokens in zip(clients, alone, strict=True):
+        assert client.ended.wait(120)
+        assert client.tokens == tokens
+    assert len({tuple(t) for t in alone}) == 5
+
+
+def test_pictures_and_text_in_company_as_alone(eyes: Bench) -> None:
+    prompts = [eyes.prompt("what is in this image?", noise(i)) for i in range(3)] + [eyes.prompt(QUESTIONS[0])] * 2
+    prompts[4] = eyes.prompt("count to ten")
+    alone = eyes.alone(prompts)
+    clients = [eyes.send(p, tier=Tier(i % 2)) for i, p in enumerate(prompts)]
+    for client, tokens in zip(clients, alone, strict=True):
+        assert client.ended.wait(120)
+        assert client.tokens == tokens
+    assert len({tuple(t) for t in alone[:3]}) > 1
+
+
+def beside(bench: Bench, prompts: Sequence[Prompt], tokens: int) -> list[Client]:
+    """The first as a chat, the others as batch work; the chat comes once the others' rows run."""
+    jobs: list[Client] = []
+    chat: list[Client] = []
+
+    def watched(take: Callable[[Sequence[Event]], None], events: Sequence[Event]) -> None:
+        take(events)
+        if not chat and len(jobs) == len(prompts) - 1 and all(len(c.tokens) > 1 for c in jobs):
+            chat.append(bench.send(prompts[0], max_tokens=tokens))
+
+    with bench.held():
+        for prompt in prompts[1:]:
+            job = bench.send(prompt, tier=Tier.BATCH, max_tokens=tokens)
+            job.request.sink = functools.partial(watched, job.take)
+            jobs.append(job)
+    assert all(job.ended.wait(120) for job in jobs)
+    assert chat[0].ended.wait(120)
+    return [*chat, *jobs]
+
+
+@pytest.mark.parametrize("kind", ["text", "eyes"])
+def test_batch_rows_move_in_and_out_of_a_chats_pass_exactly(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench: Bench = request.getfixturevalue(kind)
+    if kind == "eyes":
+        prompts, tokens = [bench.prompt("what is in this image?", noise(i)) for i in range(4)], 40
+    else:
+        prompts, tokens = [bench.prompt(q) for q in QUESTIONS[:4]], 14
+    expected = bench.alone(prompts, max_tokens=tokens)
+    decide, seen = bench.core.policy.decide, []
+
+    def restless(view: View) -> Action:
+        action = decide(view)
+        if not (isinstance(action, Decode) and view.rows[Tier.INTERACTIVE]):
+            return action
+        seen.append(min(view.rows[Tier.BATCH], len(seen) * 2 % 5 % 4))
+        return Decode(Tier.INTERACTIVE, seen[-1])
+
+    monkeypatch.setattr(bench.core.policy, "decide", restless)
+    clients = beside(bench, prompts, tokens)
+    assert [c.tokens for c in clients] == expected
+    assert {0, 1, 2, 3} == set(seen)
+
+
+def test_rows_that_cannot_be_joined_go_on_apart(eyes: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [eyes.prompt(text) for text in ("count to ten", "name a colour", "what is it")]
+    expected = eyes.alone(prompts, max_tokens=60)
+    batches, along = eyes.core.batches, []
+    decide = eyes.core.policy.decide
+
+    def broken(_: Any) -> None:
+        raise RuntimeError("planted")
+
+    def eager(view: View) -> Action:
+        action = decide(view)
+        if isinstance(action, Decode) and view.rows[Tier.INTERACTIVE] and view.mixable:
+            monkeypatch.setattr(batches.shared, "absorb", broken)
+            return Decode(Tier.INTERACTIVE, view.rows[Tier.BATCH])
+        along.append(view.along)
+        return action
+
+    monkeypatch.setattr(eyes.core.policy, "decide", eager)
+    clients = beside(eyes, prompts, 60)
+    try:
+        assert [c.tokens for c in clients] == expected
+        assert not any(c.failure for c in clients)
+        assert not batches.mixable
+        assert set(along) == {0}
+    finally:
+        batches._joinable = True
+
+
+class Planted:
+    """A grammar that breaks after a few tokens."""
+
+    finished = False
+
+    def __init__(self, after: int) -> None:
+        self._left = after
+
+    def accept(self, token: int) -> None:
+        self._left -= 1
+
+    def mask(self, width: int) -> None:
+        if self._left <= 0:
+            raise RuntimeError("planted")
+
+
+def test_a_breaking_grammar_ends_its_row_alone(text: Bench) -> None:
+    expected = text.ask(QUESTIONS[0], max_tokens=24).tokens
+    good = text.send(QUESTIONS[0], max_tokens=24)
+    bad = text.send(QUESTIONS[1], constraint=Planted(3))
+    assert bad.ended.wait(60)
+    assert good.ended.wait(60)
+    assert bad.failure is not None
+    assert "planted" in bad.failure.message
+    assert good.tokens == expected
+
+
+def test_a_processor_error_in_one_prompt_ends_it_alone(eyes: Bench) -> None:
+    good_prompt = eyes.prompt("what is in this image?", noise(1))
+    expected = eyes.ask(good_prompt).tokens
+    inputs = dict(good_prompt.inputs or {})
+    inputs["pixel_values"] = inputs["pixel_values"][:3]
+    bad_prompt = Prompt(tokens=good_prompt.tokens, inputs=inputs, media="f" * 64)
+    good, bad = eyes.send(good_prompt), eyes.send(bad_prompt)
+    assert bad.ended.wait(60)
+    assert good.ended.wait(60)
+    assert bad.failure is not None
+    assert good.tokens == expected
+
+
+def test_a_row_of_nans_ends_alone(eyes: Bench) -> None:
+    import mlx.core as mx
+
+    good_prompt = eyes.prompt("what is in this image?", noise(2))
+    expected = eyes.ask(good_prompt).tokens
+    inputs = dict(good_prompt.inputs or {})
+    inputs["pixel_values"] = mx.full(inputs["pixel_values"].shape, float("nan"))
+    mx.eval(inputs["pixel_values"])  # lazy arrays belong to the thread that made them
+    good, bad = eyes.send(good_prompt), eyes.send(Prompt(tokens=good_prompt.tokens, inputs=inputs, media="e" * 64))
+    assert bad.ended.wait(60)
+    assert good.ended.wait(60)
+    assert bad.failure is not None
+    assert "NaN" in bad.failure.message
+    assert good.tokens == expected
+
+
+def test_a_broken_batch_is_rebuilt_and_its_rows_resume(text: Bench) -> None:
+    expected = [text.ask(q, max_tokens=32).tokens for q in QUESTIONS[:3]]
+    text.forget()
+    clients = [text.send(q, max_tokens=32) for q in QUESTIONS[:3]]
+    wait_for(lambda: all(len(c.tokens) > 4 for c in clients))
+
+    def plant() -> None:
+        batch = text.core.batches.shared
+
+        def broken() -> Any:
+            raise RuntimeError("planted")
+
+        batch.step = broken
+
+    text.on_engine(plant)
+    for client, tokens in zip(clients, expected, strict=True):
+        assert client.ended.wait(120)
+        assert client.failure is None
+        assert client.tokens == tokens
+
+
+def test_cancel_frees_the_row_and_the_others_go_on(text: Bench) -> None:
+    expected = text.ask(QUESTIONS[0], max_tokens=40).tokens
+    stays, goes = text.send(QUESTIONS[0], max_tokens=40), text.send(QUESTIONS[1], max_tokens=400)
+    wait_for(lambda: len(goes.tokens) > 2)
+    text.engine.cancel(text.path, goes.request.id)
+    wait_for(lambda: text.on_engine(lambda: len(text.core.batches)) <= 1)
+    assert stays.ended.wait(60)
+    assert stays.tokens == expected
+    wait_for(lambda: not text.core.busy)
+
+
+BURST = ["count to ten", "name a colour", "a red house", "what is it", "the lazy dog"]
+
+
+def burst(bench: Bench, prepare: Callable[[list[Client]], None] = lambda _: None) -> tuple[list[Client], list[int]]:
+    """Requests that come at once, and the sizes of the groups their prompts were processed in."""
+    sizes: list[int] = []
+    begin = bench.core._begin_group
+
+    def watched(requests: list[GenerationRequest]) -> None:
+        sizes.append(len(requests))
+        begin(requests)
+
+    bench.core._begin_group = watched
+    try:
+        bench.forget()
+        with bench.held():
+            clients = [
+                bench.send(q, tier=Tier.BATCH, temperature=0.9 * (i % 2), seed=i, top_logprobs=i)
+                for i, q in enumerate(BURST)
+            ]
+            prepare(clients)
+        for client in clients:
+            assert client.ended.wait(60) or client.request.id not in bench.core.waiting
+        return clients, sizes
+    finally:
+        bench.core._begin_group = begin
+
+
+def one_by_one(bench: Bench) -> list[list[int]]:
+    out = []
+    for i, question in enumerate(BURST):
+        bench.forget()
+        out.append(bench.ask(question, temperature=0.9 * (i % 2), seed=i, top_logprobs=i).tokens)
+    return out
+
+
+def test_prompts_that_come_at_once_are_processed_together_and_as_alone(eyes: Bench) -> None:
+    alone = one_by_one(eyes)
+    clients, sizes = burst(eyes)
+    assert max(sizes) >= 3
+    assert [c.tokens for c in clients] == alone
+
+
+def test_one_of_a_group_is_cancelled(eyes: Bench) -> None:
+    alone = one_by_one(eyes)
+    finish, gone = eyes.core._finish, threading.Event()
+
+    def cancel_first(prefill: Any) -> None:
+        if len(prefill.requests) > 2 and not gone.is_set():
+            gone.set()
+            numbers.append(prefill.requests[0].id)
+            eyes.core.cancel(prefill.requests[0].id)
+        finish(prefill)
+
+    numbers: list[int] = []
+    eyes.core._finish = cancel_first
+    try:
+        bench_clients, _ = burst(eyes, lambda clients: clients[0].ended.set())
+    finally:
+        eyes.core._finish = finish
+    wait_for(lambda: not eyes.core.busy)
+    assert numbers
+    for client, tokens in zip(bench_clients, alone, strict=True):
+        assert client.tokens == ([] if client.request.id in numbers else tokens)
+
+
+def test_a_group_that_fails_is_tried_one_by_one(eyes: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sidecar.engine.prefill import Prefill
+
+    alone = one_by_one(eyes)
+    finish = Prefill.finish
+
+    def broken(self: Prefill) -> Any:
+        if len(self.requests) > 1:
+            raise RuntimeError("planted")
+        return finish(self)
+
+    monkeypatch.setattr(Prefill, "finish", broken)
+    clients, sizes = burst(eyes)
+    assert max(sizes) >= 3
+    assert [c.tokens for c in clients] == alone
+    assert not any(c.failure for c in clients)
+    assert not eyes.core._solo
+
+
+def test_one_of_a_group_whose_client_breaks_ends_alone(eyes: Bench) -> None:
+    alone = one_by_one(eyes)
+
+    def breaks(clients: list[Client]) -> None:
+        take = clients[1].take
+
+        def sink(events: Sequence[Event]) -> None:
+            if any(isinstance(e, Token) for e in events):
+                raise RuntimeError("planted")
+            take(events)
+
+        clients[1].request.sink = sink
+
+    clients, sizes = burst(eyes, breaks)
+    assert max(sizes) >= 3
+    assert clients[1].failure is not None
+    assert "planted" in clients[1].failure.message
+    assert [c.tokens for c in clients if c is not clients[1]] == [t for i, t in enumerate(alone) if i != 1]
+
+
+def test_cancel_while_an_image_is_encoded(eyes: Bench) -> None:
+    clients = [eyes.send(eyes.prompt("what is it?", noise(i), noise(i + 1)), tier=Tier.BATCH) for i in range(4)]
+    for client in clients:
+        eyes.engine.cancel(eyes.path, client.request.id)
+    wait_for(lambda: not eyes.core.busy)
+    assert eyes.ask("count to ten").failure is None
+
+
+def test_ten_turns_compute_only_what_is_new(text: Bench) -> None:
+    text.forget()
+    messages: list[dict[str, Any]] = []
+    before = 0
+    for turn in range(10):
+        messages.append({"role": "user", "content": f"Tell me fact number {turn} about the sea."})
+        prompt = prompt.build(text.loaded, messages, ())
+        client = text.ask(prompt, max_tokens=12)
+        if turn:
+            assert client.cached >= before
+        before = len(prompt.tokens)
+        messages.append({"role": "assistant", "content": text.loaded.tokenizer.decode(client.tokens)})
+
+
+def test_a_kept_prefix_gives_the_same_tokens(text: Bench, eyes: Bench) -> None:
+    for bench, prompt in (
+        (text, text.prompt("Explain photosynthesis to a child, please, in simple words.")),
+        (eyes, eyes.prompt("what is in this image? name three colours, please.", noise(3))),
+    ):
+        bench.forget()
+        cold = bench.ask(prompt)
+        warm = bench.ask(prompt)
+        assert cold.cached == 0
+        assert warm.cached == len(prompt.tokens) - 1
+        assert warm.tokens == cold.tokens
+
+
+def test_the_same_text_under_another_image_is_not_the_same_prefix(eyes: Bench) -> None:
+    eyes.forget()
+    first, second = (eyes.prompt("what is in this image?", noise(i)) for i in (1, 4))
+    assert first.tokens == second.tokens
+    a = eyes.ask(first)
+    b = eyes.ask(second)
+    assert b.cached == 0
+    eyes.forget()
+    assert eyes.ask(second).tokens == b.tokens
+    assert eyes.ask(first).tokens == a.tokens
+
+
+def test_a_quantized_cache_answers_as_well_in_company(starter_dir: Path, text: Bench, tmp_path: Path) -> None:
+    bench = Bench(starter_dir, tmp_path, kv_bits=8)
+    try:
+        question = "What is the capital of France?"
+        plain, quantized = text.ask(question, max_tokens=8), bench.ask(question, max_tokens=8)
+        assert quantized.tokens == plain.tokens  # 8 bit changes nothing in so plain an answer
+        alone = [bench.ask(q, max_tokens=12).tokens for q in QUESTIONS[:3]]
+        together = [bench.send(q, max_tokens=12, tier=Tier(i % 2)) for i, q in enumerate(QUESTIONS[:3])]
+        assert all(c.ended.wait(60) for c in together)
+        assert [c.tokens for c in together] == alone
+        assert len(bench.core.prefixes) == 0, "kept prefixes and a quantized cache don't combine"
+    finally:
+        bench.engine.stop()
+
+
+def test_heads_that_cannot_be_quantized_are_refused(model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(loader.LoadError, match="start without --kv-bits"):
+        Bench(model_dir / "tiny-vl", tmp_path, kv_bits=8)
+
+
+@pytest.mark.parametrize("kind", ["text", "eyes"])
+def test_guessed_tokens_change_no_answer(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    plain: Bench = request.getfixturevalue(kind)
+    bench = Bench(plain.path, tmp_path, speculative_tokens=4)
+    try:
+        if kind == "eyes":
+            prompts = [bench.prompt("what is in this image?", noise(i)) for i in range(3)]
+        else:
+            prompts = [bench.prompt("Repeat after me: I like red cars. I like red cars.")]
+        for prompt in prompts:
+            for options in ({}, {"temperature": 0.7, "seed": 5, "top_logprobs": 2}, {"repetition_penalty": 1.2}):
+                ask: dict[str, Any] = {"max_tokens": 12, **options}
+                expected, client = plain.ask(prompt, **ask), bench.ask(prompt, **ask)
+                assert client.tokens == expected.tokens
+                pairs = zip(client.events, expected.events, strict=True)
+                scores = [(a.logprob, b.logprob) for a, b in pairs if isinstance(a, Token) and isinstance(b, Token)]
+                assert [a for a, _ in scores] == pytest.approx([b for _, b in scores], abs=1e-3)
+                assert bench.on_engine(lambda: len(bench.core.batches)) == 0
+        counted = {f.name: f.samples[0].value for f in bench.meter.registry.collect() if "spec_decode" in f.name}
+        drafted, accepted = (counted[f"mlx_sidecar_spec_decode_{k}_tokens"] for k in ("draft", "accepted"))
+        assert 0 < accepted <= drafted
+        alone = bench.alone(prompts, max_tokens=8)
+        together = [bench.send(p, max_tokens=8, tier=Tier(i % 2)) for i, p in enumerate(prompts)]
+        assert all(c.ended.wait(60) for c in together)
+        assert [c.tokens for c in together] == alone
+    finally:
+        bench.engine.stop()
+
+
+def test_caches_that_cannot_take_tokens_back_are_refused(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlx_vlm.models import cache
+
+    monkeypatch.setattr(cache.BatchKVCache, "is_trimmable", lambda _: False)
+    with pytest.raises(loader.LoadError, match=r"BatchKVCache.*start without --speculative-tokens"):
+        Bench(model_dir / "tiny-vl", tmp_path, speculative_tokens=4)
+
+
+def test_batch_work_cannot_flush_a_chats_prefix(starter_dir: Path, tmp_path: Path) -> None:
+    bench = Bench(starter_dir, tmp_path, prefix_cache_mb=12)
+    try:
+        chat = bench.prompt("Tell me a short story about a lighthouse keeper and his old dog, please.")
+        bench.ask(chat, max_tokens=4)
+        for i in range(8):
+            bench.ask(bench.prompt(f"Tag number {i}: " + "alpha beta gamma delta " * 12), tier=Tier.BATCH, max_tokens=2)
+        assert bench.core.prefixes.bytes <= 12 << 20
+        assert bench.ask(chat, max_tokens=4).cached == len(chat.tokens) - 1
+    finally:
+        bench.engine.stop()
+
+
+def test_what_does_not_fit_into_memory_waits(text: Bench) -> None:
+    text.ask(QUESTIONS[0], max_tokens=2)
+    one = text.core.budget.bytes(text.send(QUESTIONS[0], max_tokens=40).request)
+    real = text.core.budget.limit
+    text.core.budget.limit = lambda: int(one * 1.5)
+    try:
+        clients = [text.send(QUESTIONS[1], max_tokens=40) for _ in range(2)]
+        most = 0
+        while not all(c.ended.is_set() for c in clients):
+            most = max(most, len(text.core.batches))
+            time.sleep(0.005)
+        assert most == 1
+        assert all(c.failure is None for c in clients)
+    finally:
+        text.core.budget.limit = real
+
+
+def test_embedding_beside_a_chat(text: Bench, model_dir: Path) -> None:
+    text.engine.load(model_dir / "minilm").result(60)
+    chat = text.send(QUESTIONS[2], max_tokens=60)
+    vectors, tokens = text.engine.embed(model_dir / "minilm", ["a b c"] * 40, Tier.BATCH).result(60)
+    assert len(vectors) == 40
+    assert tokens == 40 * 5
+    assert chat.ended.wait(60)
+    assert chat.failure is None
+    assert not text.deaths

@@ -1,0 +1,257 @@
+"""The process: signals, drains, logs, exits, disconnects, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.servers import Sidecar, sidecar, wait_for
+
+STORY: Any = {
+    "model": "starter",
+    "messages": [{"role": "user", "content": "Tell me a very long story about a dragon."}],
+    "temperature": 0,
+    "stream": True,
+    "max_tokens": 400,
+}
+SECRET = "xyzzy-plugh-42"
+
+
+def test_drain_lets_a_stream_finish_and_refuses_new_work(tmp_path: Path, data_dir: Path) -> None:
+    with sidecar(tmp_path, data_dir=data_dir) as running, running.client() as http, running.client() as other:
+        body = STORY | {"max_tokens": 60}
+        lines: list[str] = []
+        with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            source = answer.iter_lines()
+            lines.extend(next(source) for _ in range(4))
+            running.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: other.get("/health").json()["status"] == "draining")
+            refused = other.post("/v1/chat/completions", json=STORY)
+            assert refused.status_code == 503
+            assert refused.headers["retry-after"]
+            assert refused.json()["error"]["code"] == "draining"
+            assert other.get("/health/ready").status_code == 503
+            lines.extend(source)
+        assert "data: [DONE]" in lines
+        assert running.process.wait(30) == 0
+
+
+def test_drain_timeout_ends_what_runs_with_an_error_event(tmp_path: Path, data_dir: Path) -> None:
+    with (
+        sidecar(tmp_path, "--drain-timeout", "0.2", data_dir=data_dir) as running,
+        running.client() as http,
+        http.stream("POST", "/v1/chat/completions", json=STORY) as answer,
+    ):
+        source = answer.iter_lines()
+        for _ in range(4):
+            next(source)
+        running.process.send_signal(signal.SIGINT)
+        try:
+            rest = list(source)
+            assert "data: [DONE]" not in rest
+        except httpx.RemoteProtocolError:
+            pass
+        assert running.process.wait(30) == 0
+
+
+def test_a_second_signal_exits_at_once(tmp_path: Path, data_dir: Path) -> None:
+    with (
+        sidecar(tmp_path, "--drain-timeout", "600", data_dir=data_dir) as running,
+        running.client() as http,
+        http.stream("POST", "/v1/chat/completions", json=STORY) as answer,
+    ):
+        source = answer.iter_lines()
+        for _ in range(4):
+            next(source)
+        running.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: httpx.get(f"{running.url}/health").json()["status"] == "draining")
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(10) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_frees_its_row(server: Sidecar, stream: bool) -> None:
+    def busy() -> int:
+        queue = httpx.get(f"{server.url}/health").json()["queue"]
+        return sum(q["running"] + q["waiting"] for q in queue.values())
+
+    wait_for(lambda: busy() == 0)
+    body = json.dumps(STORY | {"stream": stream, "max_tokens": 4000}).encode()
+    host, port = "127.0.0.1", int(server.url.rpartition(":")[2])
+    with socket.create_connection((host, port)) as raw:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        raw.sendall(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        wait_for(lambda: busy() == 1)
+    wait_for(lambda: busy() == 0, timeout=10)
+
+
+def test_logs_hold_no_prompt_and_no_key(tmp_path: Path, data_dir: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text(SECRET + "-key")
+    with sidecar(tmp_path, "--api-key-file", str(key), "--log-level", "debug", data_dir=data_dir) as running:
+        with running.client(headers={"authorization": f"Bearer {SECRET}-key"}) as http:
+            body = STORY | {"messages": [{"role": "user", "content": SECRET}], "stream": False, "max_tokens": 3}
+            assert http.post("/v1/chat/completions", json=body).status_code == 200
+            assert http.post("/v1/chat/completions", json=body | {"temperature": 99}).status_code == 400
+        today = time.strftime("%Y%m%d")
+        names = {p.name for p in (running.state_dir / "logs").iterdir()}
+        assert {f"mlx_service_{today}.log", f"api_{today}.log"} <= names
+        logs = running.logs()
+        assert "/v1/chat/completions" in logs
+        assert SECRET not in logs
+        assert SECRET not in running.output.read_text()
+
+
+def test_prompts_are_logged_where_the_operator_says_so(tmp_path: Path, data_dir: Path) -> None:
+    with sidecar(tmp_path, "--log-prompts", data_dir=data_dir) as running, running.client() as http:
+        body = STORY | {"messages": [{"role": "user", "content": SECRET}], "stream": False, "max_tokens": 3}
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+        assert SECRET in running.logs()
+
+
+def test_native_output_reaches_the_log(tmp_path: Path, data_dir: Path) -> None:
+    """A native library's last words go to file descriptor 2 and must be in the log after the process died."""
+    code = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from sidecar import config, logs\n"
+        "logs.setup(config.Settings(state_dir=Path(sys.argv[1])))\n"
+        "os.write(2, b'[METAL] Command buffer execution failed\\n')\n"
+        "time.sleep(0.5)\n"
+        "os.abort()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGABRT
+    assert b"[METAL]" in done.stderr
+    assert "[METAL] Command buffer execution failed" in "".join(p.read_text() for p in (tmp_path / "logs").iterdir())
+
+
+def test_logs_roll_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import logging
+
+    from sidecar.process import logs
+
+    monkeypatch.setattr(logs, "MAX_BYTES", 2000)
+    handler = logs.DailyFile(tmp_path, "mlx_service")
+    logger = logging.Logger("test")
+    logger.addHandler(handler)
+    for i in range(200):
+        logger.error("line %d %s", i, "x" * 80)
+    handler.close()
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 1 + logs.BACKUPS
+    assert all(f.stat().st_size <= 2000 for f in files)
+    assert "line 199" in (tmp_path / f"mlx_service_{time.strftime('%Y%m%d')}.log").read_text()
+
+
+def test_start_model_loads_behind_the_open_port(tmp_path: Path, data_dir: Path) -> None:
+    with sidecar(tmp_path, "--model", "starter", data_dir=data_dir) as running, running.client() as http:
+        seen = set()
+
+        def ready() -> bool:
+            health = http.get("/health").json()
+            seen.add(health["status"])
+            return bool(health["model"] == "starter")
+
+        wait_for(ready)
+        assert "loading" in seen
+        assert http.get("/health").json()["status"] == "ready"
+
+
+def test_a_start_model_that_is_not_there_leaves_a_server_that_says_so(tmp_path: Path, data_dir: Path) -> None:
+    with sidecar(tmp_path, "--model", "qwen3-vl-4b", data_dir=data_dir) as running, running.client() as http:
+        wait_for(lambda: http.get("/health").json()["error"] is not None)
+        assert "mlx-sidecar pull" in http.get("/health").json()["error"]
+
+
+def test_mlx_is_not_imported_before_a_model_is_asked_for(tmp_path: Path, data_dir: Path) -> None:
+    with sidecar(tmp_path, data_dir=data_dir) as running, running.client() as http:
+        maps = Path(f"/proc/{running.process.pid}/maps")
+        assert "libmlx" not in maps.read_text()
+        http.get("/v1/models")
+        assert "libmlx" not in maps.read_text()
+        assert http.post("/tokenize", json={"model": "starter", "prompt": "x"}).status_code == 200
+        assert "libmlx" in maps.read_text()
+
+
+def run_serve(*args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """`mlx-sidecar serve` that is expected to end by itself."""
+    command = [sys.executable, "-m", "sidecar.entry", "serve", *args]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("MLX_SIDECAR_")}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**clean, **(env or {})}, check=False
+    )
+
+
+def test_exit_codes_and_messages(tmp_path: Path) -> None:
+    state = ("--state-dir", str(tmp_path / "s"))
+    bad = run_serve(*state, "--port", "99999")
+    assert bad.returncode == 78
+    assert "--port" in bad.stderr
+    word = run_serve(*state, env={"MLX_SIDECAR_MANAGED": "perhaps"})
+    assert word.returncode == 78
+    assert "MLX_SIDECAR_MANAGED" in word.stderr
+    key = run_serve(*state, "--api-key-file", str(tmp_path / "nokey"))
+    assert key.returncode == 78
+    assert "--api-key-file" in key.stderr
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        taken = run_serve(*state, "--port", str(port), "--strict-port")
+        assert taken.returncode == 3
+        assert str(port) in taken.stderr
+        assert str(os.getpid()) in taken.stderr
+
+
+def test_a_busy_port_is_left_alone_and_another_published(tmp_path: Path, data_dir: Path) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        with sidecar(tmp_path, "--port", str(port), data_dir=data_dir) as running:
+            assert running.record["port"] != port
+            assert httpx.get(f"{running.url}/health").status_code == 200
+
+
+def test_a_dead_engine_thread_ends_the_process(tmp_path: Path, data_dir: Path) -> None:
+    """The fault is planted through a start-up hook of Python; the thread that dies is the real one."""
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(
+        "import threading, time, os\n"
+        "def plant():\n"
+        "    from sidecar import engine\n"
+        "    def work(self):\n"
+        "        raise SystemError('planted')\n"
+        "    engine.Engine._work = work\n"
+        "threading.Timer(0.5, plant).start()\n"
+    )
+    path = os.pathsep.join([str(hook), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with sidecar(tmp_path, env={"PYTHONPATH": path}, data_dir=data_dir) as running, running.client() as http:
+        time.sleep(1)
+        done = threading.Event()
+
+        def ask() -> None:
+            try:
+                http.post("/v1/chat/completions", json=STORY | {"stream": False}, timeout=30)
+            except httpx.HTTPError:
+                pass
+            finally:
+                done.set()
+
+        threading.Thread(target=ask, daemon=True).start()
+        assert running.process.wait(30) == 1
+        assert done.wait(10)
+        assert "planted" in running.logs()
