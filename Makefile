@@ -8,7 +8,7 @@ PORT   ?= 60315
 
 export MLX_SIDECAR_DATA_DIR ?= $(DATA)
 export CARGO_TARGET_DIR ?= $(CACHE)/cargo-target
-WITH_BLAS = env $$(tools/blas.sh)
+WITH_BLAS = env $$(build/blas.sh)
 
 .PHONY: run test setup starter lint freeze sidecar-dist requirements storm chaos pull-chaos swap-storm seed-check starter-eval web desktop test-desktop desktop-scratch clean
 
@@ -38,28 +38,28 @@ starter: setup ## the starter model, fetched and converted once
 	@$(WITH_BLAS) $(BIN)/mlx-sidecar starter install
 
 freeze: setup ## the frozen program in dist/mlx-sidecar/ (ONEFILE=1: one file)
-	@CACHE=$(CACHE) ONEFILE=$(ONEFILE) tools/freeze.sh $(BIN)/python
+	@CACHE=$(CACHE) ONEFILE=$(ONEFILE) build/freeze.sh $(BIN)/python
 
 sidecar-dist: freeze ## what a Tauri bundle takes, in dist/tauri/
-	tools/sidecar_dist.sh $(BIN)/python
+	build/tauri_dist.sh $(BIN)/python
 
 requirements: setup ## pin anew what pyproject.toml asks for
 	CACHE=$(CACHE) tools/pin.sh
 
 storm: setup ## launchers of both kinds at once, many rounds (ARGS=--help)
-	$(BIN)/python tools/storm.py $(ARGS)
+	$(BIN)/python tools/stress/storm.py $(ARGS)
 
 chaos: setup ## random kills and garbage, many rounds (ARGS=--help)
-	$(BIN)/python tools/chaos.py $(ARGS)
+	$(BIN)/python tools/stress/chaos.py $(ARGS)
 
 pull-chaos: setup ## a 2 GB download killed 20 times at random (ARGS=--help)
-	$(BIN)/python tools/pull_chaos.py $(ARGS)
+	$(BIN)/python tools/stress/pull_chaos.py $(ARGS)
 
 swap-storm: setup ## 200 loads, unloads and swaps under traffic (ARGS=--help)
-	$(WITH_BLAS) $(BIN)/python tools/swap_storm.py $(ARGS)
+	$(WITH_BLAS) $(BIN)/python tools/stress/swap_storm.py $(ARGS)
 
 seed-check: setup starter ## the prototype's test plan as a checklist
-	$(WITH_BLAS) $(BIN)/python -m tests.host.seed_check
+	$(WITH_BLAS) $(BIN)/python -m tools.seed_check
 
 starter-eval: setup starter ## what the starter model sees, scored on held-out pictures; exits 1 while goals are missed
 	$(WITH_BLAS) $(BIN)/python -m tools.starter_eval --serve $(BIN)/mlx-sidecar --folder $$MLX_SIDECAR_DATA_DIR/models/starter --text auto $(ARGS)

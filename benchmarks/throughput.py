@@ -21,9 +21,9 @@ from typing import Any
 
 from benchmarks import clients
 from sidecar.config import load
-from sidecar.engine.thread import Engine
-from sidecar.engine.metrics import Meter
 from sidecar.engine.messages import Done, Event, Failed, GenerationRequest, Prompt, Sampling, Tier, Token
+from sidecar.engine.metrics import Meter
+from sidecar.engine.thread import Engine
 
 
 def prompts(count: int, length: int, vocab: int) -> list[list[int]]:

@@ -1,6 +1,6 @@
 """Compare the manifests of two frozen builds: what is in one alone, and what differs. Exits 1 when anything does.
 
-python tools/freeze_compare.py A/manifest.json B/manifest.json
+python build/compare.py A/manifest.json B/manifest.json
 """
 
 from __future__ import annotations

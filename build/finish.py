@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-import freeze_plan  # noqa: E402
+sys.path.insert(0, str(ROOT / "build"))
+import plan  # noqa: E402
 
 WHY = {
     "numpy.libs": "OpenBLAS: numpy's, and through a shim MLX's matrix products",
@@ -84,7 +84,7 @@ def openblas(inside: Path) -> None:
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         raise SystemExit("a C compiler is needed to put OpenBLAS in: apt-get install gcc libc6-dev")
-    command = [compiler, "-O2", "-shared", "-fPIC", "-o", str(blas), str(ROOT / "tools" / "cblas_shim.c")]
+    command = [compiler, "-O2", "-shared", "-fPIC", "-o", str(blas), str(ROOT / "build" / "cblas_shim.c")]
     command += [f"-Wl,-soname,{blas.name}", "-Wl,--no-as-needed", str(reference), str(fast)]
     # Found from its own folder and, through PyInstaller's link or a copy of it, from the folder above.
     places = ":".join(f"$ORIGIN{up}" for up in ("", "/../numpy.libs", "/mlx_cpu.libs", "/numpy.libs"))
@@ -99,7 +99,7 @@ def openblas(inside: Path) -> None:
 
 def drop(inside: Path) -> None:
     """Remove metadata of packages that are not in."""
-    keep = set(freeze_plan.bundled_names())
+    keep = set(plan.bundled_names())
     for folder in inside.glob("*.dist-info"):
         if folder.name.partition("-")[0].lower().replace("_", "-").replace(".", "-") not in keep:
             shutil.rmtree(folder)
@@ -113,7 +113,7 @@ def drop(inside: Path) -> None:
 
 def bundled() -> list[metadata.Distribution]:
     """The distributions whose modules or libraries are in the frozen program, by name."""
-    return [metadata.distribution(name) for name in freeze_plan.bundled_names()]
+    return [metadata.distribution(name) for name in plan.bundled_names()]
 
 
 def licences(app: Path) -> None:

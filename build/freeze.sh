@@ -6,7 +6,7 @@ python=${1:?the python of the virtual environment}
 cache=${CACHE:-$HOME/.cache/mlx-sidecar-dev}
 onefile=${ONEFILE:-0}
 key=$({ echo "$onefile ${MLX_SIDECAR_WITH:-}"; "$python" -VV
-        find sidecar host_api build tools/freeze* tools/cblas_shim.c requirements/dev.txt -type f \
+        find sidecar host_api build requirements/dev.txt -type f \
             ! -path 'host_api/app/*' ! -name '*.pyc' | sort | xargs cat; } | sha256sum | cut -c1-16)
 kept=$cache/frozen/$key
 if [ ! -d "$kept" ]; then
@@ -17,7 +17,7 @@ if [ ! -d "$kept" ]; then
     rm -rf "$kept.new"
     "$python" -m PyInstaller --noconfirm --log-level ERROR --workpath "$cache/freeze-work" \
         --distpath "$kept.new" build/mlx_sidecar.spec
-    "$python" tools/freeze_finish.py "$kept.new"
+    "$python" build/finish.py "$kept.new"
     find "$cache/frozen" -mindepth 1 -maxdepth 1 -type d -mtime +7 -exec rm -rf {} +
     mv "$kept.new" "$kept"
 fi

@@ -81,8 +81,12 @@ def excludes() -> list[str]:
 
 def hidden_imports() -> list[str]:
     """Modules imported by name at run time: MLX's own, mlx-vlm's families, drafters, tool parsers."""
-    names = ["sidecar.cli.main", "sidecar.process.server", "sidecar.engine.runner", "sidecar.cli.chat", "uvicorn.protocols.http.h11_impl"]
-    names += ["uvicorn.loops.asyncio", "uvicorn.lifespan.off", "uvicorn.protocols.websockets.auto"]
+    names = [
+        "uvicorn.protocols.http.h11_impl",
+        "uvicorn.loops.asyncio",
+        "uvicorn.lifespan.off",
+        "uvicorn.protocols.websockets.auto",
+    ]
     names += collect_submodules("sidecar")
     names += ["huggingface_hub.hf_api", "huggingface_hub.file_download", "huggingface_hub.utils._cache_manager"]
     names += mlx_modules()
@@ -132,8 +136,9 @@ def _folder(package: str) -> Path:
 
 def datas(root: Path) -> list[tuple[str, str]]:
     """Data files: the catalogue, the starter's parts, metadata of packages that are asked for their version."""
-    found = [(str(root / "sidecar" / "catalogue.json"), "sidecar")]
-    found += [(str(root / "sidecar" / "starter" / "vision" / "eyes.safetensors"), "sidecar/starter/vision")]
+    found = [(str(root / "sidecar" / "models" / "catalogue.json"), "sidecar/models")]
+    eyes = "sidecar/models/starter/vision"
+    found += [(str(root / eyes / "eyes.safetensors"), eyes)]
     found += transformers_outlines()
     found += collect_data_files("mlx_vlm", excludes=["**/*.py", "**/tests/**", "**/evals/**"])
     for name in bundled_names():

@@ -9,17 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from host_api.protocol.restarts import Backoff
     from host_api.config import HostConfig
     from host_api.errors import Conflict, HostError, InUse, LaunchFailed, StateDirError, TimedOut
     from host_api.host import Connection, Event, SidecarHost, Status, current, sidecar_lifespan, status
     from host_api.process import LaunchSpec
+    from host_api.protocol.restarts import Backoff
 
 _HOME = {
-    "backoff": ("Backoff",),
+    "protocol.restarts": ("Backoff",),
     "errors": ("Conflict", "HostError", "InUse", "LaunchFailed", "StateDirError", "TimedOut"),
     "host": ("Connection", "Event", "SidecarHost", "Status", "current", "sidecar_lifespan", "status"),
-    "launcher": ("LaunchSpec",),
+    "process": ("LaunchSpec",),
     "config": ("HostConfig",),
 }
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from host_api.process import LaunchSpec
 from host_api.protocol import state_dir
 from host_api.protocol.restarts import Backoff
-from host_api.process import LaunchSpec
 
 
 @dataclass(frozen=True, kw_only=True)

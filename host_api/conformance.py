@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from host_api.protocol.restarts import Backoff
 from host_api.config import HostConfig
 from host_api.errors import HostError, StateDirError
 from host_api.host import SidecarHost
+from host_api.manager import Supervisor
 from host_api.process import LaunchSpec
 from host_api.protocol.lock import held
 from host_api.protocol.record import Compat, Identity, LockState, Observation, Probe, RecordState, decide
-from host_api.manager import Supervisor
+from host_api.protocol.restarts import Backoff
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

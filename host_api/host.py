@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from host_api.config import HostConfig
 from host_api.errors import HostError, StateDirError
-from host_api.protocol.lock import held
-from host_api.protocol.record import Decision, LockState, Probe, Record, decide, parse_record
-from host_api.protocol.probe import health_of, probe
 from host_api.manager import Supervisor
+from host_api.protocol.lock import held
+from host_api.protocol.probe import health_of, probe
+from host_api.protocol.record import Decision, LockState, Probe, Record, decide, parse_record
 
 if TYPE_CHECKING:
     import httpx

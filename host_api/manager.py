@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from host_api.protocol import restarts, identity, state_dir
 from host_api import process
-from host_api.protocol.restarts import Restarts
 from host_api.config import HostConfig
 from host_api.errors import Conflict, HostError, InUse, LaunchFailed, StateDirError, TimedOut
-from host_api.process import Child
-from host_api.protocol.lock import FileLock, held
 from host_api.observe import Patience, Seen, observe, why
+from host_api.process import Child
+from host_api.protocol import identity, restarts, state_dir
+from host_api.protocol.lock import FileLock, held
+from host_api.protocol.probe import probe
 from host_api.protocol.record import (
     PERMANENT,
     Compat,
@@ -31,7 +31,7 @@ from host_api.protocol.record import (
     encode_record,
     parse_record,
 )
-from host_api.protocol.probe import probe
+from host_api.protocol.restarts import Restarts
 
 
 class Supervisor:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from host_api.protocol import identity, state_dir
 from host_api.config import HostConfig
+from host_api.protocol import identity, state_dir
 from host_api.protocol.lock import held
+from host_api.protocol.probe import port_holder, probe
 from host_api.protocol.record import (
     Compat,
     Identity,
@@ -19,7 +20,6 @@ from host_api.protocol.record import (
     parse_record,
     satisfies,
 )
-from host_api.protocol.probe import port_holder, probe
 from host_api.protocol.state_dir import Files
 
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from host_api.protocol import identity
 from host_api.errors import HostError
+from host_api.protocol import identity
 from host_api.protocol.record import OWNER_ENV, Identity, Owner, Record
 from host_api.protocol.state_dir import explain
 

@@ -8,19 +8,30 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from sidecar import durations, paths
+from host_api.protocol.state_dir import default_state_dir
+from sidecar import durations
 
+APP = "mlx-sidecar"
 ENV_PREFIX = "MLX_SIDECAR_"
 PREFERRED_PORT = 60316
 
 
 class ConfigError(Exception):
     """A setting that can't be used; the message names it and says what to do. Exit code 78."""
+
+
+def default_data_dir() -> Path:
+    """Return the folder of installed models and settings: per user, kept across updates, not created here."""
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / APP
+    base = os.environ.get("XDG_DATA_HOME", "")
+    return (Path(base) if base.startswith("/") else Path.home() / ".local" / "share") / APP
 
 
 def _opt(default: Any, text: str, **extra: Any) -> Any:
@@ -37,9 +48,9 @@ class Settings:
     host: str = _opt("127.0.0.1", "address to listen on")
     port: int = _opt(PREFERRED_PORT, "preferred port; 0 = any; another is taken when it is busy")
     strict_port: bool = _opt(False, "fail rather than take another port when the preferred one is busy")
-    state_dir: Path = _opt(paths.state_dir, "lock files, sidecar.pid")
+    state_dir: Path = _opt(default_state_dir, "lock files, sidecar.pid")
     model_dir: tuple[Path, ...] = _opt((), "folder with model folders (repeatable)")
-    data_dir: Path = _opt(paths.data_dir, "where the starter model is installed")
+    data_dir: Path = _opt(default_data_dir, "where the starter model is installed")
     cache_dir: Path | None = _opt(None, "the hub's cache folder; default: HF_HUB_CACHE, HF_HOME or its usual place")
     hub_mirror: tuple[str, ...] = _opt((), "mirror to pull from when the hub (HF_ENDPOINT) fails (repeatable)")
     pull_stall: float = _opt(30.0, "seconds without a byte after which a download is begun anew")

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     multiprocessing.freeze_support()
-    from sidecar.process import onefile
     from sidecar.cli.main import run
+    from sidecar.process import onefile
 
     onefile.prepare()
     return run(list(sys.argv[1:] if argv is None else argv))

@@ -1,55 +1,51 @@
-"""The arrows of docs/architecture.md hold: who may import whom, and what an import brings along."""
+"""The arrows of docs/concepts/architecture.md hold: which folder may import which, and what an import brings along."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+GROUND = "ground"  # the files beside the folders
+LIGHT = {"host_api.protocol", "host_api.loopback"}  # what the server may use of a host, everywhere
 
-SIDECAR = [  # each layer may import from its own and those below
-    {"entry"},
-    {"cli"},
-    {"modelcommands"},
-    {"server", "terminal", "selfcheck", "starter.install", "starter.embedding", "importing"},
-    {"lifecycle", "app"},
-    {"routes.chat", "routes.completions", "routes.embeddings", "routes.models", "routes.health", "routes.common"},
-    {"generation", "sse"},
-    {"service", "guard"},
-    {"residency", "registry", "downloads.manager"},
-    {"downloads.pull"},
-    {"downloads.transfer"},
-    {"engine"},
-    {"core"},
-    {"kv", "batches"},
-    {"prompting", "prefill", "prefix_cache", "loader", "vision", "rows", "starter.text", "starter.vision"},
-    {"scheduler", "sampling", "speculation", "constraints", "output", "images", "schemas", "logs", "starter.source"},
-    {"downloads.store", "downloads.selection", "downloads.meter", "downloads.hub"},
-    {"errors", "metrics", "requests", "config", "costs", "starter", "downloads", "aliases", "gguf"},
-    {"files", "paths", "durations", "memory", "pressure", "warmstart", "routes", "onefile", ""},
-]
-HOST = [
-    {"cli", "conformance"},
-    {""},
-    {"host"},
-    {"supervisor"},
-    {"observe"},
-    {"config"},
-    {"launcher", "probe", "client"},
-    {"lock", "errors"},
-    {"state_dir", "identity", "backoff"},
-    {"ownership"},
-]
-ALLOWED_OF_HOST = {"ownership", "identity", "lock", "state_dir"}
+# One line a folder: it may import what is named after it, and itself.
+SIDECAR = {
+    "entry": {"cli", "process"},
+    "cli": {"process", "api", "text", "models", "engine", "backend", GROUND},
+    "process": {"api", "text", "models", "engine", "backend", GROUND},
+    "api": {"text", "models", "engine", "backend", GROUND},
+    "text": {"engine", "backend", GROUND},
+    "models": {"engine", "backend", GROUND},
+    "engine": {"backend", GROUND},
+    "backend": {GROUND},
+    GROUND: set[str](),
+}
+HOST = {
+    "app": {GROUND, "loopback", "protocol"},
+    GROUND: {"protocol"},
+    "loopback": set[str](),
+    "protocol": set[str](),
+}
+APP = {
+    "routes": {"sidecar", "chat", "documents", "models", "data", GROUND},
+    "sidecar": {"models", "data", GROUND},
+    "chat": {"documents", "models", "data", GROUND},
+    "documents": {"models", "data", GROUND},
+    "models": {"data", GROUND},
+    "data": {GROUND},
+    GROUND: {"routes", "sidecar", "chat", "documents", "models", "data"},  # puts the service together
+}
 
 
-def imports_of(path: Path, package: str) -> set[str]:
-    """Modules of ``package`` a file imports, anywhere in it, as dotted names inside the package."""
-    found = set()
+def imported(path: Path) -> Iterator[str]:
+    """Yield the full dotted name of everything a file imports at run time, anywhere in it."""
     tree = ast.parse(path.read_text())
     typing_only = {
         id(inner)
@@ -60,49 +56,99 @@ def imports_of(path: Path, package: str) -> set[str]:
     for node in ast.walk(tree):
         if id(node) in typing_only:
             continue
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package:
-            inside = node.module.partition(".")[2]
-            for alias in node.names:
-                deeper = f"{inside}.{alias.name}".strip(".")
-                here = ROOT / package / Path(*deeper.split("."))
-                found.add(deeper if here.with_suffix(".py").exists() or here.is_dir() else inside)
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
-            found |= {a.name.partition(".")[2] for a in node.names if a.name.split(".")[0] == package}
-    return found
+            yield from (alias.name for alias in node.names)
 
 
-def modules(package: str, *, without: str = "") -> dict[str, Path]:
-    """Dotted name inside the package → file."""
-    out = {}
-    for path in (ROOT / package).rglob("*.py"):
-        inside = path.relative_to(ROOT / package).with_suffix("")
-        name = ".".join(inside.parts).removesuffix("__init__").rstrip(".")
-        if not without or not name.startswith(without):
-            out[name] = path
-    return out
+def folder_of(name: str, package: str) -> str:
+    """Return the room of a dotted name: the folder under ``package``, or the ground for a file beside the folders."""
+    first = name.removeprefix(package).lstrip(".").split(".")[0]
+    if first == "entry":
+        return "entry"
+    return first if (ROOT / Path(*package.split(".")) / first).is_dir() and first else GROUND
 
 
-@pytest.mark.parametrize(("package", "layers", "without"), [("sidecar", SIDECAR, ""), ("host_api", HOST, "app")])
-def test_imports_go_one_way(package: str, layers: list[set[str]], without: str) -> None:
-    rank = {name: i for i, layer in enumerate(layers) for name in layer}
-    for name, path in modules(package, without=without).items():
-        assert name in rank, f"{package}.{name} has no place in the layers; give it one"
-        for other in imports_of(path, package):
-            if package == "host_api" and other.startswith("app"):
-                assert name == "cli", f"host_api.{name} imports the host application"
+def files(package: str) -> Iterator[tuple[str, Path]]:
+    """Yield dotted name and path of each module under ``package``."""
+    top = ROOT / Path(*package.split("."))
+    for path in sorted(top.rglob("*.py")):
+        if "node_modules" not in path.parts:
+            yield ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), path
+
+
+@pytest.mark.parametrize(
+    ("package", "arrows"), [("sidecar", SIDECAR), ("host_api", HOST), ("host_api.app", APP)], ids=lambda x: str(x)[:12]
+)
+def test_imports_go_one_way(package: str, arrows: dict[str, set[str]]) -> None:
+    wrong = []
+    for name, path in files(package):
+        here = folder_of(name, package)
+        assert here in arrows, f"{name} stands in {here}, which has no line in the table of arrows"
+        for other in imported(path):
+            if other == package or not other.startswith(f"{package}."):
                 continue
-            assert rank[other] >= rank[name], f"{package}.{name} imports {package}.{other}, which lies above it"
+            there = folder_of(other, package)
+            if there != here and there not in arrows[here] and not (package == "host_api" and name == "host_api.cli"):
+                wrong.append(f"{name} imports {other}: no arrow from {here} to {there}")
+    assert not wrong, "\n".join(wrong)
 
 
-def test_the_sidecar_takes_four_modules_of_the_host_and_the_host_none_of_it() -> None:
-    for name, path in modules("sidecar").items():
-        assert imports_of(path, "host_api") <= ALLOWED_OF_HOST, name
-    for name, path in modules("host_api").items():
-        assert not imports_of(path, "sidecar"), name
+def test_the_server_takes_the_protocol_of_a_host_and_a_host_nothing_of_the_server() -> None:
+    for name, path in files("sidecar"):
+        for other in imported(path):
+            if other.startswith("host_api") and folder_of(name, "sidecar") != "cli":
+                assert ".".join(other.split(".")[:2]) in LIGHT, f"{name} imports {other}"
+    for name, path in files("host_api"):
+        assert not [other for other in imported(path) if other.split(".")[0] == "sidecar"], name
+
+
+def test_one_room_alone_knows_mlx_vlm() -> None:
+    pattern = re.compile(r"^\s*(from|import) mlx_vlm|import_module\(.mlx_vlm", re.MULTILINE)
+    outside = [
+        name
+        for name, path in files("sidecar")
+        if folder_of(name, "sidecar") != "backend" and pattern.search(path.read_text())
+    ]
+    assert not outside
+
+
+def test_the_protocol_needs_the_standard_library_alone() -> None:
+    for name, path in files("host_api.protocol"):
+        for other in imported(path):
+            top = other.split(".")[0]
+            assert top in sys.stdlib_module_names or other.startswith("host_api.protocol"), f"{name} imports {other}"
+
+
+def modules_in_a_circle(package: str) -> list[str]:
+    """Return the modules of ``package`` that import each other at import time, in a circle, sorted."""
+    known = dict(files(package))
+    graph: dict[str, set[str]] = {}
+    for name, path in known.items():
+        tree = ast.parse(path.read_text())
+        names: set[str] = set()
+        for node in tree.body:  # imports inside functions come later
+            if isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    full = f"{node.module}.{alias.name}"
+                    names.add(full if full in known else node.module)
+        graph[name] = {n for n in names if n in known and n != name}
+    while True:
+        ends = {name for name, to in graph.items() if not to & graph.keys()}
+        if not ends:
+            return sorted(graph)
+        graph = {name: to - ends for name, to in graph.items() if name not in ends}
+
+
+@pytest.mark.parametrize("package", ["sidecar", "host_api"])
+def test_no_circle_of_imports(package: str) -> None:
+    left = modules_in_a_circle(package)
+    assert not left
 
 
 def loaded_after(code: str) -> set[str]:
-    """Top-level names in sys.modules after ``code`` in a fresh interpreter."""
+    """Return the top-level names in sys.modules after ``code`` in a fresh interpreter."""
     program = f"import sys\n{code}\nprint(' '.join({{m.split('.')[0] for m in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     return set(done.stdout.split())
@@ -114,15 +160,33 @@ def test_the_core_of_the_host_is_light() -> None:
 
 
 def test_the_server_brings_no_mlx_before_a_model() -> None:
-    loaded = loaded_after("import sidecar.server, sidecar.app, sidecar.service, sidecar.engine")
+    loaded = loaded_after("import sidecar.process.server, sidecar.api.app, sidecar.api.service, sidecar.engine.thread")
     assert not loaded & {"mlx", "mlx_vlm", "transformers", "numpy", "PIL", "huggingface_hub", "llguidance", "httpx"}
 
 
 def test_files_are_short() -> None:
     long = {
-        f"{package}/{name}": lines
+        name: lines
         for package in ("sidecar", "host_api")
-        for name, path in modules(package).items()
-        if (lines := len(path.read_text().splitlines())) > 420
+        for name, path in files(package)
+        if (lines := len(path.read_text().splitlines())) > 330
     }
     assert not long
+
+
+def test_functions_are_short() -> None:
+    long = {
+        f"{name}.{node.name}": length
+        for package in ("sidecar", "host_api")
+        for name, path in files(package)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > 60
+    }
+    assert not long
+
+
+def test_the_front_of_the_server_is_small() -> None:
+    entries = [p for p in (ROOT / "sidecar").iterdir() if p.name != "__pycache__"]
+    assert len([p for p in entries if p.is_dir()]) <= 9
+    assert len([p for p in entries if p.is_file()]) <= 6

@@ -33,7 +33,7 @@ def test_an_expression_is_read(expression: str, right: bool) -> None:
     assert allowed(expression, SHIPPED) == right
 
 
-@pytest.mark.parametrize("folder", ["host_api/app/web", "examples/desktop-app", "tests/host/ai_sdk"])
+@pytest.mark.parametrize("folder", ["host_api/app/web", "examples/desktop-app", "tests/host_api/app/ai_sdk"])
 def test_every_package_has_a_licence_we_may_use(folder: str) -> None:
     packages = json.loads((ROOT / folder / "package-lock.json").read_text())["packages"]
     named = {name: each for name, each in packages.items() if name.startswith("node_modules/")}

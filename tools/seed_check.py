@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-P, C, M, T = (f"tests/host/test_{n}.py::test_" for n in ("process", "chat", "models", "tasks"))
+P, C, M, T = (f"tests/host_api/app/test_{n}.py::test_" for n in ("process", "chat", "models", "tasks"))
 
 PLAN: list[tuple[str, list[tuple[str, list[str]]]]] = [
     (
@@ -98,7 +98,7 @@ class _Collect:
 
 def main() -> int:
     """Run the plan; the exit status is 0 when every check holds."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[1]
     wanted = sorted({t for _, checks in PLAN for _, tests in checks for t in tests})
     outcome = _Collect()
     pytest.main(["-q", "--no-header", f"--rootdir={root}", *(str(root / t) for t in wanted)], plugins=[outcome])

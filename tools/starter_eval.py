@@ -25,7 +25,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-HELD_OUT = Path(__file__).with_name("starter_vision") / "heldout.zip"
+HELD_OUT = Path(__file__).resolve().parents[1] / "training" / "starter_vision" / "heldout.zip"
 GOALS = {"colour_shape": 0.95, "count": 0.9, "relation": 0.9, "emoji": 0.7, "word": 0.8}
 _TOPICS = [
     "the capital of France",

@@ -12,26 +12,26 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from host_api.app.data import engine
 from host_api.app import errors
 from host_api.app.chat import tools
+from host_api.app.chat.tools import Tool
 from host_api.app.config import HostSettings
-from host_api.app.sidecar.control import SidecarControl
-from host_api.app.models.gateway import Gateway
-from host_api.app.guard import Guard
-from host_api.app.data.keys import KeyStore
-from host_api.app.models.pulls import Pulls
-from host_api.app.sidecar.reconciler import Control, Reconciler
-from host_api.app.routes import chat, models, page, pulls, status, tasks
-from host_api.app.services import Services
 from host_api.app.data.chats import Sessions
+from host_api.app.data.engine import Job, open_engine
+from host_api.app.data.jobs import Jobs
+from host_api.app.data.keys import KeyStore
 from host_api.app.data.providers import Store
 from host_api.app.documents import readers, tagging
 from host_api.app.documents.index import Indexer
-from host_api.app.data.jobs import Jobs
 from host_api.app.documents.vectors import Vectors
 from host_api.app.documents.worker import Progress, Worker
-from host_api.app.chat.tools import Tool
+from host_api.app.guard import Guard
+from host_api.app.models.gateway import Gateway
+from host_api.app.models.pulls import Pulls
+from host_api.app.routes import chat, models, page, pulls, status, tasks
+from host_api.app.services import Services
+from host_api.app.sidecar.control import SidecarControl
+from host_api.app.sidecar.reconciler import Control, Reconciler
 
 log = logging.getLogger("host.api")
 
@@ -46,7 +46,7 @@ def build(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = engine.open_engine(settings.data_dir / "host.sqlite3")
+        engine = open_engine(settings.data_dir / "host.sqlite3")
         store = Store(engine, KeyStore(settings.data_dir / "keys.json"))
         store.first_start()
         reconciler = Reconciler(store, control(settings), stop_delay=settings.stop_delay)
@@ -55,7 +55,7 @@ def build(
         vectors = Vectors(settings.data_dir / "vectors")
         indexer = Indexer(jobs, vectors, gateway)
 
-        async def tag(job: engine.Job, _: Progress) -> dict[str, Any]:
+        async def tag(job: Job, _: Progress) -> dict[str, Any]:
             text = readers.text_of(job.name, await asyncio.to_thread(jobs.content, job))
             return {"tags": await tagging.tags_of(gateway, text, attempt=job.attempts + 1)}
 

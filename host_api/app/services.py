@@ -9,17 +9,17 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
+from host_api.app.chat.tools import Tool
 from host_api.app.config import HostSettings
+from host_api.app.data.chats import Sessions
+from host_api.app.data.jobs import Jobs
+from host_api.app.data.providers import Store
+from host_api.app.documents.index import Indexer
+from host_api.app.documents.vectors import Vectors
+from host_api.app.documents.worker import Worker
 from host_api.app.models.gateway import Gateway
 from host_api.app.models.pulls import Pulls
 from host_api.app.sidecar.reconciler import Reconciler
-from host_api.app.data.chats import Sessions
-from host_api.app.data.providers import Store
-from host_api.app.documents.index import Indexer
-from host_api.app.data.jobs import Jobs
-from host_api.app.documents.vectors import Vectors
-from host_api.app.documents.worker import Worker
-from host_api.app.chat.tools import Tool
 
 
 @dataclass(frozen=True)

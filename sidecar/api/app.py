@@ -12,8 +12,8 @@ from fastapi.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sidecar import __version__, errors
-from sidecar.api.guard import Guard
 from sidecar.api import chat, completions, embeddings, health, models
+from sidecar.api.guard import Guard
 from sidecar.api.service import Service
 
 log = logging.getLogger("sidecar.api")

@@ -11,13 +11,7 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 
 from sidecar.api import generation
-from sidecar.text import images, prompt
-from sidecar.engine.grammar import Constraint, GrammarError
-from sidecar.errors import bad_request
 from sidecar.api.generation import Piece, Plan
-from sidecar.text.images import Picture
-from sidecar.backend.loader import LoadedModel
-from sidecar.text.answer import Answer, ForcedCalls, ReasoningSplitter, ToolSplitter, calls_grammar
 from sidecar.api.replies import (
     CLIENT_CLOSED,
     HEADERS_AFTER,
@@ -35,6 +29,13 @@ from sidecar.api.replies import (
 from sidecar.api.schemas import ChatRequest, ImagePart, NamedTool, error_responses
 from sidecar.api.service import Service
 from sidecar.api.sse import ClientGone, EventStream, until_gone
+from sidecar.backend.loader import LoadedModel
+from sidecar.engine.grammar import Constraint, GrammarError
+from sidecar.errors import bad_request
+from sidecar.text import images
+from sidecar.text.answer import Answer, ForcedCalls, ReasoningSplitter, ToolSplitter, calls_grammar
+from sidecar.text.images import Picture
+from sidecar.text.prompt import build_prompt, knows_thinking, knows_tools, template_text, thinking_can_be_off
 
 router = APIRouter(tags=["completions"])
 
@@ -89,7 +90,7 @@ async def _begin(
 
 def _plan(service: Service, loaded: LoadedModel, body: ChatRequest, tier: tuple[Any, int]) -> Plan:
     """Everything that can be refused is refused here; blocking work, off the event loop."""
-    thinks = prompt.knows_thinking(loaded)
+    thinks = knows_thinking(loaded)
     template = dict(body.chat_template_kwargs or {})
     if body.reasoning_effort is not None:
         if not thinks and body.reasoning_effort != "none":
@@ -98,7 +99,7 @@ def _plan(service: Service, loaded: LoadedModel, body: ChatRequest, tier: tuple[
                 param="reasoning_effort",
                 code="unsupported_parameter",
             )
-        if body.reasoning_effort == "none" and thinks and not prompt.thinking_can_be_off(loaded):
+        if body.reasoning_effort == "none" and thinks and not thinking_can_be_off(loaded):
             raise bad_request("reasoning_effort: this model always reasons.", param="reasoning_effort")
         template.setdefault("enable_thinking", body.reasoning_effort != "none")
     pictures = _pictures(service, loaded, body)
@@ -106,7 +107,7 @@ def _plan(service: Service, loaded: LoadedModel, body: ChatRequest, tier: tuple[
     if forced and body.response_format is not None and body.response_format.type != "text":
         raise bad_request("response_format and a required tool call exclude each other.", param="response_format")
     instruction = _instruction(body, forced)
-    prompt = prompt.build(
+    prompt = build_prompt(
         loaded,
         [m.model_dump(exclude_none=True) for m in body.messages],
         pictures,
@@ -240,7 +241,7 @@ def _parser(loaded: LoadedModel) -> Any:
     """The parser of the model's own tool markup; JSON in ``<tool_call>`` where it has none."""
     from mlx_vlm.tools.registry import _infer_tool_parser, load_tool_module
 
-    name = _infer_tool_parser(prompt.template_text(loaded)) if prompt.knows_tools(loaded) else None
+    name = _infer_tool_parser(template_text(loaded)) if knows_tools(loaded) else None
     return load_tool_module(name or "json_tools")
 
 

@@ -11,12 +11,7 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 
 from sidecar.api import generation
-from sidecar.text import prompt
-from sidecar.errors import bad_request
 from sidecar.api.generation import Piece, Plan
-from sidecar.backend.loader import LoadedModel
-from sidecar.text.answer import Answer
-from sidecar.engine.messages import Prompt
 from sidecar.api.replies import (
     CLIENT_CLOSED,
     HEADERS_AFTER,
@@ -34,6 +29,11 @@ from sidecar.api.replies import (
 from sidecar.api.schemas import MAX_CHOICES, CompletionRequest, error_responses
 from sidecar.api.service import Service
 from sidecar.api.sse import ClientGone, EventStream, until_gone
+from sidecar.backend.loader import LoadedModel
+from sidecar.engine.messages import Prompt
+from sidecar.errors import bad_request
+from sidecar.text.answer import Answer
+from sidecar.text.prompt import tokenize_text
 
 router = APIRouter(tags=["completions"])
 
@@ -115,7 +115,7 @@ def _prompts(loaded: LoadedModel, body: CompletionRequest) -> list[Prompt]:
     size = len(loaded.tokenizer)
     for one in given:
         if isinstance(one, str):
-            out.append(prompt.tokenize(loaded, one))
+            out.append(tokenize_text(loaded, one))
         elif all(0 <= t < size for t in one):
             out.append(Prompt(tokens=tuple(one)))
         else:

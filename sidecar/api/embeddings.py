@@ -11,14 +11,14 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 
 from sidecar.api import generation
-from sidecar.text import prompt
-from sidecar.errors import bad_request
-from sidecar.backend.loader import LoadedModel
-from sidecar.engine.messages import Tier
 from sidecar.api.replies import CLIENT_CLOSED, PRIORITY_HEADER, service_of
 from sidecar.api.schemas import EmbeddingRequest, SamplingFields, TokenizeRequest, error_responses
 from sidecar.api.service import Service
 from sidecar.api.sse import ClientGone, until_gone
+from sidecar.backend.loader import LoadedModel
+from sidecar.engine.messages import Tier
+from sidecar.errors import bad_request
+from sidecar.text.prompt import build_prompt, tokenize_text
 
 router = APIRouter(tags=["embeddings"])
 
@@ -117,7 +117,7 @@ async def tokenize(request: Request, body: TokenizeRequest) -> dict[str, Any]:
 
 def _tokens(loaded: LoadedModel, body: TokenizeRequest) -> list[int]:
     if body.prompt is not None:
-        return list(prompt.tokenize(loaded, body.prompt).tokens)
+        return list(tokenize_text(loaded, body.prompt).tokens)
     messages = [m.model_dump(exclude_none=True) for m in body.messages or []]
     if not messages:
         raise bad_request("messages: give at least one.", param="messages")
@@ -125,4 +125,4 @@ def _tokens(loaded: LoadedModel, body: TokenizeRequest) -> list[int]:
         if isinstance(message.get("content"), list):
             message["content"] = [p for p in message["content"] if p["type"] != "image_url"]
     tools = [t.model_dump(exclude_none=True) for t in body.tools or []]
-    return list(prompt.build(loaded, messages, (), tools=tools).tokens)
+    return list(build_prompt(loaded, messages, (), tools=tools).tokens)

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sidecar.errors import ApiError, bad_request
-from sidecar.backend.loader import LoadedModel
-from sidecar.text.answer import Answer, Delta
-from sidecar.engine.messages import Done, Event, Failed, GenerationRequest, Prompt, Sampling, Started, Tier, Token
 from sidecar.api.schemas import SamplingFields
 from sidecar.api.service import Service
+from sidecar.backend.loader import LoadedModel
+from sidecar.engine.messages import Done, Event, Failed, GenerationRequest, Prompt, Sampling, Started, Tier, Token
+from sidecar.errors import ApiError, bad_request
+from sidecar.text.answer import Answer, Delta
 
 log = logging.getLogger("sidecar.api")
 

@@ -12,13 +12,13 @@ import psutil
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from sidecar.models.downloads import PullError
-from sidecar.errors import ApiError
-from sidecar.models.registry import ModelNotFound, describe, offers
 from sidecar.api.replies import CLIENT_CLOSED, service_of
 from sidecar.api.schemas import LoadRequest, PullRequest, error_responses
 from sidecar.api.service import Service
 from sidecar.api.sse import ClientGone, EventStream, until_gone
+from sidecar.errors import ApiError
+from sidecar.models.downloads import PullError
+from sidecar.models.registry import ModelNotFound, describe, offers
 
 router = APIRouter(tags=["models"])
 log = logging.getLogger("sidecar.api")

@@ -13,9 +13,9 @@ from typing import Any
 from fastapi import Request
 
 from sidecar.api.generation import Piece, Plan, run
+from sidecar.api.service import Service
 from sidecar.backend.loader import LoadedModel
 from sidecar.engine.messages import Tier, Token
-from sidecar.api.service import Service
 
 log = logging.getLogger("sidecar.api")
 

@@ -13,18 +13,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sidecar import __version__, durations
-from sidecar.engine import memory
-from sidecar.models import pressure
 from sidecar.config import Settings
+from sidecar.engine import memory
+from sidecar.engine.messages import Tier
+from sidecar.engine.metrics import Meter
+from sidecar.engine.thread import Engine
+from sidecar.errors import ApiError, bad_request
+from sidecar.models import pressure
 from sidecar.models.downloads import Effort, human
 from sidecar.models.downloads.manager import Downloads
 from sidecar.models.downloads.store import pulled_elsewhere
-from sidecar.engine.thread import Engine
-from sidecar.errors import ApiError, bad_request
-from sidecar.engine.metrics import Meter
 from sidecar.models.pressure import Shed, Shedder
 from sidecar.models.registry import LocalModel, ModelNotFound, Registry
-from sidecar.engine.messages import Tier
 from sidecar.models.residency import InUse, NotEnoughMemory, Residency
 from sidecar.models.warm_start import WarmStart
 

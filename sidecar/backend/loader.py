@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sidecar.models import starter
 from sidecar.engine.grammar import Grammars
+from sidecar.models import starter
 from sidecar.models.starter import eyes
 
 Progress = Callable[[float], None]

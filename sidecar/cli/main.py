@@ -123,8 +123,8 @@ def _rm(args: argparse.Namespace) -> int:
 
 
 def _starter(args: argparse.Namespace) -> int:
-    from sidecar.models import starter
     from sidecar.cli.chat import progress_bar
+    from sidecar.models import starter
 
     data_dir = config.load(args).data_dir
     if args.action == "remove":

@@ -11,14 +11,14 @@ from typing import Any
 import httpx
 import psutil
 
-from sidecar.models import importing
+from sidecar.cli.chat import progress_bar, running
 from sidecar.config import Settings
+from sidecar.models import importing
 from sidecar.models.downloads import Effort, Progress, PullError, human
 from sidecar.models.downloads.pull import pull as fetch
 from sidecar.models.downloads.store import pulled_elsewhere
 from sidecar.models.registry import ModelNotFound, Registry, offers
 from sidecar.models.registry import describe as describe_model
-from sidecar.cli.chat import progress_bar, running
 
 
 def _fail(message: str) -> int:

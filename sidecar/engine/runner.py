@@ -8,19 +8,19 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
-from sidecar.engine import decoding
 from sidecar.backend import pausing
-from sidecar.engine.tiers import Batches
-from sidecar.engine.admission import KVBudget
 from sidecar.backend.loader import LoadedModel
+from sidecar.backend.pausing import Cancelled, Encoding
+from sidecar.engine import decoding
+from sidecar.engine.admission import KVBudget
+from sidecar.engine.decoding import Row, Rows
+from sidecar.engine.messages import Done, Event, Failed, GenerationRequest, Started, Tier, Token
 from sidecar.engine.metrics import Meter
 from sidecar.engine.prefill import KVQuantization, Part, Prefill, embed
 from sidecar.engine.prefix_cache import PrefixCache, key_of
-from sidecar.engine.messages import Done, Event, Failed, GenerationRequest, Started, Tier, Token
-from sidecar.engine.decoding import Row, Rows
 from sidecar.engine.scheduler import Action, Begin, Decode, Encode, Policy, View, Waiting
 from sidecar.engine.scheduler import Prefill as PrefillAction
-from sidecar.backend.pausing import Cancelled, Encoding
+from sidecar.engine.tiers import Batches
 
 log = logging.getLogger("sidecar.engine")
 

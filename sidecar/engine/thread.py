@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidecar.config import Settings
-from sidecar.engine.metrics import Meter
 from sidecar.engine.messages import GenerationRequest, Tier
+from sidecar.engine.metrics import Meter
 from sidecar.engine.scheduler import Call, Idle, Policy, Unit
 
 if TYPE_CHECKING:
-    from sidecar.engine.runner import Core
     from sidecar.backend.loader import LoadedModel
+    from sidecar.engine.runner import Core
 
 log = logging.getLogger("sidecar.engine")
 
@@ -216,11 +216,11 @@ class Engine:
         self._loaded_at = self._beat = time.monotonic()
 
     def _core(self, loaded: LoadedModel) -> Core:
-        from sidecar.engine import memory, speculation
-        from sidecar.engine.runner import Core
         from sidecar.backend.loader import LoadError
+        from sidecar.engine import memory, speculation
         from sidecar.engine.prefill import KVQuantization
         from sidecar.engine.prefix_cache import PrefixCache
+        from sidecar.engine.runner import Core
 
         s = self._settings
         try:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sidecar.engine.messages import Tier
 from sidecar.engine.decoding import Row, Rows
+from sidecar.engine.messages import Tier
 
 
 class Batches:

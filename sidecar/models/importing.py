@@ -9,8 +9,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from sidecar.models import gguf
 from sidecar.backend import loader
+from sidecar.models import gguf
 from sidecar.models.gguf import GGUFError, Progress
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]{0,99}")

@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sidecar.models import aliases, starter
 from sidecar.config import Settings
+from sidecar.models import aliases, starter
 from sidecar.models.downloads import HUB_ID
 from sidecar.models.downloads.store import Store, default_cache
 from sidecar.models.files import remove_tree

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidecar.engine import memory
-from sidecar.engine.thread import Engine
 from sidecar.engine.memory import Estimate
+from sidecar.engine.thread import Engine
 
 if TYPE_CHECKING:
     from sidecar.backend.loader import LoadedModel

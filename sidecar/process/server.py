@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from host_api.protocol.record import ExitCode, Owner, new_token
 from sidecar import __version__
-from sidecar.process import logs
 from sidecar.config import ConfigError, Settings
+from sidecar.process import logs
 from sidecar.process.lifecycle import Lifecycle, LockHeld, StateDirError
 
 if TYPE_CHECKING:

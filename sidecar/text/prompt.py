@@ -8,10 +8,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from sidecar.errors import bad_request
-from sidecar.text.images import Picture
 from sidecar.backend.loader import LoadedModel
 from sidecar.engine.messages import Prompt
+from sidecar.errors import bad_request
+from sidecar.text.images import Picture
 
 _TOOL_INTRO = (
     "You can call functions. Their signatures:\n<tools>\n{tools}\n</tools>\n"
@@ -48,7 +48,7 @@ def thinking_can_be_off(loaded: LoadedModel) -> bool:
     return "enable_thinking" in template_text(loaded)
 
 
-def build(
+def build_prompt(
     loaded: LoadedModel,
     messages: Sequence[dict[str, Any]],
     pictures: Sequence[Picture],
@@ -68,7 +68,7 @@ def build(
     if instruction:
         prepared = _with_system(prepared, instruction)
     text = render(loaded, prepared, len(pictures), extra)
-    return tokenize(loaded, text, pictures)
+    return tokenize_text(loaded, text, pictures)
 
 
 def render(
@@ -89,7 +89,7 @@ def render(
     return text
 
 
-def tokenize(loaded: LoadedModel, text: str, pictures: Sequence[Picture] = ()) -> Prompt:
+def tokenize_text(loaded: LoadedModel, text: str, pictures: Sequence[Picture] = ()) -> Prompt:
     """The tokens of a prompt's text, with the processor's arrays of its images. Raises ApiError."""
     from mlx_vlm.utils import should_add_special_tokens
 

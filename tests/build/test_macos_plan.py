@@ -44,10 +44,10 @@ def mlx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build(mlx: Path, target: Path) -> None:
     """The part of a frozen folder that concerns MLX, as PyInstaller lays it out: files in place, links at the top."""
-    sys.path.insert(0, str(ROOT / "tools"))
-    import freeze_plan
+    sys.path.insert(0, str(ROOT / "build"))
+    import plan
 
-    entries: list[tuple[str, Any, str]] = list(freeze_plan.metal(mlx))
+    entries: list[tuple[str, Any, str]] = list(plan.metal(mlx))
     entries += [(f"mlx/{p.relative_to(mlx)}", str(p), "BINARY") for p in [*mlx.glob("*.so"), *mlx.rglob("*.dylib")]]
     entries += [(p.name, f"mlx/{p.relative_to(mlx)}", "SYMLINK") for p in mlx.rglob("*.dylib")]
     for name, source, kind in entries:
@@ -106,7 +106,7 @@ def test_libmlx_is_found_by_the_extension_and_runs_from_macos_14(mlx: Path) -> N
 def test_scripts_name_every_mach_o_inside_out(mlx: Path, tmp_path: Path) -> None:
     build(mlx, tmp_path / "app")
     done = subprocess.run(
-        ["sh", str(ROOT / "tools" / "macos" / "sign.sh"), "--dry-run", str(tmp_path / "app")],
+        ["sh", str(ROOT / "build" / "macos" / "sign.sh"), "--dry-run", str(tmp_path / "app")],
         capture_output=True,
         text=True,
         check=True,

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from host_api.process import LaunchSpec
 from host_api.manager import HostConfig
-from tests.support.webdriver import Display, Window, display, driver, window
+from host_api.process import LaunchSpec
 from tests.support import programs
+from tests.support.webdriver import Display, Window, display, driver, window
 
 if TYPE_CHECKING:
     from tests.support.neighbour import Neighbour

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support import desktop_page
 from tests.desktop.conftest import Desk
-from tests.support.neighbour import Neighbour, clipboard
+from tests.support import desktop_page
 from tests.support.documents import png, shape
+from tests.support.neighbour import Neighbour, clipboard
 
 MIDDLE = (450, 300)  # of the conversation, on the screen
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import models
-from tests.support import desktop_page
 from tests.desktop.conftest import Desk
-from tests.support.webdriver import Window
+from tests.support import desktop_page, models
 from tests.support.fake_hub import FakeHub
+from tests.support.webdriver import Window
 
 HUB_ID = "acme/tiny-vl"
 

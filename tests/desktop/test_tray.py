@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from tests.support import desktop_page
 from tests.desktop.conftest import PROGRAM, Desk
+from tests.support import desktop_page
 from tests.support.neighbour import Neighbour
 from tests.support.tray import tray
 

@@ -246,7 +246,7 @@ def test_bad_state_directories(both: dict[str, Program], name: str, tmp_path: Pa
 
 @each
 def test_decide_speaks_json(both: dict[str, Program], name: str) -> None:
-    rows = json.loads((Path(__file__).with_name("vectors") / "decide.json").read_text())
+    rows = json.loads((Path(__file__).parent / "protocol" / "vectors" / "decide.json").read_text())
     lines = []
     for row in rows["rows"]:
         point = dict(zip(rows["columns"], row, strict=True))

@@ -20,6 +20,6 @@ from tests.support.programs import ROOT, Program, clean_env
 )
 def test_short_form(both: dict[str, Program], words: tuple[str, ...]) -> None:
     assert both["rs"]  # built
-    command = [sys.executable, str(ROOT / "tools" / words[0]), *words[1:]]
+    command = [sys.executable, str(ROOT / "tools" / "stress" / words[0]), *words[1:]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=ROOT, env=clean_env(), check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -10,7 +10,6 @@ from typing import Any
 import jsonschema
 import pytest
 
-from host_api.protocol.restarts import Backoff, Restarts
 from host_api.protocol.record import (
     Compat,
     Identity,
@@ -25,8 +24,9 @@ from host_api.protocol.record import (
     parse_record,
     satisfies,
 )
+from host_api.protocol.restarts import Backoff, Restarts
 
-VECTORS = Path(__file__).with_name("vectors")
+VECTORS = Path(__file__).parent / "protocol" / "vectors"
 
 
 def load(name: str) -> dict[str, Any]:

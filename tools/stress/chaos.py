@@ -1,4 +1,4 @@
-"""Chaos: random kills and garbage in a state directory, round after round. ``python tools/chaos.py --help``.
+"""Chaos: random kills and garbage in a state directory, round after round. ``python tools/stress/chaos.py --help``.
 
 A few supervising hosts of both kinds share one directory. Each round does one thing to it and then demands: one
 sidecar at most at every look, a working one again, the bystanders (a program on the preferred port, and one with the
@@ -21,11 +21,11 @@ import threading
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from host_api.protocol.lock import held
-from host_api.protocol.record import encode_record
 from host_api.protocol.probe import probe
+from host_api.protocol.record import encode_record
 from tests.support import programs
 from tests.support.programs import Holder, Program
 

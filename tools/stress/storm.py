@@ -1,4 +1,4 @@
-"""Storm: many launchers of both kinds at once, round after round. ``python tools/storm.py --help``.
+"""Storm: many launchers of both kinds at once, round after round. ``python tools/stress/storm.py --help``.
 
 Each round: all launchers start together on an empty state directory, hold what they get, and are compared. Right
 is: one sidecar, everyone attached to it, nobody errs; and none left after the last has let go.
@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.support import programs
 

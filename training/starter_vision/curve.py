@@ -1,6 +1,6 @@
 """Draw the loss curve of a log.
 
-python -m training.starter_vision.curve tools/starter_vision/run/log.jsonl tools/starter_vision/run/loss.svg
+python -m training.starter_vision.curve training/starter_vision/run/log.jsonl training/starter_vision/run/loss.svg
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Write what the training saved as the weights the project ships: vision tower and connector, 8 bit.
 
-    python -m training.starter_vision.export --eyes DIR --out sidecar/starter/vision
+    python -m training.starter_vision.export --eyes DIR --out sidecar/models/starter/vision
 
 Matrices are kept as int8 with one float16 scale a row; everything else as float16. Names are mlx-vlm's.
 """

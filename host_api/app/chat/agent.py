@@ -25,8 +25,8 @@ from pydantic_ai.usage import UsageLimits
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from host_api.app.models.gateway import Target, reason
 from host_api.app.chat.tools import Tool
+from host_api.app.models.gateway import Target, reason
 
 log = logging.getLogger("host.chat")
 

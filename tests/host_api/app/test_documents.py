@@ -8,10 +8,10 @@ import io
 import pytest
 from PIL import Image
 
-from host_api.app.errors import ApiError
-from host_api.app.models.probes import square_png
 from host_api.app.documents import chunks, readers
 from host_api.app.documents.tagging import normalise
+from host_api.app.errors import ApiError
+from host_api.app.models.probes import square_png
 from tests.support.documents import docx, pdf, pptx, shape, xlsx
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
+from host_api.app.documents.tagging import by_schema, read
 from host_api.app.errors import ApiError
 from host_api.app.models.gateway import checked, listed, reason
-from host_api.app.documents.tagging import by_schema, read
 from tests.support.foreign import CAPABILITIES, CITY, PARIS, add, ask, assign, tag
-from tests.support.scripted import Scripted, scripted
 from tests.support.host_servers import HostProcess, foreign, host
+from tests.support.scripted import Scripted, scripted
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,13 @@ from playwright.sync_api import Browser, Page, expect
 from host_api.app.routes.page import BUILT, POLICY
 from tests.support import browser as chromium
 from tests.support.documents import png, shape
-from tests.support.scripted import call, scripted
 from tests.support.host_servers import HostProcess, host
+from tests.support.scripted import call, scripted
 from tests.support.servers import wait_for
 
 PARIS = "What is the capital of France?"
 STORY = "Tell me a very long story about a dragon."
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WIDE = {"width": 1360, "height": 860}
 SLOW = 90_000  # ms; a model answers meanwhile
 # What each page may say on its console: refused requests are shown by the browser as well.

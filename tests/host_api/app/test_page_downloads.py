@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.support import browser as chromium
-from tests.support.host_servers import host
 from tests.host_api.app.test_page import SLOW, WIDE, accessible, shot
+from tests.support import browser as chromium
 from tests.support.fake_hub import FakeHub, Fault
+from tests.support.host_servers import host
 
 ALIAS, HUB_ID = "qwen3-vl-2b", "mlx-community/Qwen3-VL-2B-Instruct-4bit"
 

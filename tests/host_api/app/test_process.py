@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from host_api.app.server import serve
-from tests.support.host_servers import HostProcess, host
 from tests.host_api.app.test_chat import PARIS, chat, text, user
 from tests.host_api.app.test_chat import body as question_body
+from tests.support.host_servers import HostProcess, host
 from tests.support.servers import Sidecar, wait_for
 
 

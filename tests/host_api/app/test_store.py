@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from host_api.app.data import engine
-from host_api.app.models.capabilities import Capability
-from host_api.app.data.engine import BUILTIN
+from host_api.app.data.engine import BUILTIN, open_engine
 from host_api.app.data.keys import KeyStore
 from host_api.app.data.providers import Store
+from host_api.app.models.capabilities import Capability
 
 STARTER = {"starter": ["text", "vision", "structured_output", "tool_use"]}
 BOTH = {**STARTER, "starter-embedding": ["embedding"]}
 
 
 def test_starter_models_are_given_what_they_declare_once_also_when_one_comes_later(tmp_path: Path) -> None:
-    engine = engine.open_engine(tmp_path / "host.sqlite3")
+    engine = open_engine(tmp_path / "host.sqlite3")
     store = Store(engine, KeyStore(tmp_path / "keys.json", use_keyring=False))
 
     def seen(declared: dict[str, list[str]]) -> list[str]:

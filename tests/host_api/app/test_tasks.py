@@ -16,10 +16,10 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.support.documents import docx, pdf, png, pptx, shape, xlsx
-from tests.support.scripted import Scripted, scripted
-from tests.support.host_servers import HostProcess, host
 from tests.host_api.app.test_chat import PARIS, STORY, body, chat, chunks, text, user
+from tests.support.documents import docx, pdf, png, pptx, shape, xlsx
+from tests.support.host_servers import HostProcess, host
+from tests.support.scripted import Scripted, scripted
 from tests.support.servers import wait_for
 
 RED, BLUE, GREEN = shape("circle", "red"), shape("square", "blue"), shape("triangle", "green")

@@ -71,7 +71,7 @@ def test_an_installed_package_adds_tools_and_a_broken_one_is_left_out(tmp_path: 
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[mlx_host.tools]\nshout = plugged:shout\nbroken = plugged:nothing\n")
-    code = "from host_api.app.tools import available; print([t.__name__ for t in available()])"
+    code = "from host_api.app.chat.tools import available; print([t.__name__ for t in available()])"
     found = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"],
         capture_output=True,

@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sidecar.text import images, prompt
 from sidecar.backend import loader
 from sidecar.config import Settings
-from sidecar.engine.thread import Engine
-from sidecar.engine.metrics import Meter
 from sidecar.engine.messages import Done, Event, Failed, GenerationRequest, Prompt, Sampling, Started, Tier, Token
+from sidecar.engine.metrics import Meter
 from sidecar.engine.scheduler import Action, Decode, View
+from sidecar.engine.thread import Engine
+from sidecar.text import images
+from sidecar.text.prompt import build_prompt
 from tests.support.servers import wait_for
 
 
@@ -66,7 +67,7 @@ class Bench:
     def prompt(self, text: str, *pictures: Image.Image) -> Prompt:
         parts: Any = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": text}]
         seen = [images.Picture(p, hashlib.sha256(p.tobytes()).hexdigest()) for p in pictures]
-        return prompt.build(self.loaded, [{"role": "user", "content": parts if pictures else text}], seen)
+        return build_prompt(self.loaded, [{"role": "user", "content": parts if pictures else text}], seen)
 
     def send(
         self,
@@ -466,7 +467,7 @@ def test_ten_turns_compute_only_what_is_new(text: Bench) -> None:
     before = 0
     for turn in range(10):
         messages.append({"role": "user", "content": f"Tell me fact number {turn} about the sea."})
-        prompt = prompt.build(text.loaded, messages, ())
+        prompt = build_prompt(text.loaded, messages, ())
         client = text.ask(prompt, max_tokens=12)
         if turn:
             assert client.cached >= before

@@ -13,9 +13,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from sidecar.models import aliases, gguf, importing, registry
 from sidecar.backend import loader
 from sidecar.config import Settings
+from sidecar.models import aliases, gguf, importing, registry
 from sidecar.models.downloads import HUB_ID
 from sidecar.models.registry import ModelNotFound, Registry
 

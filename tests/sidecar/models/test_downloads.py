@@ -265,7 +265,7 @@ def test_a_broken_update_leaves_the_old_model_in_force(hub: FakeHub, tmp_path: P
     fetch(hub, tmp_path)
     store = Store(tmp_path, hub.hub_id)
     old = store.snapshot()
-    import tests.models_hub.fakehub as module
+    import tests.support.fake_hub as module
 
     with pytest.MonkeyPatch.context() as patch, FakeHub(tiny(2_000_000)) as newer:
         patch.setattr(module, "COMMIT", "f" * 40)
@@ -337,7 +337,9 @@ def test_the_selection() -> None:
 
 
 def test_importing_the_command_line_brings_no_hub_library() -> None:
-    code = "import sys, sidecar.downloads.manager, sidecar.registry; print('huggingface_hub' in sys.modules)"
+    code = (
+        "import sys, sidecar.models.downloads.manager, sidecar.models.registry; print('huggingface_hub' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "False"
 

@@ -14,16 +14,16 @@ import pytest
 
 from sidecar import durations
 from sidecar.backend import loader
-from sidecar.engine import memory
-from sidecar.models import pressure
 from sidecar.config import Settings
-from sidecar.engine.thread import Engine
+from sidecar.engine import memory
 from sidecar.engine.metrics import Meter
+from sidecar.engine.thread import Engine
+from sidecar.models import pressure
 from sidecar.models.pressure import Level, Shed, Shedder
 from sidecar.models.residency import InUse, NotEnoughMemory, Residency
 from sidecar.models.warm_start import WarmStart
-from tests.support.servers import wait_for
 from tests.sidecar.engine.test_engine import Bench
+from tests.support.servers import wait_for
 
 MB = 1 << 20
 
