@@ -50,7 +50,11 @@ def ours(engine: Engine, path: Path, batch: Sequence[Sequence[int]], tokens: int
 
     start = time.perf_counter()
     gate = threading.Event()
-    engine._put(lambda: gate.wait() and None)  # all are there before the first begins, as for the bare loop
+
+    def hold() -> None:  # all are there before the first begins, as for the bare loop
+        gate.wait()
+
+    engine._put(hold)
     for ids in batch:
         request = GenerationRequest(
             prompt=Prompt(tokens=tuple(ids)),
@@ -81,7 +85,7 @@ def bare(model: Any, processor: Any, batch: Sequence[Sequence[int]], tokens: int
         completion_batch_size=len(batch),
         compute_logprobs=True,  # the engine has them too
     )
-    features = model.get_input_embeddings(mx.array(batch), None)
+    features = model.get_input_embeddings(mx.array([list(ids) for ids in batch]), None)
     kwargs = ar._split_prompt_kwargs_per_row({k: v for k, v in features.to_dict().items() if v is not None}, len(batch))
     generator.insert([list(ids) for ids in batch], tokens, prompt_kwargs=kwargs)
     counted = 0

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -65,11 +66,13 @@ def bare(path: str, turns: int, tokens: int) -> tuple[list[float], list[int]]:
     language = model.language_model
     messages: list[dict[str, str]] = []
     ttfts, lengths = [], []
-    cache, held = make_prompt_cache(language), []
+    cache = make_prompt_cache(language)
+    held: list[int] = []
 
     def following(ids: list[int]) -> int:
         held.extend(ids)
-        return int(mx.argmax(language(mx.array([ids]), cache=cache).logits[0, -1]).item())
+        best: Any = mx.argmax(language(mx.array([ids]), cache=cache).logits[0, -1]).item()
+        return int(best)
 
     following(tokenizer.encode("Warm up, please."))
     for turn in range(turns):

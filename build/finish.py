@@ -123,12 +123,20 @@ def licences(app: Path) -> None:
         texts = []
         for file in dist.files or []:
             name = file.name.upper()
-            if name.startswith(("LICEN", "COPYING", "NOTICE", "AUTHORS")) and file.locate().is_file():
-                texts.append(Path(str(file.locate())).read_text("utf-8", "replace").strip())
-        label = dist.metadata.get("License-Expression") or dist.metadata.get("License") or "see below"
+            if (
+                name.startswith(("LICEN", "COPYING", "NOTICE", "AUTHORS"))
+                and (path := Path(str(file.locate()))).is_file()
+            ):
+                texts.append(path.read_text("utf-8", "replace").strip())
+        label = _field(dist, "License-Expression") or _field(dist, "License") or "see below"
         head = f"{dist.metadata['Name']} {dist.version}: {label.strip().splitlines()[0]}"
         parts.append("\n\n".join([head, *dict.fromkeys(texts)]))
     (app / "THIRD_PARTY_LICENSES").write_text(("\n\n" + "=" * 100 + "\n\n").join(parts) + "\n", "utf-8")
+
+
+def _field(dist: metadata.Distribution, name: str) -> str:
+    fields: Any = dist.metadata  # its type promises less than the object can
+    return str(fields.get(name) or "")
 
 
 def _python_licence() -> str:
@@ -153,7 +161,7 @@ def sbom(app: Path) -> None:
             "purl": f"pkg:pypi/{name.lower()}@{version}",
             "bom-ref": f"pkg:pypi/{name.lower()}@{version}",
         }
-        if expression := dist.metadata.get("License-Expression"):
+        if expression := _field(dist, "License-Expression"):
             component["licenses"] = [{"expression": expression}]
         components.append(component)
     document = {
@@ -175,7 +183,7 @@ def files(app: Path) -> Iterator[Path]:
 
 def manifest(app: Path, dist: Path) -> None:
     """Write manifest.json beside the folder: versions, and size and SHA-256 of every file."""
-    entries = {}
+    entries: dict[str, dict[str, Any]] = {}
     for path in files(app):
         name = str(path.relative_to(app))
         if path.is_symlink():

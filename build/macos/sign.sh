@@ -6,7 +6,7 @@ dry=0
 [ "${1:-}" = --dry-run ] && { dry=1; shift; }
 app=${1:?the folder to sign}
 identity=${CODESIGN_IDENTITY:?set CODESIGN_IDENTITY to the name of your Developer ID certificate}
-entitlements=$(cd "$(dirname "$0")/../.." && pwd)/build/entitlements.plist
+entitlements=$(cd "$(dirname "$0")" && pwd)/entitlements.plist
 
 is_macho() {
     case $(od -An -tx1 -N4 "$1" | tr -d ' ') in

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from host_api.manager import HostConfig
+from host_api.config import HostConfig
 from host_api.process import LaunchSpec
 from tests.support import programs
 from tests.support.webdriver import Display, Window, display, driver, window

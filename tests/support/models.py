@@ -134,9 +134,12 @@ def qwen3_vl(
     scale = 1 if bits else 3
     model.set_dtype(getattr(mx, dtype))
     if bits:
-        nn.quantize(model.language_model, group_size=64, bits=bits)
+        nn.quantize(  # type: ignore[attr-defined]
+            model.language_model, group_size=64, bits=bits
+        )
         config["quantization"] = {"group_size": 64, "bits": bits}
-    weights = {k: v * scale if v.ndim > 1 and scale > 1 else v for k, v in tree_flatten(model.parameters())}
+    flat: Any = tree_flatten(model.parameters())
+    weights = {k: v * scale if v.ndim > 1 and scale > 1 else v for k, v in flat}
     (folder / "config.json").write_text(json.dumps(config))
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
     (folder / "tokenizer_config.json").write_text(

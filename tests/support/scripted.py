@@ -72,7 +72,7 @@ def scripted() -> Iterator[Scripted]:
                 self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
             self.wfile.write(b"data: [DONE]\n\n")
 
-        def _json(self, status: int, body: dict[str, Any]) -> None:
+        def _json(self, status: int, body: dict[str, Any] | bytes) -> None:
             plain = isinstance(body, bytes)
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,11 @@ def test_stop_stops_the_engine(page: Page, running: HostProcess) -> None:
     def rows() -> int:
         return int(running.sidecar()["queue"]["interactive"]["running"])
 
-    for stop in (lambda: page.get_by_role("button", name="Stop").click(), lambda: page.keyboard.press("Escape")):
+    ways: tuple[Callable[[], None], ...] = (
+        lambda: page.get_by_role("button", name="Stop").click(),
+        lambda: page.keyboard.press("Escape"),
+    )
+    for stop in ways:
         ask(page, STORY)
         expect(answer(page)).to_contain_text(re.compile(r"\w+ \w+"), timeout=SLOW)
         assert rows() == 1

@@ -122,7 +122,7 @@ def test_a_killed_sidecar_comes_back(changing: HostProcess) -> None:
 
     def back() -> bool:
         found = changing.sidecar()
-        return found["phase"] == "running" and found["instance_id"] != first["instance_id"]
+        return bool(found["phase"] == "running" and found["instance_id"] != first["instance_id"])
 
     wait_for(back, 60)
 

@@ -173,12 +173,12 @@ def test_the_openapi_document_holds(server: Sidecar) -> None:
     checked = 0
     statuses: dict[str, set[int]] = {}
     for result in schema.get_all_operations():
-        operation = result.ok()
+        operation: Any = result.ok()  # type: ignore[union-attr]
 
         @settings(
             max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
         )
-        @_given(operation)
+        @_given(operation)  # type: ignore[untyped-decorator]
         def check(case: Any) -> None:
             nonlocal checked
             if isinstance(case.body, dict):

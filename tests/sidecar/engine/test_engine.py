@@ -116,7 +116,11 @@ class Bench:
     def held(self) -> Iterator[None]:
         """The engine waits meanwhile: what is sent is there before any of it begins."""
         gate = threading.Event()
-        self.engine._put(lambda: gate.wait(30) and None)
+
+        def hold() -> None:
+            gate.wait(30)
+
+        self.engine._put(hold)
         try:
             yield
         finally:
@@ -217,10 +221,11 @@ def test_batch_rows_move_in_and_out_of_a_chats_pass_exactly(
     else:
         prompts, tokens = [bench.prompt(q) for q in QUESTIONS[:4]], 14
     expected = bench.alone(prompts, max_tokens=tokens)
-    decide, seen = bench.core.policy.decide, []
+    decide = bench.core.policy.decide
+    seen: list[int] = []
 
     def restless(view: View) -> Action:
-        action = decide(view)
+        action: Action = decide(view)
         if not (isinstance(action, Decode) and view.rows[Tier.INTERACTIVE]):
             return action
         seen.append(min(view.rows[Tier.BATCH], len(seen) * 2 % 5 % 4))
@@ -242,7 +247,7 @@ def test_rows_that_cannot_be_joined_go_on_apart(eyes: Bench, monkeypatch: pytest
         raise RuntimeError("planted")
 
     def eager(view: View) -> Action:
-        action = decide(view)
+        action: Action = decide(view)
         if isinstance(action, Decode) and view.rows[Tier.INTERACTIVE] and view.mixable:
             monkeypatch.setattr(batches.shared, "absorb", broken)
             return Decode(Tier.INTERACTIVE, view.rows[Tier.BATCH])

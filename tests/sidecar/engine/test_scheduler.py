@@ -395,7 +395,13 @@ def test_one_bad_measurement_does_no_lasting_harm() -> None:
 
 
 def test_prompts_of_about_one_length_go_together_as_far_as_their_time_and_the_rows_bear() -> None:
-    queue = (prompt(1, 60), prompt(2, 64), prompt(3, 200), prompt(4, 58), prompt(5, 61, images=True))
+    queue: tuple[Waiting, ...] = (
+        prompt(1, 60),
+        prompt(2, 64),
+        prompt(3, 200),
+        prompt(4, 58),
+        prompt(5, 61, images=True),
+    )
     queue += (prompt(6, 61, fits=False), prompt(7, 61, alone=True), prompt(8, 70))
     assert Policy().decide(View(waiting=queue)) == Begin(1, (2, 4, 8))
     assert Policy(max_rows=2).decide(View(waiting=queue)) == Begin(1, (2,))

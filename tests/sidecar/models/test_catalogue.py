@@ -182,7 +182,10 @@ def as_gguf(folder: Path, out: Path) -> Path:
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     vocab = sorted(tokenizer["model"]["vocab"].items(), key=lambda kv: kv[1])
     kinds = [3 if t.startswith("<|") else 1 for t, _ in vocab]
-    number = lambda v: mx.array(v, dtype=mx.uint32)  # noqa: E731
+
+    def number(value: int) -> Any:
+        return mx.array(value, dtype=mx.uint32)
+
     meta: dict[str, Any] = {
         "general.architecture": kind,
         f"{kind}.embedding_length": number(config["hidden_size"]),
@@ -218,7 +221,8 @@ def greedy(folder: Path, text: str, count: int = 24) -> tuple[list[int], list[in
     for _ in range(count):
         out = model(mx.array([tokens]))
         logits = getattr(out, "logits", out)
-        tokens.append(int(mx.argmax(logits[0, -1]).item()))
+        best: Any = mx.argmax(logits[0, -1]).item()
+        tokens.append(int(best))
     return prompt, tokens[len(prompt) :]
 
 
@@ -248,8 +252,9 @@ def test_the_starter_gguf_is_a_real_case(tmp_path: Path, starter_text_dir: Path)
     kept: Any = mx.load(str(tmp_path / "kept" / "model.safetensors"))
     plain: Any = mx.load(str(starter_text_dir / "model.safetensors"))
     for name, bits in (("model.layers.3.self_attn.q_proj", 4), ("model.embed_tokens", 8)):
-        packed = [kept[f"{name}.{part}"] for part in ("weight", "scales", "biases")]
-        again = mx.dequantize(packed[0], *(p.astype(mx.float32) for p in packed[1:]), group_size=32, bits=bits)
+        weight = kept[f"{name}.weight"]
+        scales, biases = (kept[f"{name}.{part}"].astype(mx.float32) for part in ("scales", "biases"))
+        again = mx.dequantize(weight, scales, biases, group_size=32, bits=bits)
         assert mx.array_equal(again, plain[f"{name}.weight"])
     loaded = loader.load(tmp_path / "kept", lambda _: None)
     assert loaded.kind == "chat"

@@ -109,8 +109,8 @@ def test_pull_chat_delete(http: httpx.Client, server: Sidecar, hub: FakeHub) -> 
 
     endless = ASK | {"stream": True, "max_tokens": 3000, "logit_bias": {"2": -100}}
     with http.stream("POST", "/v1/chat/completions", json=endless) as answer:
-        source = answer.iter_lines()
-        next(source)
+        lines = answer.iter_lines()
+        next(lines)
         with server.client() as ask:
             used = ask.delete(f"/v1/models/{HUB_ID}")
         assert (used.status_code, used.json()["error"]["code"]) == (409, "model_in_use")

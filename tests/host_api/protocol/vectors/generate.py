@@ -161,9 +161,10 @@ def records() -> dict[str, Any]:
         bad(f"port {value!r}", record_file({"port": value}))
     for value in ("", "0123", "0123456789ABCDEF0123456789ABCDEF", "g" * 32, "0" * 33, 5, None):
         bad(f"instance_id {value!r}", record_file({"instance_id": value}))
-    for value in ("", 5, False, ["x"]):
-        bad(f"token {value!r}", record_file({"token": value}))
-    for value in (
+    tokens: tuple[object, ...] = ("", 5, False, ["x"])
+    for token in tokens:
+        bad(f"token {token!r}", record_file({"token": token}))
+    owners: tuple[object, ...] = (
         "me",
         5,
         [],
@@ -172,12 +173,14 @@ def records() -> dict[str, Any]:
         {"kind": "", "pid": 1, "start_token": "x"},
         {"kind": "python", "pid": 0, "start_token": "x"},
         {"kind": "python", "pid": 1, "start_token": ""},
-    ):
-        bad(f"owner {value!r}", record_file({"owner": value}))
+    )
+    for owner in owners:
+        bad(f"owner {owner!r}", record_file({"owner": owner}))
     for value in ("yes", 1, None):
         bad(f"managed {value!r}", record_file({"managed": value}))
-    for value in ("chat", [1], None, {}):
-        bad(f"capabilities {value!r}", record_file({"capabilities": value}))
+    lists: tuple[object, ...] = ("chat", [1], None, {})
+    for capabilities in lists:
+        bad(f"capabilities {capabilities!r}", record_file({"capabilities": capabilities}))
     bad("too long", record_file({"x": "y" * 65536}))
     cases.append(
         {
