@@ -1,4 +1,4 @@
-"""The ownership protocol's pure part: record, decision table, exit codes. Norm: docs/ownership-protocol.md.
+"""The ownership protocol's pure part: record, decision table, exit codes. Norm: docs/concepts/ownership-protocol.md.
 
 Nothing here reads a clock, a file or a socket.
 """

@@ -24,7 +24,7 @@ from PIL import Image
 from tests.support.servers import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-DOCUMENTED = {  # families that need what is left out on purpose (docs/freezing.md)
+DOCUMENTED = {  # families that need what is left out on purpose (docs/contributing/freezing.md)
     "mlx_vlm.models.inkling",
     "mlx_vlm.models.multi_modality",
     "mlx_vlm.models.nemotron_voicechat",

@@ -1,4 +1,4 @@
-//! One mlx-sidecar for any number of hosts: `docs/ownership-protocol.md`, in Rust.
+//! One mlx-sidecar for any number of hosts: `docs/concepts/ownership-protocol.md`, in Rust.
 //!
 //! ```no_run
 //! use mlx_sidecar_host::{HostConfig, LaunchSpec, SidecarHost};

@@ -7,7 +7,7 @@
 //!
 //! The plugin starts the sidecar of the app's bundle, or attaches to the one that another program of this user
 //! started; restarts it after a crash; and lets go of it when the app ends. The page asks for `ensure` and gets
-//! address and token; events tell it how the sidecar is doing. `docs/tauri.md` has the whole of it.
+//! address and token; events tell it how the sidecar is doing. `docs/guides/tauri.md` has the whole of it.
 
 mod commands;
 mod config;

@@ -1,6 +1,6 @@
 """Write the vectors: ``python tests/host_api/protocol/vectors/generate.py``.
 
-The decisions come from the table in docs/ownership-protocol.md itself, read as text; the records and delays
+The decisions come from the table in docs/concepts/ownership-protocol.md itself, read as text; the records and delays
 are written down here by hand. No implementation is imported.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-SPEC = HERE.parents[3] / "docs" / "ownership-protocol.md"
+SPEC = HERE.parents[3] / "docs" / "concepts" / "ownership-protocol.md"
 
 AXES: dict[str, list[str]] = {
     "lock": ["free", "held"],
