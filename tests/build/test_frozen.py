@@ -214,7 +214,7 @@ def test_licences_sbom_and_manifest(app: Path) -> None:
     assert manifest["version"] == bom["metadata"]["component"]["version"]
     on_disk = {str(p.relative_to(app)) for p in app.rglob("*") if p.is_symlink() or p.is_file()}
     assert set(manifest["files"]) == on_disk
-    eyes = manifest["files"]["_internal/sidecar/starter/vision/eyes.safetensors"]["size"]
+    eyes = manifest["files"]["_internal/sidecar/models/starter/vision/eyes.safetensors"]["size"]
     assert manifest["size"] - eyes <= 180_000_000  # without models
     assert not {"cv2", "pandas", "pyarrow", "scipy", "torch", "mlx_audio"} & {
         p.name for p in (app / "_internal").iterdir()
