@@ -125,7 +125,8 @@ def test_native_output_reaches_the_log(tmp_path: Path, data_dir: Path) -> None:
     code = (
         "import os, sys, time\n"
         "from pathlib import Path\n"
-        "from sidecar import config, logs\n"
+        "from sidecar import config\n"
+        "from sidecar.process import logs\n"
         "logs.setup(config.Settings(state_dir=Path(sys.argv[1])))\n"
         "os.write(2, b'[METAL] Command buffer execution failed\\n')\n"
         "time.sleep(0.5)\n"
@@ -232,7 +233,7 @@ def test_a_dead_engine_thread_ends_the_process(tmp_path: Path, data_dir: Path) -
     (hook / "sitecustomize.py").write_text(
         "import threading, time, os\n"
         "def plant():\n"
-        "    from sidecar import engine\n"
+        "    from sidecar.engine import thread as engine\n"
         "    def work(self):\n"
         "        raise SystemError('planted')\n"
         "    engine.Engine._work = work\n"
