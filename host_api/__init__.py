@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from host_api.config import HostConfig
+    from host_api.connection import Connection, Event, Status
     from host_api.errors import Conflict, HostError, InUse, LaunchFailed, StateDirError, TimedOut
-    from host_api.host import Connection, Event, SidecarHost, Status, current, sidecar_lifespan, status
+    from host_api.host import SidecarHost, sidecar_lifespan
+    from host_api.observe import current, status
     from host_api.process import LaunchSpec
     from host_api.protocol.restarts import Backoff
 
 _HOME = {
     "protocol.restarts": ("Backoff",),
     "errors": ("Conflict", "HostError", "InUse", "LaunchFailed", "StateDirError", "TimedOut"),
-    "host": ("Connection", "Event", "SidecarHost", "Status", "current", "sidecar_lifespan", "status"),
+    "connection": ("Connection", "Event", "Status"),
+    "host": ("SidecarHost", "sidecar_lifespan"),
+    "observe": ("current", "status"),
     "process": ("LaunchSpec",),
     "config": ("HostConfig",),
 }

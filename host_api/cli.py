@@ -10,13 +10,14 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from host_api.config import HostConfig
+from host_api.connection import Event
 from host_api.errors import HostError, StateDirError
-from host_api.host import Event, SidecarHost, status
+from host_api.host import SidecarHost
+from host_api.observe import status
 from host_api.process import LaunchSpec
 from host_api.protocol.state_dir import default_state_dir
 
@@ -98,16 +99,16 @@ def _ensure(args: argparse.Namespace) -> int:
     if args.json:
         _out({"ok": True, "connection": connection.to_json()})
     else:
-        sys.stdout.write(f"{connection.origin} {connection.base_url} pid {connection.pid}\n")
+        sys.stdout.write(f"{connection.how} {connection.url} pid {connection.pid}\n")
     return 0
 
 
 def _status(args: argparse.Namespace) -> int:
     found = status(_config(args))
     if args.json:
-        _out({"ok": True, **asdict(found)})
+        _out({"ok": True, **found.to_json()})
     else:
-        where = f" at {found.base_url}, pid {found.pid}, version {found.version}" if found.pid else ""
+        where = f" at {found.url}, pid {found.pid}, version {found.version}" if found.pid else ""
         sys.stdout.write(f"{found.state}{where}\n")
     return 0 if found.state in ("running", "starting", "draining") else 1
 
@@ -130,7 +131,7 @@ def _watch(args: argparse.Namespace) -> int:
             to = event.connection.to_json(token=False) if event.connection else None
             _out({"event": event.kind, "detail": event.detail, "connection": to})
         else:
-            where = f" {event.connection.base_url} pid {event.connection.pid}" if event.connection else ""
+            where = f" {event.connection.url} pid {event.connection.pid}" if event.connection else ""
             sys.stdout.write(f"{event.kind}{where} {event.detail}".rstrip() + "\n")
             sys.stdout.flush()
 

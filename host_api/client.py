@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import httpx
 
-if TYPE_CHECKING:
-    from host_api.host import Connection
 
-Again = Callable[[], "Connection"]
+class Address(Protocol):
+    """Where a sidecar is and what it wants to see: what ``host_api.connection.Connection`` has."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def headers(self) -> dict[str, str]: ...
+
+
+Again = Callable[[], Address]
 
 
 def _unreached(answer: httpx.Response) -> bool:
@@ -19,11 +26,11 @@ def _unreached(answer: httpx.Response) -> bool:
     return answer.status_code == httpx.codes.SERVICE_UNAVAILABLE and "retry-after" in answer.headers
 
 
-def _redirect(request: httpx.Request, connection: Connection) -> httpx.Request:
-    base = httpx.URL(connection.base_url)
+def _redirect(request: httpx.Request, to: Address) -> httpx.Request:
+    base = httpx.URL(to.url)
     headers = httpx.Headers(request.headers)
     headers["host"] = base.netloc.decode("ascii")
-    headers.update(connection.headers)
+    headers.update(to.headers)
     url = request.url.copy_with(host=base.host, port=base.port)
     return httpx.Request(request.method, url, headers=headers, stream=request.stream, extensions=request.extensions)
 
@@ -32,7 +39,7 @@ class _Retry(httpx.BaseTransport):
     def __init__(self, again: Again | None) -> None:
         self._inner = httpx.HTTPTransport()
         self._again = again
-        self._moved: Connection | None = None
+        self._moved: Address | None = None
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         if self._moved is not None:
@@ -59,7 +66,7 @@ class _AsyncRetry(httpx.AsyncBaseTransport):
     def __init__(self, again: Again | None) -> None:
         self._inner = httpx.AsyncHTTPTransport()
         self._again = again
-        self._moved: Connection | None = None
+        self._moved: Address | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self._moved is not None:
@@ -82,13 +89,18 @@ class _AsyncRetry(httpx.AsyncBaseTransport):
         await self._inner.aclose()
 
 
-def client(connection: Connection, again: Again | None, **kwargs: Any) -> httpx.Client:
-    """A client for ``connection``; ``again`` gives the connection after a restart."""
-    options: dict[str, Any] = {"timeout": httpx.Timeout(600.0, connect=5.0), "headers": connection.headers, **kwargs}
-    return httpx.Client(base_url=connection.base_url, transport=_Retry(again), **options)
+def _options(to: Address, given: dict[str, Any]) -> dict[str, Any]:
+    """The caller's options over ours; its headers come beside the token, not in its place."""
+    headers = httpx.Headers(to.headers)
+    headers.update(given.pop("headers", None))
+    return {"base_url": to.url, "timeout": httpx.Timeout(600.0, connect=5.0), "headers": headers, **given}
 
 
-def async_client(connection: Connection, again: Again | None, **kwargs: Any) -> httpx.AsyncClient:
-    """An asynchronous client for ``connection``."""
-    options: dict[str, Any] = {"timeout": httpx.Timeout(600.0, connect=5.0), "headers": connection.headers, **kwargs}
-    return httpx.AsyncClient(base_url=connection.base_url, transport=_AsyncRetry(again), **options)
+def client(to: Address, again: Again | None, **kwargs: Any) -> httpx.Client:
+    """Make a client for the sidecar at ``to``; ``again`` gives its address after a restart."""
+    return httpx.Client(transport=_Retry(again), **_options(to, kwargs))
+
+
+def async_client(to: Address, again: Again | None, **kwargs: Any) -> httpx.AsyncClient:
+    """Make an asynchronous client for the sidecar at ``to``."""
+    return httpx.AsyncClient(transport=_AsyncRetry(again), **_options(to, kwargs))

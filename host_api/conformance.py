@@ -17,10 +17,18 @@ from typing import Any
 from host_api.config import HostConfig
 from host_api.errors import HostError, StateDirError
 from host_api.host import SidecarHost
-from host_api.manager import Supervisor
+from host_api.manager import Manager
 from host_api.process import LaunchSpec
+from host_api.protocol.decision import (
+    Compat,
+    HealthAnswer,
+    Identity,
+    LockState,
+    Observation,
+    decide,
+)
 from host_api.protocol.lock import held
-from host_api.protocol.record import Compat, Identity, LockState, Observation, Probe, RecordState, decide
+from host_api.protocol.record import RecordState
 from host_api.protocol.restarts import Backoff
 
 
@@ -131,19 +139,19 @@ def _client(args: argparse.Namespace) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    supervisor = Supervisor(config_of(args))
-    obs = supervisor.observe(supervisor.patience()).observation
-    hosts = "leaving" if held(supervisor.files.hosts_lock) else _hosts(supervisor)
-    document = {name: str(getattr(obs, name)) for name in ("lock", "record", "identity", "probe", "compat")}
-    launch = "held" if held(supervisor.files.launch_lock) else "free"
+    manager = Manager(config_of(args))
+    obs = manager.observe(manager.patience()).observation
+    hosts = "leaving" if held(manager.files.hosts_lock) else _hosts(manager)
+    document = {name: str(getattr(obs, name)) for name in ("lock", "record", "identity", "answer", "compat")}
+    launch = "held" if held(manager.files.launch_lock) else "free"
     _print({"ok": True, **document, "hosts": hosts, "launch": launch, "decision": str(decide(obs))})
     return 0
 
 
-def _hosts(supervisor: Supervisor) -> str:
+def _hosts(manager: Manager) -> str:
     from host_api.protocol.lock import FileLock
 
-    lock = FileLock(supervisor.files.hosts_lock)
+    lock = FileLock(manager.files.hosts_lock)
     try:
         return "none" if lock.try_exclusive() else "held"
     finally:
@@ -163,7 +171,7 @@ def _decide() -> int:
             lock=LockState(row["lock"]),
             record=RecordState(row["record"]),
             identity=Identity(row["identity"]),
-            probe=Probe(row["probe"]),
+            answer=HealthAnswer(row["answer"]),
             compat=Compat(row["compat"]),
             overdue=row["overdue"],
             port_blocked=row["port_blocked"],

@@ -15,26 +15,22 @@ from host_api.errors import Conflict, HostError, InUse, LaunchFailed, StateDirEr
 from host_api.observe import Patience, Seen, observe, why
 from host_api.process import Child
 from host_api.protocol import identity, restarts, state_dir
-from host_api.protocol.lock import FileLock, held
-from host_api.protocol.probe import probe
-from host_api.protocol.record import (
+from host_api.protocol.decision import (
     PERMANENT,
     Compat,
     Decision,
     ExitCode,
+    HealthAnswer,
     Identity,
-    Owner,
-    Probe,
-    Record,
-    RecordState,
     decide,
-    encode_record,
-    parse_record,
 )
+from host_api.protocol.lock import FileLock, held
+from host_api.protocol.probe import probe
+from host_api.protocol.record import Owner, Record, RecordState, encode_record, parse_record
 from host_api.protocol.restarts import Restarts
 
 
-class Supervisor:
+class Manager:
     """One host's locks and decisions."""
 
     def __init__(self, config: HostConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -212,7 +208,7 @@ class Supervisor:
             record = parse_record(self.record_bytes()).record
             if (
                 record is not None
-                and probe(record, timeout=self.config.probe_timeout) is Probe.ECHO
+                and probe(record, timeout=self.config.probe_timeout) is HealthAnswer.ECHO
                 and held(self.files.sidecar_lock)
             ):
                 self.child = child
@@ -276,10 +272,10 @@ class Supervisor:
                 self.leave()
                 return False
             seen = self.observe(patience)
-            record, answer = seen.record, seen.observation.probe
+            record, answer = seen.record, seen.observation.answer
             if record is not None and seen.observation.identity is Identity.MATCH:
-                quiet = answer in (Probe.REFUSED, Probe.SILENT)
-                if answer is not Probe.OTHER and (not quiet or force or seen.observation.overdue):
+                quiet = answer in (HealthAnswer.REFUSED, HealthAnswer.SILENT)
+                if answer is not HealthAnswer.OTHER and (not quiet or force or seen.observation.overdue):
                     break
             if seen.observation.overdue or seen.observation.record is RecordState.UNKNOWN_SCHEMA:
                 raise Conflict(why(self.config, self.files, seen))

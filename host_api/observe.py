@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from host_api.config import HostConfig
+from host_api.connection import Connection, Status
 from host_api.protocol import identity, state_dir
+from host_api.protocol.decision import Compat, HealthAnswer, Identity, LockState, Observation
 from host_api.protocol.lock import held
-from host_api.protocol.probe import port_holder, probe
-from host_api.protocol.record import (
-    Compat,
-    Identity,
-    LockState,
-    Observation,
-    Probe,
-    Record,
-    RecordState,
-    parse_record,
-    satisfies,
-)
+from host_api.protocol.probe import health_of, port_holder, probe
+from host_api.protocol.record import Record, RecordState, parse_record, satisfies
 from host_api.protocol.state_dir import Files
 
 
@@ -42,9 +36,9 @@ class Patience:
         self._since = 0.0
         self._looks = 0
 
-    def overdue(self, record: RecordState, instance: str, answer: Probe) -> bool:
+    def overdue(self, record: RecordState, instance: str, answer: HealthAnswer) -> bool:
         """Whether this state has outlasted its deadline, and was seen three times (a laptop may have slept)."""
-        quiet = answer in (Probe.REFUSED, Probe.SILENT)
+        quiet = answer in (HealthAnswer.REFUSED, HealthAnswer.SILENT)
         key = (record, instance, "quiet" if quiet else answer)
         if key != self._key:
             self._key, self._since, self._looks = key, self._clock(), 0
@@ -60,7 +54,7 @@ def observe(config: HostConfig, files: Files, patience: Patience, *, alone: Call
     """What there is now. ``alone`` is asked only about a sidecar that doesn't meet the needs."""
     parsed = parse_record(state_dir.read_bytes(files.record))
     record = parsed.record
-    answer, who, compat = Probe.REFUSED, Identity.GONE, Compat.OK
+    answer, who, compat = HealthAnswer.REFUSED, Identity.GONE, Compat.OK
     if record is not None:
         answer = probe(record, timeout=config.probe_timeout)
         who = identity.identify(record.pid, record.start_token)
@@ -75,7 +69,7 @@ def observe(config: HostConfig, files: Files, patience: Patience, *, alone: Call
         lock=lock,
         record=parsed.state,
         identity=who,
-        probe=answer,
+        answer=answer,
         compat=compat,
         overdue=patience.overdue(parsed.state, record.instance_id if record else "", answer),
         port_blocked=holder is not None,
@@ -95,15 +89,55 @@ def why(config: HostConfig, files: Files, seen: Seen) -> str:
         return f"a sidecar of another protocol version runs in {root}; update this program, or stop that sidecar"
     if record is None:
         return f"a sidecar holds {root} but its record is {obs.record}; it is starting, or stop it by hand"
-    if obs.compat is not Compat.OK and obs.probe is Probe.ECHO:
+    if obs.compat is not Compat.OK and obs.answer is HealthAnswer.ECHO:
         need = config.min_version or ", ".join(config.capabilities)
         return (
             f"the running sidecar {record.version} (pid {record.pid}) doesn't meet what is needed ({need}) "
             "and others use it; close them first"
         )
-    if obs.probe is Probe.OTHER:
-        return f"another program answers at {record.base_url}, the sidecar's address; it is left alone"
+    if obs.answer is HealthAnswer.OTHER:
+        return f"another program answers at {record.url}, the sidecar's address; it is left alone"
     return (
-        f"the sidecar (pid {record.pid}) at {record.base_url} is {obs.probe} and its process can't be "
+        f"the sidecar (pid {record.pid}) at {record.url} is {obs.answer} and its process can't be "
         f"proved to be the sidecar ({obs.identity}); stop it by hand"
     )
+
+
+def status(config: HostConfig) -> Status:
+    """Return what there is in the configured state directory. Raises StateDirError."""
+    seen = observe(config, state_dir.prepare(config.state_dir), Patience(config, time.monotonic), alone=lambda: True)
+    obs, record = seen.observation, seen.record
+    if obs.lock is LockState.FREE:
+        return Status(state="stopped")
+    if record is None:
+        return Status(state="starting" if obs.record is not RecordState.UNKNOWN_SCHEMA else "foreign")
+    states = {
+        HealthAnswer.ECHO: "running",
+        HealthAnswer.DRAINING: "draining",
+        HealthAnswer.FAILED: "failed",
+        HealthAnswer.OTHER: "foreign",
+    }
+    health = None
+    if obs.answer in (HealthAnswer.ECHO, HealthAnswer.DRAINING, HealthAnswer.FAILED):
+        with contextlib.suppress(OSError, ValueError):
+            health = health_of(record)
+    return Status(
+        state=states.get(obs.answer, "hung"),
+        pid=record.pid,
+        url=record.url,
+        instance_id=record.instance_id,
+        version=record.version,
+        managed=record.managed,
+        owner=record.owner.to_json() if record.owner else None,
+        health=health,
+        token=record.token,
+    )
+
+
+def current(config: HostConfig) -> Connection | None:
+    """Return the running sidecar without becoming its host, or None. For one-off tools."""
+    files = state_dir.prepare(config.state_dir)
+    record = parse_record(state_dir.read_bytes(files.record)).record
+    if record is None or not held(files.sidecar_lock) or probe(record) is not HealthAnswer.ECHO:
+        return None
+    return Connection.of(record, "attached")

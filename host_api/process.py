@@ -15,7 +15,8 @@ from pathlib import Path
 
 from host_api.errors import HostError
 from host_api.protocol import identity
-from host_api.protocol.record import OWNER_ENV, Identity, Owner, Record
+from host_api.protocol.decision import Identity
+from host_api.protocol.record import OWNER_ENV, Owner, Record
 from host_api.protocol.state_dir import explain
 
 

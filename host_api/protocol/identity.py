@@ -7,7 +7,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from host_api.protocol.record import Identity
+from host_api.protocol.decision import Identity
 
 
 @cache

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import socket
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
-from host_api.protocol.record import Probe, Record
+from host_api.protocol.decision import HealthAnswer
+from host_api.protocol.record import Record
 
 _MAX = 256 * 1024  # bytes of an answer
 
 
-def probe(record: Record, *, timeout: float = 1.0) -> Probe:
+def probe(record: Record, *, timeout: float = 1.0) -> HealthAnswer:
     """What answers at the record's address within ``timeout`` seconds. Never raises."""
     health = None
     try:
         health = health_of(record, timeout=timeout)
     except ConnectionRefusedError:
-        return Probe.REFUSED
+        return HealthAnswer.REFUSED
     except OSError as exc:
-        return Probe.REFUSED if exc.errno in (errno.ECONNREFUSED, errno.EADDRNOTAVAIL) else Probe.SILENT
+        return HealthAnswer.REFUSED if exc.errno in (errno.ECONNREFUSED, errno.EADDRNOTAVAIL) else HealthAnswer.SILENT
     except ValueError:
-        return Probe.OTHER
+        return HealthAnswer.OTHER
     if health.get("instance_id") != record.instance_id:
-        return Probe.OTHER
-    return {"draining": Probe.DRAINING, "failed": Probe.FAILED}.get(str(health.get("status")), Probe.ECHO)
+        return HealthAnswer.OTHER
+    return {"draining": HealthAnswer.DRAINING, "failed": HealthAnswer.FAILED}.get(
+        str(health.get("status")), HealthAnswer.ECHO
+    )
 
 
 def health_of(record: Record, *, timeout: float = 1.0) -> dict[str, Any]:
     """The health document at the record's address. Raises OSError (no answer) or ValueError (not a sidecar's)."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(record.host, record.host)
     end = time.monotonic() + timeout
-    with socket.create_connection((host, record.port), timeout=timeout) as sock:
+    with socket.create_connection((record.address, record.port), timeout=timeout) as sock:
         if sock.getsockname() == sock.getpeername():
             raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")
         sock.sendall(f"GET /health HTTP/1.1\r\nHost: 127.0.0.1:{record.port}\r\nConnection: close\r\n\r\n".encode())
@@ -75,11 +80,12 @@ def _document(data: bytes) -> dict[str, Any]:
 
 
 def port_holder(host: str, port: int) -> str | None:
-    """The program that listens on ``port``, for people; None when nothing answers there."""
+    """Return the program that listens on ``port``, for people; None when nothing does."""
     target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     family = socket.AF_INET6 if ":" in target else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform != "darwin":  # BSD lets 127.0.0.1 be bound beside another's 0.0.0.0 with it
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((target, port))
         except OSError as exc:
@@ -87,12 +93,39 @@ def port_holder(host: str, port: int) -> str | None:
                 return None
         else:
             return None
-    import psutil
+    return listener_of(port) or "another program"
 
+
+def listener_of(port: int) -> str | None:
+    """Return name and PID of the process that listens on ``port``, for people; None where it can't be told.
+
+    Only asked before an error is shown, so that its cost doesn't matter. Standard library alone.
+    """
     try:
-        for conn in psutil.net_connections("tcp"):
-            if conn.status == psutil.CONN_LISTEN and conn.laddr and conn.laddr.port == port and conn.pid:
-                return f"{psutil.Process(conn.pid).name()}, pid {conn.pid}"
-    except (psutil.Error, OSError):
-        pass
-    return "another program"
+        return _listener_by_proc(port) if sys.platform.startswith("linux") else _listener_by_lsof(port)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _listener_by_proc(port: int) -> str | None:
+    wanted = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text("ascii").splitlines()[1:]:
+                fields = line.split()
+                if fields[1].endswith(f":{port:04X}") and fields[3] == "0A":  # LISTEN
+                    wanted.add(f"socket:[{fields[9]}]")
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and any(str(fd.readlink()) in wanted for fd in (process / "fd").iterdir()):
+                return f"{(process / 'comm').read_text('utf-8').strip()}, pid {process.name}"
+    return None
+
+
+def _listener_by_lsof(port: int) -> str | None:
+    import subprocess  # only here: it costs every host milliseconds
+
+    command = ["lsof", "-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc"]
+    lines = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout.splitlines()
+    fields = {line[:1]: line[1:] for line in reversed(lines)}
+    return f"{fields['c']}, pid {fields['p']}" if {"c", "p"} <= fields.keys() else None

@@ -1,4 +1,4 @@
-"""The ownership protocol's pure part: record, decision table, exit codes. Norm: docs/concepts/ownership-protocol.md.
+"""The record: the contents of ``sidecar.pid``, as pure functions over bytes (section 2 of the protocol).
 
 Nothing here reads a clock, a file or a socket.
 """
@@ -21,25 +21,6 @@ MAX_RECORD = 64 * 1024  # bytes
 CAPABILITIES = ("chat", "embedding", "structured_output", "tool_use", "vision")
 
 
-class ExitCode(enum.IntEnum):
-    """Exit statuses of the sidecar."""
-
-    CLEAN = 0
-    STARTUP_FAILURE = 3
-    LOCK_HELD = 75
-    CONFIG = 78
-
-
-PERMANENT = frozenset({int(ExitCode.STARTUP_FAILURE), int(ExitCode.CONFIG)})
-
-
-class LockState(enum.StrEnum):
-    """The sidecar's own lock, as a shared non-blocking attempt sees it."""
-
-    FREE = "free"
-    HELD = "held"
-
-
 class RecordState(enum.StrEnum):
     """What ``sidecar.pid`` holds."""
 
@@ -47,75 +28,6 @@ class RecordState(enum.StrEnum):
     INVALID = "invalid"
     UNKNOWN_SCHEMA = "unknown_schema"
     VALID = "valid"
-
-
-class Identity(enum.StrEnum):
-    """The process with the record's PID against the record's start token."""
-
-    MATCH = "match"
-    MISMATCH = "mismatch"
-    GONE = "gone"
-    UNKNOWN = "unknown"
-
-
-class Probe(enum.StrEnum):
-    """What ``GET /health`` on the record's address gave."""
-
-    ECHO = "echo"
-    DRAINING = "draining"
-    FAILED = "failed"
-    OTHER = "other"
-    REFUSED = "refused"
-    SILENT = "silent"
-
-
-class Compat(enum.StrEnum):
-    """The record's version and capabilities against what the host needs."""
-
-    OK = "ok"
-    ALONE = "incompatible_alone"
-    SHARED = "incompatible_shared"
-
-
-class Decision(enum.StrEnum):
-    """What a host does next."""
-
-    SPAWN = "SPAWN"
-    ATTACH = "ATTACH"
-    WAIT = "WAIT"
-    REPLACE = "REPLACE"
-    CONFLICT = "CONFLICT"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Observation:
-    """One row's left side. ``overdue``: unchanged past its deadline. ``port_blocked``: strict port, taken."""
-
-    lock: LockState
-    record: RecordState
-    identity: Identity
-    probe: Probe
-    compat: Compat
-    overdue: bool
-    port_blocked: bool
-
-
-def decide(seen: Observation) -> Decision:
-    """The protocol's decision table; total."""
-    if seen.lock is LockState.FREE:
-        return Decision.CONFLICT if seen.port_blocked else Decision.SPAWN
-    if seen.record is RecordState.UNKNOWN_SCHEMA:
-        return Decision.CONFLICT
-    if seen.record is not RecordState.VALID or seen.probe is Probe.OTHER:
-        return Decision.CONFLICT if seen.overdue else Decision.WAIT
-    if seen.probe is Probe.ECHO:
-        if seen.compat is Compat.OK:
-            return Decision.ATTACH
-        ours = seen.compat is Compat.ALONE and seen.identity is Identity.MATCH
-        return Decision.REPLACE if ours else Decision.CONFLICT
-    if not seen.overdue:
-        return Decision.WAIT
-    return Decision.REPLACE if seen.identity is Identity.MATCH else Decision.CONFLICT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,9 +84,14 @@ class Record:
         return replace(self, owner=owner)
 
     @property
-    def base_url(self) -> str:
-        """Where clients reach the sidecar; a wildcard address becomes loopback."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+    def address(self) -> str:
+        """The address clients connect to; a wildcard becomes loopback."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+
+    @property
+    def url(self) -> str:
+        """Where clients reach the sidecar, without ``/v1``."""
+        host = self.address
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 

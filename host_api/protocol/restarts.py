@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
-from host_api.protocol.record import PERMANENT
+from host_api.protocol.decision import PERMANENT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,10 @@ from typing import Any
 
 import httpx
 
+from host_api.protocol.decision import Identity
 from host_api.protocol.identity import identify
 from host_api.protocol.lock import FileLock, held
-from host_api.protocol.record import Identity, Record, parse_record
+from host_api.protocol.record import Record, parse_record
 from host_api.protocol.state_dir import Files, read_bytes
 from sidecar.config import ConfigError, Settings
 from sidecar.models.starter.source import Progress
@@ -75,7 +76,7 @@ def running(state_dir: Path) -> Endpoint | None:
     record = published(state_dir)
     if record is None:
         return None
-    endpoint = Endpoint(record.base_url, record.token)
+    endpoint = Endpoint(record.url, record.token)
     try:
         with endpoint.client(2.0) as client:
             health = client.get("/health").json()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from host_api.protocol.record import ExitCode
+from host_api.protocol.decision import ExitCode
 from sidecar import __version__, config
 from sidecar.config import ConfigError
 

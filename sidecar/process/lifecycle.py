@@ -13,7 +13,14 @@ from pathlib import Path
 
 from host_api.protocol import identity, state_dir
 from host_api.protocol.lock import FileLock
-from host_api.protocol.record import CAPABILITIES, Owner, Record, encode_record, new_instance_id, parse_record
+from host_api.protocol.record import (
+    CAPABILITIES,
+    Owner,
+    Record,
+    encode_record,
+    new_instance_id,
+    parse_record,
+)
 from host_api.protocol.state_dir import Files, StateDirError
 
 __all__ = ["Lifecycle", "LockHeld", "StateDirError"]
@@ -132,7 +139,7 @@ def _nobody(record: Record) -> Owner:
 
 def _who(files: Files) -> str:
     record = parse_record(state_dir.read_bytes(files.record)).record
-    return f" (pid {record.pid}, {record.base_url})" if record else ""
+    return f" (pid {record.pid}, {record.url})" if record else ""
 
 
 def _check_locks(files: Files) -> None:

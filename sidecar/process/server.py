@@ -17,7 +17,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from host_api.protocol.record import ExitCode, Owner, new_token
+from host_api.protocol.decision import ExitCode
+from host_api.protocol.record import Owner, new_token
 from sidecar import __version__
 from sidecar.config import ConfigError, Settings
 from sidecar.process import logs

@@ -254,7 +254,7 @@ def test_not_managed_never_leaves_and_is_not_stopped_without_force(state: Path) 
     wait_for(lambda: status(config(state)).state == "running", 60)
     with SidecarHost(config(state)) as host:
         assert host.connection is not None
-        assert host.connection.origin == "attached"
+        assert host.connection.how == "attached"
         with pytest.raises(InUse, match="by hand"):
             host.stop()
         assert host.stop(force=True)
@@ -307,7 +307,7 @@ def test_command_line(state: Path) -> None:
 
     assert run("status")[1]["state"] == "stopped"
     code, answer = run("ensure", "--port", "0", "--grace-time", "20")
-    assert (code, answer["connection"]["origin"]) == (0, "spawned")
+    assert (code, answer["connection"]["how"]) == (0, "spawned")
     assert run("status")[1]["health"]["status"] == "ready"
     command = [sys.executable, "-m", "host_api.cli", "watch", "--state-dir", str(state), "--json"]
     watcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=clean_env())

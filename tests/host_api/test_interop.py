@@ -39,10 +39,10 @@ def test_two_hosts_share_one_sidecar_and_it_leaves_after_the_last(a: Program, b:
     one = a.hold(state, *QUICK)
     two = b.hold(state, *QUICK)
     mine, theirs = one.first["connection"], two.first["connection"]
-    assert (mine["origin"], theirs["origin"]) == ("spawned", "attached")
-    assert {**mine, "origin": ""} == {**theirs, "origin": ""}
+    assert (mine["how"], theirs["how"]) == ("spawned", "attached")
+    assert {**mine, "how": ""} == {**theirs, "how": ""}
     seen = b.run("inspect", state)
-    assert (seen["lock"], seen["record"], seen["identity"], seen["probe"], seen["hosts"], seen["decision"]) == (
+    assert (seen["lock"], seen["record"], seen["identity"], seen["answer"], seen["hosts"], seen["decision"]) == (
         "held",
         "valid",
         "match",
@@ -129,7 +129,7 @@ def test_truncated_or_garbage_record(a: Program, b: Program, state: Path, garbag
     wait_for(lambda: not held(state / "sidecar.lock"))
     (state / "sidecar.pid").write_bytes(garbage)
     # Dead: the lock is free, whatever the file says.
-    assert b.run("ensure", state, *QUICK)["connection"]["origin"] == "spawned"
+    assert b.run("ensure", state, *QUICK)["connection"]["how"] == "spawned"
     one.let_go()
 
 
@@ -147,7 +147,7 @@ def test_versions_that_meet(a: Program, b: Program, state: Path) -> None:
     newer = b.run("ensure", state, *need, *QUICK, sidecar=FAULTY, FAULT_VERSION="0.1.0")
     assert newer["connection"]["version"] == "0.1.0"
     # A newer sidecar is good enough for an older host.
-    assert a.run("ensure", state, "--min-version", "0.0.9")["connection"]["origin"] == "attached"
+    assert a.run("ensure", state, "--min-version", "0.0.9")["connection"]["how"] == "attached"
     assert b.run("stop", state)["stopped"]
 
 
@@ -217,7 +217,7 @@ def test_a_foreign_program_on_the_port_is_left_alone(both: dict[str, Program], n
         assert f"pid {os.getpid()}" in strict["error"]["message"]
         other = program.run("ensure", state, "--port", str(port), "--grace-time", "30")
         assert other["ok"], other
-        assert not other["connection"]["base_url"].endswith(f":{port}")
+        assert not other["connection"]["url"].endswith(f":{port}")
         assert program.run("stop", state)["stopped"]
 
 

@@ -10,16 +10,18 @@ from typing import Any
 import jsonschema
 import pytest
 
-from host_api.protocol.record import (
+from host_api.protocol.decision import (
     Compat,
+    HealthAnswer,
     Identity,
     LockState,
     Observation,
+    decide,
+)
+from host_api.protocol.record import (
     Owner,
-    Probe,
     Record,
     RecordState,
-    decide,
     encode_record,
     parse_record,
     satisfies,
@@ -58,14 +60,14 @@ def test_vectors_are_those_of_the_protocol_text(tmp_path: Path, monkeypatch: pyt
 
 def test_decide_over_the_whole_table() -> None:
     vectors = load("decide")
-    size = 2 * len(LockState) * len(RecordState) * len(Identity) * len(Probe) * len(Compat) * 2
+    size = 2 * len(LockState) * len(RecordState) * len(Identity) * len(HealthAnswer) * len(Compat) * 2
     seen = set()
-    for lock, record, probe, compat, overdue, identity, port_blocked, decision in vectors["rows"]:
+    for lock, record, answer, compat, overdue, identity, port_blocked, decision in vectors["rows"]:
         observation = Observation(
             lock=LockState(lock),
             record=RecordState(record),
             identity=Identity(identity),
-            probe=Probe(probe),
+            answer=HealthAnswer(answer),
             compat=Compat(compat),
             overdue=overdue == "yes",
             port_blocked=port_blocked == "yes",

@@ -17,7 +17,8 @@ import threading
 import time
 from pathlib import Path
 
-from host_api.protocol.record import ExitCode, Owner
+from host_api.protocol.decision import ExitCode
+from host_api.protocol.record import Owner
 from sidecar.process.lifecycle import Lifecycle, LockHeld
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from host_api.protocol import identity
+from host_api.protocol.decision import Identity
 from host_api.protocol.lock import held
-from host_api.protocol.record import Identity, Record, parse_record
+from host_api.protocol.record import Record, parse_record
 from host_api.protocol.state_dir import read_bytes
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -72,7 +72,7 @@ export function App() {
           <span>Sidecar: {WORDS[snapshot.phase]}</span>
           {snapshot.sidecar && (
             <small data-testid="sidecar">
-              {snapshot.sidecar.origin}, pid {snapshot.sidecar.pid}
+              {snapshot.sidecar.how}, pid {snapshot.sidecar.pid}
             </small>
           )}
         </div>

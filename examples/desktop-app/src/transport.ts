@@ -10,10 +10,10 @@ export class SidecarTransport implements ChatTransport<ChatMessage> {
   constructor(private readonly model: () => string) {}
 
   async sendMessages(options: Parameters<ChatTransport<ChatMessage>['sendMessages']>[0]) {
-    const { baseUrl, token } = await ensure();
+    const { url, token } = await ensure();
     const provider = createOpenAICompatible({
       name: 'mlx-sidecar',
-      baseURL: `${baseUrl}/v1`,
+      baseURL: `${url}/v1`,
       apiKey: token ?? undefined,
     });
     const agent = new ToolLoopAgent({ model: provider(this.model()), maxRetries: 0 });

@@ -19,9 +19,9 @@ export function useSidecar() {
 
   const refreshModels = useCallback(async () => {
     try {
-      const { baseUrl, token } = await ensure();
+      const { url, token } = await ensure();
       const headers: HeadersInit = token ? { authorization: `Bearer ${token}` } : {};
-      const answer = await fetch(`${baseUrl}/v1/models`, { headers });
+      const answer = await fetch(`${url}/v1/models`, { headers });
       if (!answer.ok) throw new Error(`The list of models can't be read (status ${answer.status}).`);
       const { data } = (await answer.json()) as { data: Model[] };
       setModels(data.filter((m) => !m.capabilities || m.capabilities.includes('text')));

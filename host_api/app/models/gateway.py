@@ -89,7 +89,7 @@ class Gateway:
             message = "The built-in model's process is off because no capability uses it; assign one first."
             raise ApiError(503, message, code="sidecar_off")
         link = await self._reconciler.link(START_WAIT)
-        return Target(provider, link.base_url, link.token, model, True)
+        return Target(provider, link.api_url, link.token, model, True)
 
     @asynccontextmanager
     async def client(self, target: Target) -> AsyncIterator[httpx.AsyncClient]:

@@ -52,7 +52,7 @@ class Probe(BaseModel):
 
 def _provider(row: Provider, host: Services) -> dict[str, Any]:
     link = host.reconciler.state
-    address = row.base_url if row.base_url else f"{link.origin}/v1" if link.origin else None
+    address = row.base_url if row.base_url else f"{link.url}/v1" if link.url else None
     return {"id": row.id, "name": row.name, "kind": row.kind, "base_url": address, "has_key": row.has_key}
 
 

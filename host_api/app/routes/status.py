@@ -29,10 +29,10 @@ async def status(host: Host) -> dict[str, Any]:
     """The sidecar, its model and queue, memory, tasks, capabilities."""
     state = host.reconciler.state
     engine: dict[str, Any] | None = None
-    if state.origin is not None:
+    if state.url is not None:
         with contextlib.suppress(httpx.HTTPError, ValueError):
             async with httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
-                engine = (await http.get(f"{state.origin}/health")).json()
+                engine = (await http.get(f"{state.url}/health")).json()
     jobs = await asyncio.to_thread(host.jobs.all, 1000)
     assigned = await asyncio.to_thread(host.store.assignments)
     return {

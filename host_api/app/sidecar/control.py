@@ -19,11 +19,15 @@ from host_api.process import LaunchSpec
 class Link:
     """How to reach the running sidecar. ``token`` is never logged or returned."""
 
-    origin: str
-    base_url: str
+    url: str
     token: str | None
     pid: int
     instance_id: str
+
+    @property
+    def api_url(self) -> str:
+        """The root with ``/v1``, where OpenAI clients send their requests."""
+        return f"{self.url}/v1"
 
 
 class SidecarControl:
@@ -39,10 +43,8 @@ class SidecarControl:
         Raises HostError or StateDirError.
         """
         found = await asyncio.to_thread(self._host.ensure_running)
-        origin = found.base_url.removesuffix("/v1")
         return Link(
-            origin=origin,
-            base_url=f"{origin}/v1",
+            url=found.url,
             token=found.token,
             pid=found.pid,
             instance_id=found.instance_id,

@@ -57,7 +57,7 @@ class State:
     phase: Phase
     detail: str
     pid: int | None
-    origin: str | None
+    url: str | None
     instance_id: str | None
     starts: int
 
@@ -68,7 +68,7 @@ class State:
             "phase": self.phase,
             "detail": self.detail,
             "pid": self.pid,
-            "origin": self.origin,
+            "url": self.url,
             "instance_id": self.instance_id,
             "starts": self.starts,
         }
@@ -147,7 +147,7 @@ class Reconciler:
             self._phase,
             self._detail,
             link.pid if link else None,
-            link.origin if link else None,
+            link.url if link else None,
             link.instance_id if link else None,
             self._starts,
         )
@@ -221,7 +221,7 @@ class Reconciler:
         link = await self._control.ensure()
         self._link, self._since, self._misses = link, self._clock(), 0
         self._starts += 1
-        await self._set(Phase.RUNNING, f"serving on {link.origin}")
+        await self._set(Phase.RUNNING, f"serving on {link.url}")
         try:
             await self._learn(link)
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as exc:
@@ -246,10 +246,10 @@ class Reconciler:
 
     async def _alive(self, link: Link) -> bool:
         if self._phase is not Phase.RUNNING:
-            await self._set(Phase.RUNNING, f"serving on {link.origin}")
+            await self._set(Phase.RUNNING, f"serving on {link.url}")
         try:
             async with httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
-                answer = await http.get(f"{link.origin}/health")
+                answer = await http.get(f"{link.url}/health")
             document = answer.json()
         except httpx.TimeoutException:
             self._misses += 1
@@ -263,7 +263,7 @@ class Reconciler:
     async def _learn(self, link: Link) -> None:
         headers = {"authorization": f"Bearer {link.token}"} if link.token else {}
         async with httpx.AsyncClient(trust_env=False, timeout=30.0, headers=headers) as http:
-            answer = await http.get(f"{link.base_url}/models")
+            answer = await http.get(f"{link.api_url}/models")
             answer.raise_for_status()
             models = {m["id"]: m.get("capabilities", []) for m in answer.json()["data"]}
         await asyncio.to_thread(self._store.sync_models, BUILTIN, models)

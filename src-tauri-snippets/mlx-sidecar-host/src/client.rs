@@ -3,8 +3,8 @@
 //! Blocking, as all of this crate. A request is sent a second time, once, only when it provably never reached the
 //! engine: the connection was refused, or a draining sidecar answered 503 with `Retry-After`.
 
+use crate::connection::Connection;
 use crate::error::Error;
-use crate::host::{Connection, SidecarHost};
 use serde_json::Value;
 use std::fmt;
 use std::io::ErrorKind;
@@ -33,16 +33,20 @@ impl fmt::Display for ClientError {
 
 impl std::error::Error for ClientError {}
 
-/// A client for the sidecar of a [`SidecarHost`]. Any HTTP status is an answer, not an error.
+type Again<'a> = Box<dyn Fn() -> Result<Connection, Error> + Send + Sync + 'a>;
+
+/// A client for the sidecar of a host. Any HTTP status is an answer, not an error.
 pub struct Client<'a> {
-    host: &'a SidecarHost,
+    again: Again<'a>,
     agent: Agent,
     connection: Mutex<Connection>,
 }
 
 impl<'a> Client<'a> {
-    pub(crate) fn new(host: &'a SidecarHost) -> Result<Client<'a>, Error> {
-        Ok(Client { host, agent: agent(None), connection: Mutex::new(host.ensure_running()?) })
+    /// `again` ensures that the sidecar runs and says where; it is asked now, and after a restart.
+    pub fn new(again: impl Fn() -> Result<Connection, Error> + Send + Sync + 'a) -> Result<Client<'a>, Error> {
+        let connection = Mutex::new(again()?);
+        Ok(Client { again: Box::new(again), agent: agent(None), connection })
     }
 
     /// GET `path`, such as `/v1/models`.
@@ -62,7 +66,7 @@ impl<'a> Client<'a> {
             Err(error) if !refused(&error) => return Err(ClientError::Http(error)),
             _ => {}
         }
-        let again = self.host.ensure_running().map_err(ClientError::Host)?;
+        let again = (self.again)().map_err(ClientError::Host)?;
         self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&again);
         once(&self.agent, &again, path, body).map_err(ClientError::Http)
     }
@@ -86,7 +90,7 @@ fn agent(begin: Option<Duration>) -> Agent {
 }
 
 fn once(agent: &Agent, to: &Connection, path: &str, body: Option<&str>) -> Result<Response<Body>, ureq::Error> {
-    let url = format!("{}{path}", to.base_url);
+    let url = format!("{}{path}", to.url);
     let bearer = to.token.as_ref().map(|token| format!("Bearer {token}"));
     match body {
         None => {

@@ -1,7 +1,7 @@
 //! What a host wants of its sidecar.
 
-use crate::backoff::Backoff;
-use crate::launcher::LaunchSpec;
+use crate::process::LaunchSpec;
+use crate::restarts::Backoff;
 use crate::state_dir;
 use std::path::PathBuf;
 use std::time::Duration;

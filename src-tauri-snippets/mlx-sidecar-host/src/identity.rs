@@ -1,6 +1,6 @@
 //! Who a PID is: a start token that no later process with the same PID has, whatever the clock does.
 
-use crate::ownership::Identity;
+use crate::decision::Identity;
 use std::io;
 
 /// The start token of a live process; `None` when there is none (a zombie counts as none).

@@ -5,7 +5,7 @@
 //! let launch = LaunchSpec { command: vec!["/opt/app/mlx-sidecar".into()], ..LaunchSpec::default() };
 //! let host = SidecarHost::new(HostConfig { launch, ..HostConfig::default() })?;
 //! let connection = host.ensure_running()?;
-//! println!("{} {:?}", connection.base_url, connection.token);
+//! println!("{} {:?}", connection.url, connection.token);
 //! # Ok::<(), mlx_sidecar_host::Error>(())
 //! ```
 //!
@@ -13,25 +13,29 @@
 //! Don't `fork` without `exec` while a host lives: the child would keep its locks.
 #![cfg_attr(not(target_os = "macos"), forbid(unsafe_code))]
 
-pub mod backoff;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod config;
+pub mod connection;
+pub mod decision;
 pub mod error;
 pub mod host;
 pub mod identity;
-pub mod launcher;
 pub mod lock;
+pub mod manager;
 pub mod observe;
-pub mod ownership;
 pub mod probe;
+pub mod process;
+pub mod record;
+pub mod restarts;
 pub mod state_dir;
-pub mod supervisor;
+mod watcher;
 
-pub use backoff::Backoff;
 #[cfg(feature = "client")]
 pub use client::{Client, ClientError};
 pub use config::HostConfig;
+pub use connection::{Connection, Event, EventKind, State, Status};
 pub use error::Error;
-pub use host::{Connection, Event, EventKind, SidecarHost, State, Status};
-pub use launcher::LaunchSpec;
+pub use host::SidecarHost;
+pub use process::LaunchSpec;
+pub use restarts::Backoff;

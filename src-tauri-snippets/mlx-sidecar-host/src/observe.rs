@@ -1,11 +1,13 @@
 //! A look at a state directory: the left side of the protocol's table, and the words for what stands there.
 
 use crate::config::HostConfig;
+use crate::connection::{Connection, State, Status};
+use crate::decision::*;
 use crate::error::Error;
 use crate::identity::identify;
 use crate::lock::held;
-use crate::ownership::*;
-use crate::probe::{port_holder, probe};
+use crate::probe::{health_of, port_holder, probe};
+use crate::record::*;
 use crate::state_dir::{self, Files};
 use std::time::Instant;
 
@@ -23,7 +25,7 @@ pub struct Seen {
 /// Knows for how long an observation hasn't changed.
 #[derive(Debug)]
 pub struct Patience {
-    key: Option<(RecordState, String, Probe)>,
+    key: Option<(RecordState, String, HealthAnswer)>,
     since: Instant,
     looks: u32,
 }
@@ -35,9 +37,9 @@ impl Default for Patience {
 }
 
 impl Patience {
-    fn overdue(&mut self, config: &HostConfig, record: RecordState, instance: &str, probe: Probe) -> bool {
-        let quiet = matches!(probe, Probe::Refused | Probe::Silent);
-        let key = Some((record, instance.to_owned(), if quiet { Probe::Silent } else { probe }));
+    fn overdue(&mut self, config: &HostConfig, record: RecordState, instance: &str, answer: HealthAnswer) -> bool {
+        let quiet = matches!(answer, HealthAnswer::Refused | HealthAnswer::Silent);
+        let key = Some((record, instance.to_owned(), if quiet { HealthAnswer::Silent } else { answer }));
         if key != self.key {
             *self = Patience { key, since: Instant::now(), looks: 0 };
         }
@@ -59,7 +61,7 @@ pub fn observe(
     alone: impl FnOnce() -> Result<bool, Error>,
 ) -> Result<Seen, Error> {
     let Parsed { state, record } = parse_record(state_dir::read_bytes(&files.record()).as_deref());
-    let (mut answer, mut identity, mut compat) = (Probe::Refused, Identity::Gone, Compat::Ok);
+    let (mut answer, mut identity, mut compat) = (HealthAnswer::Refused, Identity::Gone, Compat::Ok);
     if let Some(record) = &record {
         answer = probe(record, config.probe_timeout);
         identity = identify(record.pid, &record.start_token);
@@ -74,7 +76,7 @@ pub fn observe(
     let instance = record.as_ref().map_or("", |r| r.instance_id.as_str());
     let overdue = patience.overdue(config, state, instance, answer);
     let port_blocked = holder.is_some();
-    let observation = Observation { lock, record: state, identity, probe: answer, compat, overdue, port_blocked };
+    let observation = Observation { lock, record: state, identity, answer, compat, overdue, port_blocked };
     Ok(Seen { observation, record, holder })
 }
 
@@ -96,8 +98,8 @@ pub fn why(config: &HostConfig, files: &Files, seen: &Seen) -> String {
             obs.record
         );
     };
-    let (pid, url) = (record.pid, record.base_url());
-    if obs.compat != Compat::Ok && obs.probe == Probe::Echo {
+    let (pid, url) = (record.pid, record.url());
+    if obs.compat != Compat::Ok && obs.answer == HealthAnswer::Echo {
         let version = &record.version;
         let need =
             if config.min_version.is_empty() { config.capabilities.join(", ") } else { config.min_version.clone() };
@@ -105,11 +107,31 @@ pub fn why(config: &HostConfig, files: &Files, seen: &Seen) -> String {
                 "the running sidecar {version} (pid {pid}) doesn't meet what is needed ({need}) and others use it; close them first"
             );
     }
-    if obs.probe == Probe::Other {
+    if obs.answer == HealthAnswer::Other {
         return format!("another program answers at {url}, the sidecar's address; it is left alone");
     }
     format!(
             "the sidecar (pid {pid}) at {url} is {:?} and its process can't be proved to be the sidecar ({:?}); stop it by hand",
-            obs.probe, obs.identity
+            obs.answer, obs.identity
         )
+}
+
+/// What there is in the configured state directory.
+pub fn status(config: &HostConfig) -> Result<Status, Error> {
+    let files = state_dir::prepare(&config.state_dir)?;
+    let seen = observe(config, &files, &mut Patience::default(), || Ok(true))?;
+    let obs = seen.observation;
+    let state = match (obs.lock, obs.record, obs.answer) {
+        (LockState::Free, _, _) => State::Stopped,
+        (_, RecordState::UnknownSchema, _) => State::Foreign,
+        (_, RecordState::Absent | RecordState::Invalid, _) => State::Starting,
+        (_, _, HealthAnswer::Echo) => State::Running,
+        (_, _, HealthAnswer::Draining) => State::Draining,
+        (_, _, HealthAnswer::Failed) => State::Failed,
+        (_, _, HealthAnswer::Other) => State::Foreign,
+        _ => State::Hung,
+    };
+    let record = seen.record.filter(|_| state != State::Stopped);
+    let health = record.as_ref().and_then(|r| health_of(r, config.probe_timeout).ok());
+    Ok(Status { state, connection: record.map(|r| Connection::new(&r, "attached")), health })
 }

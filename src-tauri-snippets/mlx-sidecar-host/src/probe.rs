@@ -1,6 +1,7 @@
 //! One look at a sidecar's `/health` over a plain socket.
 
-use crate::ownership::{Probe, Record};
+use crate::decision::HealthAnswer;
+use crate::record::Record;
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -9,16 +10,16 @@ use std::time::{Duration, Instant};
 const MAX: usize = 256 * 1024;
 
 /// What answers at the record's address within `timeout`.
-pub fn probe(record: &Record, timeout: Duration) -> Probe {
+pub fn probe(record: &Record, timeout: Duration) -> HealthAnswer {
     match health_of(record, timeout) {
-        Err(Failure::Refused) => Probe::Refused,
-        Err(Failure::Silent) => Probe::Silent,
-        Err(Failure::Other) => Probe::Other,
-        Ok(health) if health["instance_id"].as_str() != Some(&record.instance_id) => Probe::Other,
+        Err(Failure::Refused) => HealthAnswer::Refused,
+        Err(Failure::Silent) => HealthAnswer::Silent,
+        Err(Failure::Other) => HealthAnswer::Other,
+        Ok(health) if health["instance_id"].as_str() != Some(&record.instance_id) => HealthAnswer::Other,
         Ok(health) => match health["status"].as_str() {
-            Some("draining") => Probe::Draining,
-            Some("failed") => Probe::Failed,
-            _ => Probe::Echo,
+            Some("draining") => HealthAnswer::Draining,
+            Some("failed") => HealthAnswer::Failed,
+            _ => HealthAnswer::Echo,
         },
     }
 }

@@ -1,7 +1,7 @@
 //! The state directory: where it is, its files, reading and replacing the record.
 
 use crate::error::Error;
-use crate::ownership::MAX_RECORD;
+use crate::record::MAX_RECORD;
 use rustix::fs::OFlags;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};

@@ -1,7 +1,8 @@
 //! The protocol's vectors, the same files that the Python tests read.
 
-use mlx_sidecar_host::backoff::{Backoff, Restarts};
-use mlx_sidecar_host::ownership::*;
+use mlx_sidecar_host::decision::*;
+use mlx_sidecar_host::record::*;
+use mlx_sidecar_host::restarts::{Backoff, Restarts};
 use serde_json::{json, Value};
 
 fn load(name: &str) -> Value {

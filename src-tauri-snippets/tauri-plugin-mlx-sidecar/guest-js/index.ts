@@ -12,10 +12,10 @@ export type Phase = 'stopped' | 'starting' | 'running' | 'restarting' | 'failed'
 /** A running sidecar. */
 export interface SidecarInfo {
   /** `http://127.0.0.1:<port>`, without `/v1`. */
-  baseUrl: string;
+  url: string;
   pid: number;
   instanceId: string;
-  origin: 'spawned' | 'attached';
+  how: 'spawned' | 'attached';
   version: string;
 }
 

@@ -13,22 +13,22 @@ use tauri::{command, AppHandle, Runtime};
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionAnswer {
-    base_url: String,
+    url: String,
     token: Option<String>,
     pid: i32,
     instance_id: String,
-    origin: String,
+    how: String,
     version: String,
 }
 
 impl From<Connection> for ConnectionAnswer {
     fn from(c: Connection) -> Self {
         ConnectionAnswer {
-            base_url: c.base_url,
+            url: c.url,
             token: c.token,
             pid: c.pid,
             instance_id: c.instance_id,
-            origin: c.origin,
+            how: c.how,
             version: c.version,
         }
     }

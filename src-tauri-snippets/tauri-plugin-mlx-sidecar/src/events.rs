@@ -31,13 +31,13 @@ pub enum Phase {
 #[serde(rename_all = "camelCase")]
 pub struct SidecarInfo {
     /// Where it listens.
-    pub base_url: String,
+    pub url: String,
     /// Its PID.
     pub pid: i32,
     /// Which process it is.
     pub instance_id: String,
     /// `spawned` or `attached`.
-    pub origin: String,
+    pub how: String,
     /// Its version.
     pub version: String,
 }
@@ -45,10 +45,10 @@ pub struct SidecarInfo {
 impl From<&Connection> for SidecarInfo {
     fn from(c: &Connection) -> Self {
         SidecarInfo {
-            base_url: c.base_url.clone(),
+            url: c.url.clone(),
             pid: c.pid,
             instance_id: c.instance_id.clone(),
-            origin: c.origin.clone(),
+            how: c.how.clone(),
             version: c.version.clone(),
         }
     }
@@ -123,11 +123,11 @@ mod tests {
 
     fn event(kind: EventKind, detail: &str) -> Event {
         let connection = Some(Connection {
-            base_url: "http://127.0.0.1:1".to_owned(),
+            url: "http://127.0.0.1:1".to_owned(),
             token: Some("secret".to_owned()),
             pid: 7,
             instance_id: "0".repeat(32),
-            origin: "spawned".to_owned(),
+            how: "spawned".to_owned(),
             version: "0.1.0".to_owned(),
         });
         Event { kind, connection, detail: detail.to_owned() }

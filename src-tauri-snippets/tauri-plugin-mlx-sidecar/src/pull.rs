@@ -114,7 +114,7 @@ mod tests {
 
     fn served(status: &str, body: &str) -> (Connection, std::thread::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let base_url = format!("http://{}", listener.local_addr().expect("an address"));
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
         let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("a client");
@@ -128,11 +128,11 @@ mod tests {
             String::from_utf8_lossy(&request).into_owned()
         });
         let connection = Connection {
-            base_url,
+            url,
             token: Some("t0ken".to_owned()),
             pid: 1,
             instance_id: String::new(),
-            origin: "attached".to_owned(),
+            how: "attached".to_owned(),
             version: "0.1.0".to_owned(),
         };
         (connection, server)

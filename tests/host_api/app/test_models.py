@@ -32,8 +32,8 @@ def test_first_start_gives_the_starter_model_what_it_can_do(http: httpx.Client) 
 def test_the_built_in_address_is_the_sidecars(http: httpx.Client) -> None:
     sidecar = http.get("/status").json()["sidecar"]
     builtin = http.get("/models/providers/builtin").json()
-    assert builtin["base_url"] == f"{sidecar['origin']}/v1"
-    assert httpx.get(f"{sidecar['origin']}/health").json()["instance_id"] == sidecar["instance_id"]
+    assert builtin["base_url"] == f"{sidecar['url']}/v1"
+    assert httpx.get(f"{sidecar['url']}/health").json()["instance_id"] == sidecar["instance_id"]
 
 
 def test_the_host_serves_no_models_itself(http: httpx.Client) -> None:

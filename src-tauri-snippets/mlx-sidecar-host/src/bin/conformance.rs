@@ -1,10 +1,10 @@
 //! `mlx-sidecar-conformance`: this implementation behind the command line that all of them have.
 //! `ensure|hold|inspect|stop --state-dir DIR …` and `decide`; JSON on lines of their own.
 
+use mlx_sidecar_host::decision::{decide, Observation};
 use mlx_sidecar_host::lock::{held, FileLock};
+use mlx_sidecar_host::manager::Manager;
 use mlx_sidecar_host::observe::Patience;
-use mlx_sidecar_host::ownership::{decide, Observation};
-use mlx_sidecar_host::supervisor::Supervisor;
 use mlx_sidecar_host::{Backoff, Error, EventKind, HostConfig, LaunchSpec, SidecarHost};
 use serde_json::{json, Value};
 use std::io::{BufRead, Read, Write};
@@ -139,16 +139,16 @@ fn client(_: Args) -> Result<(), Error> {
 }
 
 fn inspect(args: Args) -> Result<(), Error> {
-    let mut supervisor = Supervisor::new(args.config)?;
-    let seen = supervisor.observe(&mut Patience::default(), false)?.observation;
-    let hosts = if held(&supervisor.files.hosts_lock())? {
+    let mut manager = Manager::new(args.config)?;
+    let seen = manager.observe(&mut Patience::default(), false)?.observation;
+    let hosts = if held(&manager.files.hosts_lock())? {
         "leaving"
-    } else if FileLock::open(&supervisor.files.hosts_lock())?.try_exclusive()? {
+    } else if FileLock::open(&manager.files.hosts_lock())?.try_exclusive()? {
         "none"
     } else {
         "held"
     };
-    let launch = if held(&supervisor.files.launch_lock())? { "held" } else { "free" };
+    let launch = if held(&manager.files.launch_lock())? { "held" } else { "free" };
     let mut document = serde_json::to_value(seen).map_err(usage)?;
     document["ok"] = true.into();
     document["hosts"] = hosts.into();

@@ -17,7 +17,7 @@ SPEC = HERE.parents[3] / "docs" / "concepts" / "ownership-protocol.md"
 AXES: dict[str, list[str]] = {
     "lock": ["free", "held"],
     "record": ["absent", "invalid", "unknown_schema", "valid"],
-    "probe": ["echo", "draining", "failed", "other", "refused", "silent"],
+    "answer": ["echo", "draining", "failed", "other", "refused", "silent"],
     "compat": ["ok", "incompatible_alone", "incompatible_shared"],
     "overdue": ["no", "yes"],
     "identity": ["match", "mismatch", "gone", "unknown"],
@@ -29,7 +29,7 @@ WORDS = {"alone": "incompatible_alone"}
 def spec_rows() -> list[tuple[dict[str, set[str]], str]]:
     """The rows of the protocol's table: for each axis the values that fit, and the decision."""
     lines = SPEC.read_text("utf-8").splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("| lock | record | probe"))
+    start = next(i for i, line in enumerate(lines) if line.startswith("| lock | record | answer"))
     names = [cell.strip() for cell in lines[start].strip("|").split("|")]
     rows = []
     for line in itertools.takewhile(lambda text: text.startswith("|"), lines[start + 2 :]):
@@ -38,7 +38,7 @@ def spec_rows() -> list[tuple[dict[str, set[str]], str]]:
         fits = {}
         for name, cell in cells.items():
             values = {WORDS.get(v.strip().lower(), v.strip().lower()) for v in cell.split(",")}
-            # "other" is a value of the probe, but "any other value" of the identity.
+            # "other" is a value of the answer, but "any other value" of the identity.
             anything = cell in ("·", "any other") or (name == "identity" and cell == "other")
             fits[name] = set(AXES[name]) if anything else values
             assert fits[name] <= set(AXES[name]), (name, cell)

@@ -1,14 +1,15 @@
 //! The host's side of the protocol: observe, decide, act. Blocking.
 
-use crate::backoff::Restarts;
 use crate::config::HostConfig;
+use crate::decision::*;
 use crate::error::Error;
 use crate::identity::{identify, own_token};
-use crate::launcher::{self, Child};
 use crate::lock::{held, FileLock};
 use crate::observe::{observe, why, Patience, Seen};
-use crate::ownership::*;
 use crate::probe::probe;
+use crate::process::{self, Child};
+use crate::record::*;
+use crate::restarts::Restarts;
 use crate::state_dir::{self, Files};
 use rustix::process::Signal;
 use std::thread::sleep;
@@ -37,7 +38,7 @@ fn ms(millis: u64) -> Duration {
 
 /// One host's locks and decisions.
 #[derive(Debug)]
-pub struct Supervisor {
+pub struct Manager {
     config: HostConfig,
     /// The files of the state directory.
     pub files: Files,
@@ -46,13 +47,13 @@ pub struct Supervisor {
     child: Option<Child>,
 }
 
-impl Supervisor {
+impl Manager {
     /// Prepare the state directory.
-    pub fn new(config: HostConfig) -> Result<Supervisor, Error> {
+    pub fn new(config: HostConfig) -> Result<Manager, Error> {
         let files = state_dir::prepare(&config.state_dir)?;
         let start_token = own_token().map_err(|e| Error::Host(format!("can't identify this process: {e}")))?;
         let me = Owner { kind: config.kind.clone(), pid: std::process::id() as i32, start_token };
-        Ok(Supervisor { config, files, me, hosts: None, child: None })
+        Ok(Manager { config, files, me, hosts: None, child: None })
     }
 
     /// The record file.
@@ -247,13 +248,14 @@ impl Supervisor {
 
     fn start(&mut self, deadline: Instant, last: bool) -> Result<Option<Record>, Error> {
         self.save(&self.restarts().started(now()));
-        let child = launcher::spawn(&self.config.launch, &self.files.root, &self.me)?;
+        let child = process::spawn(&self.config.launch, &self.files.root, &self.me)?;
         self.child = Some(child.clone());
         let end = Instant::now() + self.config.start_timeout;
         let mut what = None;
         while child.exit_code().is_none() {
             if let Some(record) = self.parsed().record {
-                if probe(&record, self.config.probe_timeout) == Probe::Echo && held(&self.files.sidecar_lock())? {
+                if probe(&record, self.config.probe_timeout) == HealthAnswer::Echo && held(&self.files.sidecar_lock())?
+                {
                     return Ok(Some(record));
                 }
             }
@@ -289,7 +291,7 @@ impl Supervisor {
             if !held(&lock)? {
                 break;
             }
-            launcher::send(record, signal);
+            process::send(record, signal);
             let end = Instant::now() + wait;
             while held(&lock)? {
                 if self.parsed().record.is_some_and(|r| r.instance_id != record.instance_id) {
@@ -332,8 +334,8 @@ impl Supervisor {
             let seen = self.observe(&mut patience, false)?;
             let obs = seen.observation;
             if let Some(record) = seen.record.clone() {
-                let quiet = matches!(obs.probe, Probe::Refused | Probe::Silent);
-                let proved = obs.identity == Identity::Match && obs.probe != Probe::Other;
+                let quiet = matches!(obs.answer, HealthAnswer::Refused | HealthAnswer::Silent);
+                let proved = obs.identity == Identity::Match && obs.answer != HealthAnswer::Other;
                 if proved && (!quiet || force || obs.overdue) {
                     break record;
                 }

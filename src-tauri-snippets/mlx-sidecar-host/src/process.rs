@@ -1,8 +1,9 @@
 //! Starting a sidecar process, and signalling one that is provably the sidecar.
 
+use crate::decision::Identity;
 use crate::error::Error;
 use crate::identity::identify;
-use crate::ownership::{Identity, Owner, Record, OWNER_ENV};
+use crate::record::{Owner, Record, OWNER_ENV};
 use crate::state_dir::explain;
 use rustix::process::{Pid, Signal};
 use std::fs::{DirBuilder, OpenOptions};

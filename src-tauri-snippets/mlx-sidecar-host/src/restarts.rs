@@ -1,6 +1,6 @@
 //! When a crashed sidecar may be started again: pure, and shared by all hosts through `restarts.json`.
 
-use crate::ownership::permanent;
+use crate::decision::permanent;
 use serde_json::{json, Value};
 
 /// 0, base, 2 base, 4 base … up to `cap` seconds; forgotten once a sidecar lived `stable` seconds.
