@@ -39,7 +39,6 @@ OUT = {
     "PIL.ImageTk": "never",
     "PIL._avif": "AVIF is not among the formats taken",
     "PIL._imagingft": "drawing text",
-    "PIL._imagingcms": "colour profiles",
     "readline": "the interactive Python prompt",
     "sqlite3": "the host service",
     "torch": "never: MLX is the engine",
@@ -268,7 +267,7 @@ def kept_datas(found: list[Any]) -> list[Any]:
 
 def kept_binaries(found: list[Any]) -> list[Any]:
     """Native libraries without those only an excluded extension needs."""
-    dropped = ("libavif-", "libharfbuzz-", "libfreetype-", "liblcms2-", "libbrotli", "libreadline", "libtinfo")
+    dropped = ("libavif-", "libharfbuzz-", "libfreetype-", "libbrotli", "libreadline", "libtinfo")
     return [entry for entry in found if not Path(entry[0]).name.startswith(dropped)]
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import io
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from host_api.loopback import pictures
 from sidecar.config import Settings
-from sidecar.errors import ApiError, bad_request
+from sidecar.errors import bad_request
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _FETCH_TIMEOUT = 15.0
 
 
@@ -40,48 +38,14 @@ def fetch(url: str, settings: Settings, *, param: str) -> bytes:
 
 
 def decode(data: bytes, settings: Settings, *, param: str) -> Picture:
-    """Pixels of an encoded image: first frame, upright, without alpha, scaled down. Raises ApiError. Blocking."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    limit = int(settings.max_image_mpx * 1e6)
+    """Return the pixels of an encoded image as a viewer shows it, scaled down. Raises ApiError. Blocking."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image: Any = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > limit:
-                raise bad_request(
-                    f"{param}: the image has {image.width} × {image.height} pixels; "
-                    f"at most {settings.max_image_mpx:g} megapixels are taken. Scale it down.",
-                    param=param,
-                    code="image_too_large",
-                )
-            image.draft("RGB", (settings.image_side, settings.image_side))
-            image.seek(0)
-            image.load()
-            image = ImageOps.exif_transpose(image)
-            image = _flat(image)
-            image.thumbnail((settings.image_side, settings.image_side), Image.Resampling.LANCZOS)
-    except ApiError:
-        raise
-    except UnidentifiedImageError as exc:
-        raise bad_request(f"{param}: not an image of a known format ({', '.join(FORMATS)}).", param=param) from exc
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as exc:
-        raise bad_request(f"{param}: the image is damaged or too large ({exc}).", param=param) from exc
+        image = pictures.first(data, side=settings.image_side, pixels=int(settings.max_image_mpx * 1e6))
+    except pictures.PictureError as exc:
+        code = {"code": "image_too_large"} if exc.code == "too_large" else {}
+        raise bad_request(f"{param}: {exc}.", param=param, **code) from exc
     digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
     return Picture(image, digest)
-
-
-def _flat(image: Any) -> Any:
-    """RGB, transparency over white."""
-    from PIL import Image
-
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        ground = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(ground, rgba).convert("RGB")
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
-        image = image.convert("I").point(lambda v: v / 256).convert("L")
-    return image.convert("RGB")
 
 
 def _data_url(url: str, param: str) -> bytes:
