@@ -1,8 +1,4 @@
-"""Every setting of the server, in one table: command-line flag, environment variable, default.
-
-Flag ``--drain-timeout`` is environment variable ``MLX_SIDECAR_DRAIN_TIMEOUT`` and field
-``Settings.drain_timeout``. The command line wins over the environment, which wins over the default.
-"""
+"""Every setting of the server: field, flag and environment variable ``MLX_SIDECAR_…`` in one table."""
 
 from __future__ import annotations
 
@@ -10,20 +6,17 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from host_api.loopback import durations, listen, settings
+from host_api.loopback.settings import ConfigError, option
 from host_api.protocol.state_dir import default_state_dir
-from sidecar import durations
 
 APP = "mlx-sidecar"
 ENV_PREFIX = "MLX_SIDECAR_"
 PREFERRED_PORT = 60316
-
-
-class ConfigError(Exception):
-    """A setting that can't be used; the message names it and says what to do. Exit code 78."""
+LEVELS = ("debug", "info", "warning", "error")
 
 
 def default_data_dir() -> Path:
@@ -34,184 +27,150 @@ def default_data_dir() -> Path:
     return (Path(base) if base.startswith("/") else Path.home() / ".local" / "share") / APP
 
 
-def _opt(default: Any, text: str, **extra: Any) -> Any:
-    meta = {"help": text, **extra}
-    if callable(default):
-        return field(default_factory=default, metadata=meta)
-    return field(default=default, metadata=meta)
+def _duration(text: str) -> str | None:
+    try:
+        durations.parse(text)
+    except ValueError as exc:
+        return str(exc)
+    return None
+
+
+def _url(text: str) -> str | None:
+    return None if text.startswith(("https://", "http://")) else "give a URL that begins with https://"
+
+
+_LISTEN, _MODELS, _MEMORY = "where it listens and keeps its files", "models", "memory"
+_ACCESS, _LIFE, _SIZES, _ENGINE = "who may ask", "life and logs", "sizes and limits", "engine"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What ``mlx-sidecar serve`` runs with. Sizes in the unit their name says, times in seconds."""
 
-    host: str = _opt("127.0.0.1", "address to listen on")
-    port: int = _opt(PREFERRED_PORT, "preferred port; 0 = any; another is taken when it is busy")
-    strict_port: bool = _opt(False, "fail rather than take another port when the preferred one is busy")
-    state_dir: Path = _opt(default_state_dir, "lock files, sidecar.pid")
-    model_dir: tuple[Path, ...] = _opt((), "folder with model folders (repeatable)")
-    data_dir: Path = _opt(default_data_dir, "where the starter model is installed")
-    cache_dir: Path | None = _opt(None, "the hub's cache folder; default: HF_HUB_CACHE, HF_HOME or its usual place")
-    hub_mirror: tuple[str, ...] = _opt((), "mirror to pull from when the hub (HF_ENDPOINT) fails (repeatable)")
-    pull_stall: float = _opt(30.0, "seconds without a byte after which a download is begun anew")
-    pull_attempts: int = _opt(5, "attempts without progress at each hub or mirror")
-    model: str = _opt("", "model to load at start")
-    warm_start: bool = _opt(True, "load the model used last in the background at start, when no --model is given")
-    max_resident: int = _opt(1, "chat models in memory at once; the least recently used one goes first")
-    keep_alive: str = _opt("15m", "how long an unused model stays in memory: 90, 5m, 1h30m; 0 = no time, -1 = for ever")
-    memory_limit_mb: int = _opt(0, "memory models may take together, MiB; 0 = what the machine has available")
-    memory_check: bool = _opt(True, "refuse to load a model that would not fit into memory")
-    pressure_watch: bool = _opt(True, "give up caches, then idle models, when the machine runs short of memory")
-    api_key_file: Path | None = _opt(None, "file with the bearer token clients must send")
-    open: bool = _opt(False, "managed, but without a token: any program of this machine may ask")
-    log_dir: Path | None = _opt(None, "folder for log files; default: logs in the state directory")
-    log_level: str = _opt("info", "debug, info, warning or error", choices=("debug", "info", "warning", "error"))
-    log_prompts: bool = _opt(False, "write prompts and answers to the log (off: never)")
-    managed: bool = _opt(False, "leave when no host holds the hosts lock any more")
-    grace_time: float = _opt(10.0, "seconds without a host before a managed sidecar leaves")
-    drain_timeout: float = _opt(20.0, "seconds running requests get to finish at a stop")
-    allow_origin: tuple[str, ...] = _opt((), "web origin allowed besides Tauri's and localhost (repeatable)")
-    allow_host: tuple[str, ...] = _opt((), "Host name served besides loopback names (repeatable)")
-    allow_image_dir: tuple[Path, ...] = _opt((), "folder whose files image_url may name (repeatable)")
-    allow_image_host: tuple[str, ...] = _opt((), "host whose http(s) URLs image_url may name (repeatable)")
-    max_body_mb: float = _opt(64.0, "largest request body, MiB")
-    max_images: int = _opt(16, "most images in one request")
-    max_image_mpx: float = _opt(50.0, "largest image before it is scaled down, megapixels")
-    image_side: int = _opt(1344, "longer side images are scaled down to, pixels")
-    max_context: int = _opt(0, "tokens of prompt plus answer; 0 = the model's own limit")
-    max_tokens: int = _opt(0, "answer tokens when a request gives none; 0 = what the context leaves")
-    max_rows: int = _opt(8, "requests decoded together, each class")
-    max_queue: int = _opt(64, "interactive requests waiting before 429")
-    max_batch_queue: int = _opt(512, "batch requests waiting before 429")
-    gap_bound: float = _opt(3.0, "longest wait of a running interactive stream, in its own inter-token times")
-    batch_share: float = _opt(0.1, "least share of engine time batch work gets beside chats, 0 to 0.9")
-    prefix_cache_mb: int = _opt(-1, "memory for kept prompt prefixes, MiB; 0 = off, -1 = a tenth of memory")
-    speculative_tokens: int = _opt(0, "tokens guessed ahead for a chat that runs alone, from its own text; 0 = off")
-    kv_bits: int = _opt(0, "quantize the KV cache to 4 or 8 bits; 0 = off", choices=(0, 4, 8))
-    client_timeout: float = _opt(60.0, "seconds a client may take to send or accept a piece of data")
-    stall_timeout: float = _opt(300.0, "seconds one engine step may take before the process gives up")
+    host: str = option("127.0.0.1", "address to listen on; beyond loopback a key is needed", group=_LISTEN)
+    port: int = option(
+        PREFERRED_PORT, "preferred port; 0 = any; another is taken when it is busy", group=_LISTEN, least=0, most=65535
+    )
+    strict_port: bool = option(
+        False, "fail rather than take another port when the preferred one is busy", group=_LISTEN
+    )
+    state_dir: Path = option(default_state_dir, "lock files, sidecar.pid", group=_LISTEN)
+    data_dir: Path = option(default_data_dir, "where the starter model is installed", group=_LISTEN)
+    log_dir: Path | None = option(None, "folder for log files; default: logs in the state directory", group=_LISTEN)
+
+    model: str = option("", "model to load at start", group=_MODELS)
+    model_dir: tuple[Path, ...] = option((), "folder with model folders (repeatable)", group=_MODELS)
+    cache_dir: Path | None = option(
+        None, "the hub's cache folder; default: HF_HUB_CACHE, HF_HOME or its usual place", group=_MODELS
+    )
+    hub_mirror: tuple[str, ...] = option(
+        (), "mirror to pull from when the hub (HF_ENDPOINT) fails (repeatable)", group=_MODELS, check=_url
+    )
+    pull_stall: float = option(
+        30.0, "time without a byte after which a download is begun anew", group=_MODELS, seconds=True, least=0.001
+    )
+    pull_attempts: int = option(5, "attempts without progress at each hub or mirror", group=_MODELS, least=1)
+    warm_start: bool = option(
+        True, "load the model used last in the background at start, when no --model is given", group=_MODELS
+    )
+    max_resident: int = option(
+        1, "chat models in memory at once; the least recently used one goes first", group=_MODELS, least=1
+    )
+    keep_alive: str = option(
+        "15m",
+        "how long an unused model stays in memory: 90, 5m, 1h30m; 0 = no time, -1 = for ever",
+        group=_MODELS,
+        check=_duration,
+    )
+
+    memory_limit_mb: int = option(
+        0, "memory models may take together, MiB; 0 = what the machine has available", group=_MEMORY, least=0
+    )
+    memory_check: bool = option(True, "refuse to load a model that would not fit into memory", group=_MEMORY)
+    pressure_watch: bool = option(
+        True, "give up caches, then idle models, when the machine runs short of memory", group=_MEMORY
+    )
+    prefix_cache_mb: int = option(
+        -1, "memory for kept prompt prefixes, MiB; 0 = off, -1 = a tenth of memory", group=_MEMORY, least=-1
+    )
+    kv_bits: int = option(0, "quantize the KV cache to 4 or 8 bits; 0 = off", group=_MEMORY, choices=(0, 4, 8))
+
+    api_key_file: Path | None = option(None, "file with the key clients must send", group=_ACCESS)
+    open: bool = option(False, "managed, but without a key: any program of this machine may ask", group=_ACCESS)
+    allow_origin: tuple[str, ...] = option(
+        (), "web origin allowed besides Tauri's and, with a key, localhost's (repeatable)", group=_ACCESS
+    )
+    allow_host: tuple[str, ...] = option((), "Host name served besides loopback names (repeatable)", group=_ACCESS)
+    allow_image_dir: tuple[Path, ...] = option((), "folder whose files image_url may name (repeatable)", group=_ACCESS)
+    allow_image_host: tuple[str, ...] = option(
+        (), "host whose http(s) URLs image_url may name (repeatable)", group=_ACCESS
+    )
+
+    managed: bool = option(False, "leave when no host holds the hosts lock any more", group=_LIFE)
+    grace_time: float = option(10.0, "time without a host before a managed sidecar leaves", group=_LIFE, seconds=True)
+    drain_timeout: float = option(20.0, "time running requests get to finish at a stop", group=_LIFE, seconds=True)
+    log_level: str = option("info", "least severe message to log", group=_LIFE, choices=LEVELS)
+    log_prompts: bool = option(False, "write prompts and answers to the log (off: never)", group=_LIFE)
+
+    max_body_mb: float = option(64.0, "largest request body, MiB", group=_SIZES, least=0)
+    max_images: int = option(16, "most images in one request", group=_SIZES, least=1)
+    max_image_mpx: float = option(50.0, "largest image before it is scaled down, megapixels", group=_SIZES, least=0)
+    image_side: int = option(1344, "longer side images are scaled down to, pixels", group=_SIZES, least=1)
+    max_context: int = option(0, "tokens of prompt plus answer; 0 = the model's own limit", group=_SIZES)
+    max_tokens: int = option(0, "answer tokens when a request gives none; 0 = what the context leaves", group=_SIZES)
+    max_queue: int = option(64, "interactive requests waiting before 429", group=_SIZES, least=1)
+    max_batch_queue: int = option(512, "batch requests waiting before 429", group=_SIZES, least=1)
+    client_timeout: float = option(
+        60.0, "time a client may take to send or accept a piece of data; 0 = any", group=_SIZES, seconds=True
+    )
+
+    max_rows: int = option(8, "requests decoded together, each class", group=_ENGINE, least=1)
+    gap_bound: float = option(
+        3.0, "longest wait of a running interactive stream, in its own inter-token times", group=_ENGINE, least=1
+    )
+    batch_share: float = option(
+        0.1, "least share of engine time batch work gets beside chats", group=_ENGINE, least=0, most=0.9
+    )
+    speculative_tokens: int = option(
+        0, "tokens guessed ahead for a chat that runs alone, from its own text; 0 = off", group=_ENGINE
+    )
+    stall_timeout: float = option(
+        300.0, "time one engine step may take before the process gives up", group=_ENGINE, seconds=True
+    )
 
     def token(self) -> str | None:
-        """The bearer token from ``api_key_file``, or None. Raises ConfigError."""
-        if self.api_key_file is None:
-            return None
-        try:
-            text = self.api_key_file.read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ConfigError(f"--api-key-file {self.api_key_file}: can't be read ({exc})") from exc
-        if not text:
-            raise ConfigError(f"--api-key-file {self.api_key_file}: is empty; put the key on its first line")
-        return text.splitlines()[0].strip()
+        """Return the key from ``api_key_file``, or None. Raises ConfigError."""
+        return settings.read_key(self.api_key_file)
 
     @property
     def logs(self) -> Path:
-        """The folder for log files."""
+        """Return the folder for log files."""
         return self.log_dir or self.state_dir / "logs"
-
-
-def _parser_for(f: Any) -> Any:
-    kind = str(f.type)
-    if "Path" in kind:
-        return lambda text: Path(text).expanduser()
-    if kind.startswith("int"):
-        return int
-    if kind.startswith("float"):
-        return float
-    return str
-
-
-def _parts(f: Any, raw: str) -> list[str]:
-    """The pieces of a list in the environment: paths parted as in PATH, all else (URLs have colons) by commas."""
-    separator = os.pathsep if "Path" in str(f.type) else ","
-    return [part.strip() for part in raw.split(separator) if part.strip()]
-
-
-def _is_flag(f: Any) -> bool:
-    return str(f.type) == "bool"
-
-
-def _is_list(f: Any) -> bool:
-    return str(f.type).startswith("tuple")
 
 
 def add_arguments(parser: argparse.ArgumentParser, names: Sequence[str] | None = None) -> None:
     """Add a flag for every setting (or those named) to ``parser``; unset flags stay None."""
-    for f in fields(Settings):
-        if names is not None and f.name not in names:
-            continue
-        flag = "--" + f.name.replace("_", "-")
-        text = f"{f.metadata['help']} [{ENV_PREFIX}{f.name.upper()}]"
-        if _is_flag(f):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
-        elif _is_list(f):
-            parser.add_argument(flag, action="append", type=_parser_for(f), default=None, help=text)
-        else:
-            parser.add_argument(flag, type=_parser_for(f), choices=f.metadata.get("choices"), default=None, help=text)
-
-
-def _from_env(f: Any, raw: str) -> Any:
-    variable = ENV_PREFIX + f.name.upper()
-    if _is_flag(f):
-        word = raw.strip().lower()
-        if word in ("1", "true", "yes", "on"):
-            return True
-        if word in ("0", "false", "no", "off", ""):
-            return False
-        raise ConfigError(f"{variable}={raw!r}: say 1 or 0")
-    parse = _parser_for(f)
-    try:
-        value = tuple(parse(part) for part in _parts(f, raw)) if _is_list(f) else parse(raw)
-    except ValueError as exc:
-        raise ConfigError(f"{variable}={raw!r}: {exc}") from exc
-    choices = f.metadata.get("choices")
-    if choices and value not in choices:
-        raise ConfigError(f"{variable}={raw!r}: choose one of {', '.join(map(str, choices))}")
-    return value
+    settings.add_arguments(parser, Settings, ENV_PREFIX, names)
 
 
 def load(args: argparse.Namespace | None = None, env: Mapping[str, str] | None = None) -> Settings:
-    """Settings from parsed flags over environment over defaults. Raises ConfigError."""
-    env = os.environ if env is None else env
-    values: dict[str, Any] = {}
-    for f in fields(Settings):
-        given = getattr(args, f.name, None) if args is not None else None
-        if given is not None:
-            values[f.name] = tuple(given) if _is_list(f) else given
-        elif (raw := env.get(ENV_PREFIX + f.name.upper())) not in (None, ""):
-            values[f.name] = _from_env(f, str(raw))
-    settings = Settings(**values)
-    _check(settings)
-    return settings
+    """Return the settings from parsed flags over environment over defaults. Raises ConfigError."""
+    found = settings.load(Settings, ENV_PREFIX, args, env)
+    keyless = found.api_key_file is None and (found.open or not found.managed)
+    if keyless and listen.beyond_loopback(found.host):
+        raise ConfigError(
+            f"--host {found.host}: other machines could use this server; give --api-key-file, or listen on 127.0.0.1"
+        )
+    return found
 
 
-def _check(s: Settings) -> None:
-    if not 0 <= s.port <= 65535:
-        raise ConfigError(f"--port {s.port}: give a port from 0 to 65535")
-    if not 0 <= s.batch_share <= 0.9:
-        raise ConfigError(f"--batch-share {s.batch_share}: give a share from 0 to 0.9")
-    if s.gap_bound < 1:
-        raise ConfigError(f"--gap-bound {s.gap_bound}: give at least 1")
-    try:
-        durations.parse(s.keep_alive)
-    except ValueError as exc:
-        raise ConfigError(f"--keep-alive {s.keep_alive}: {exc}") from exc
-    for url in s.hub_mirror:
-        if not url.startswith(("https://", "http://")):
-            raise ConfigError(f"--hub-mirror {url}: give a URL that begins with https://")
-    if s.pull_stall <= 0:
-        raise ConfigError(f"--pull-stall {s.pull_stall}: give more than 0")
-    low = ("pull_attempts", "max_resident", "max_images", "max_rows", "max_queue", "max_batch_queue", "image_side")
-    for name in low:
-        if getattr(s, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} {getattr(s, name)}: give at least 1")
-    for name in (
-        "max_body_mb",
-        "max_image_mpx",
-        "client_timeout",
-        "stall_timeout",
-        "drain_timeout",
-        "grace_time",
-        "memory_limit_mb",
-    ):
-        if getattr(s, name) < 0:
-            raise ConfigError(f"--{name.replace('_', '-')} {getattr(s, name)}: can't be negative")
+__all__ = [
+    "APP",
+    "ENV_PREFIX",
+    "PREFERRED_PORT",
+    "ConfigError",
+    "Settings",
+    "add_arguments",
+    "default_data_dir",
+    "load",
+]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from host_api.app import errors
 from host_api.app.chat import tools
@@ -25,13 +24,14 @@ from host_api.app.documents import readers, tagging
 from host_api.app.documents.index import Indexer
 from host_api.app.documents.vectors import Vectors
 from host_api.app.documents.worker import Progress, Worker
-from host_api.app.guard import Guard
 from host_api.app.models.gateway import Gateway
 from host_api.app.models.pulls import Pulls
 from host_api.app.routes import chat, models, page, pulls, status, tasks
 from host_api.app.services import Services
 from host_api.app.sidecar.control import SidecarControl
 from host_api.app.sidecar.reconciler import Control, Reconciler
+from host_api.loopback.access_log import AccessLog
+from host_api.loopback.guard import Guard
 
 log = logging.getLogger("host.api")
 
@@ -95,36 +95,22 @@ def create_app(settings: HostSettings) -> ASGIApp:
     """The application as ``mlx-host serve`` runs it. Raises ConfigError."""
     guard = Guard(
         build(settings),
-        token=settings.token(),
+        refuse=_refuse,
+        key=settings.token(),
         max_body=settings.max_body_mb * 1024 * 1024,
+        client_timeout=settings.client_timeout,
         origins=settings.allow_origin,
         hosts=settings.allow_host,
+        open_paths=_open,
+        expose="X-Vercel-AI-UI-Message-Stream, X-Session-Id, X-Request-Id, Retry-After",
     )
-    return _Access(guard)
+    return AccessLog(guard, log)
 
 
-class _Access:
-    """One log line a request."""
+def _open(method: str, path: str) -> bool:
+    """Whether a path needs no key: the page has none before its user gives it one."""
+    return path == "/health" or (method in ("GET", "HEAD") and (path == "/" or path.startswith("/assets/")))
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        code = 0
-        start = time.monotonic()
-
-        async def watched(message: Message) -> None:
-            nonlocal code
-            if message["type"] == "http.response.start":
-                code = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched)
-        finally:
-            if scope["path"] != "/health":
-                took = (time.monotonic() - start) * 1000
-                log.info('"%s %s" %d %.0f ms', scope["method"], scope["path"], code, took)
+def _refuse(status: int, message: str, code: str, wait: int | None = None) -> errors.ApiError:
+    return errors.ApiError(status, message, code=code, retry_after=wait)

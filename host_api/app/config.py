@@ -1,4 +1,4 @@
-"""Every setting of the host service: flag, environment variable ``MLX_HOST_…``, default."""
+"""Every setting of the host service: field, flag and environment variable ``MLX_HOST_…`` in one table."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from host_api.loopback import listen, settings
+from host_api.loopback.settings import ConfigError, option
+from host_api.protocol.state_dir import default_state_dir
 
 ENV_PREFIX = "MLX_HOST_"
 PREFERRED_PORT = 60315
@@ -16,12 +19,8 @@ SIDECAR_PORT = 60316
 LEVELS = ("debug", "info", "warning", "error")
 
 
-class ConfigError(Exception):
-    """A setting that can't be used; the message names it and says what to do. Exit code 78."""
-
-
 def default_data_dir() -> Path:
-    """Where the database, keys, files and logs live: per user, kept across updates."""
+    """Return where the database, keys, files and logs live: per user, kept across updates."""
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "mlx-sidecar" / "host"
     base = os.environ.get("XDG_DATA_HOME", "")
@@ -29,103 +28,75 @@ def default_data_dir() -> Path:
     return root / "mlx-sidecar" / "host"
 
 
-def default_state_dir() -> Path:
-    """Where the sidecar's record and locks live; the ownership protocol's default."""
-    from host_api.protocol.state_dir import default_state_dir as default
-
-    return default()
-
-
-def _opt(text: str, default: Any = None, factory: Any = None) -> Any:
-    meta = {"help": text}
-    if factory is not None:
-        return field(default_factory=factory, metadata=meta)
-    return field(default=default, metadata=meta)
+_LISTEN, _ACCESS = "where it listens and keeps its files", "who may ask"
+_SIDECAR, _ANSWERS, _LOGS = "the sidecar", "answers and tasks", "logs"
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostSettings:
     """What ``mlx-host serve`` runs with. Times in seconds, sizes as named."""
 
-    host: str = _opt("address to listen on", "127.0.0.1")
-    port: int = _opt("port; 0 = any", PREFERRED_PORT)
-    data_dir: Path = _opt("database, keys, uploaded files, logs", factory=default_data_dir)
-    state_dir: Path = _opt("the sidecar's record and locks", factory=default_state_dir)
-    log_dir: Path | None = _opt("folder for log files; default: logs in the data directory")
-    log_level: str = _opt("debug, info, warning or error", "info")
-    sidecar_port: int = _opt("the sidecar's preferred port; 0 = any", SIDECAR_PORT)
-    api_key_file: Path | None = _opt("file with the bearer token clients must send")
-    allow_origin: tuple[str, ...] = _opt("web origin allowed besides Tauri's and localhost (repeatable)", ())
-    allow_host: tuple[str, ...] = _opt("Host name served besides loopback names (repeatable)", ())
-    max_body_mb: int = _opt("largest request body, MiB", 128)
-    grace_time: float = _opt("seconds the sidecar stays after its last host let go of it", 10.0)
-    stop_delay: float = _opt("seconds without the built-in model in use before the sidecar stops", 1.0)
-    request_timeout: float = _opt("seconds a model may be silent before a request is given up", 300.0)
-    temperature: float = _opt("sampling temperature of chats with the built-in model; -1 = the model's own", -1.0)
-    max_answer: int = _opt("most tokens of one chat answer", 1024)
-    job_attempts: int = _opt("how often a task is tried", 3)
+    host: str = option("127.0.0.1", "address to listen on; beyond loopback a key is needed", group=_LISTEN)
+    port: int = option(PREFERRED_PORT, "port; 0 = any", group=_LISTEN, least=0, most=65535)
+    data_dir: Path = option(default_data_dir, "database, keys, uploaded files, logs", group=_LISTEN)
+    log_dir: Path | None = option(None, "folder for log files; default: logs in the data directory", group=_LISTEN)
+
+    api_key_file: Path | None = option(None, "file with the key clients must send", group=_ACCESS)
+    allow_origin: tuple[str, ...] = option(
+        (), "web origin allowed besides Tauri's and the page's own (repeatable)", group=_ACCESS
+    )
+    allow_host: tuple[str, ...] = option((), "Host name served besides loopback names (repeatable)", group=_ACCESS)
+    max_body_mb: int = option(128, "largest request body, MiB", group=_ACCESS, least=1)
+    client_timeout: float = option(
+        60.0, "time a client may take to send or accept a piece of data; 0 = any", group=_ACCESS, seconds=True
+    )
+
+    state_dir: Path = option(default_state_dir, "the sidecar's record and locks", group=_SIDECAR)
+    sidecar_port: int = option(
+        SIDECAR_PORT, "the sidecar's preferred port; 0 = any", group=_SIDECAR, least=0, most=65535
+    )
+    grace_time: float = option(
+        10.0, "time the sidecar stays after its last host let go of it", group=_SIDECAR, seconds=True
+    )
+    stop_delay: float = option(
+        1.0, "time without the built-in model in use before the sidecar stops", group=_SIDECAR, seconds=True
+    )
+
+    request_timeout: float = option(
+        300.0, "time a model may be silent before a request is given up", group=_ANSWERS, seconds=True, least=0.001
+    )
+    temperature: float = option(
+        -1.0,
+        "sampling temperature of chats with the built-in model; -1 = the model's own",
+        group=_ANSWERS,
+        least=-1,
+        most=2,
+    )
+    max_answer: int = option(1024, "most tokens of one chat answer", group=_ANSWERS, least=1)
+    job_attempts: int = option(3, "how often a task is tried", group=_ANSWERS, least=1)
+
+    log_level: str = option("info", "least severe message to log", group=_LOGS, choices=LEVELS)
 
     @property
     def logs(self) -> Path:
-        """The folder for log files."""
+        """Return the folder for log files."""
         return self.log_dir or self.data_dir / "logs"
 
     def token(self) -> str | None:
-        """The bearer token from ``api_key_file``, or None. Raises ConfigError."""
-        if self.api_key_file is None:
-            return None
-        try:
-            lines = self.api_key_file.read_text("utf-8").split()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ConfigError(f"--api-key-file {self.api_key_file}: can't be read ({exc})") from exc
-        if not lines:
-            raise ConfigError(f"--api-key-file {self.api_key_file}: is empty; put the key on its first line")
-        return lines[0]
-
-
-def _convert(name: str, kind: str, raw: str) -> Any:
-    try:
-        if kind.startswith("tuple"):
-            return tuple(part.strip() for part in raw.split(",") if part.strip())
-        if "Path" in kind:
-            return Path(raw).expanduser()
-        if kind == "int":
-            return int(raw)
-        if kind == "float":
-            return float(raw)
-    except ValueError as exc:
-        raise ConfigError(f"{name} {raw!r}: give a number") from exc
-    return raw
+        """Return the key from ``api_key_file``, or None. Raises ConfigError."""
+        return settings.read_key(self.api_key_file)
 
 
 def load(argv: Sequence[str], env: Mapping[str, str] | None = None) -> HostSettings:
-    """Settings from flags over environment over defaults. Raises ConfigError; ``--help`` exits."""
-    env = os.environ if env is None else env
-    parser = argparse.ArgumentParser(prog="mlx-host serve", description="The host service.")
-    for f in fields(HostSettings):
-        flag = "--" + f.name.replace("_", "-")
-        text = f"{f.metadata['help']} [{ENV_PREFIX}{f.name.upper()}]"
-        parser.add_argument(
-            flag, dest=f.name, default=None, help=text, action="append" if str(f.type).startswith("tuple") else "store"
+    """Return settings from flags over environment over defaults. Raises ConfigError; ``--help`` exits."""
+    parser = argparse.ArgumentParser(prog="mlx-host serve", description="Run the host service.")
+    settings.add_arguments(parser, HostSettings, ENV_PREFIX)
+    found = settings.load(HostSettings, ENV_PREFIX, parser.parse_args(list(argv)), env)
+    if found.api_key_file is None and listen.beyond_loopback(found.host):
+        raise ConfigError(
+            f"--host {found.host}: other machines could use this service; give --api-key-file, or listen on 127.0.0.1"
         )
-    args = parser.parse_args(list(argv))
-    values: dict[str, Any] = {}
-    for f in fields(HostSettings):
-        given = getattr(args, f.name)
-        raw = env.get(ENV_PREFIX + f.name.upper(), "")
-        if isinstance(given, list):
-            values[f.name] = tuple(given)
-        elif given is not None:
-            values[f.name] = _convert("--" + f.name.replace("_", "-"), str(f.type), given)
-        elif raw:
-            values[f.name] = _convert(ENV_PREFIX + f.name.upper(), str(f.type), raw)
-    settings = HostSettings(**values)
-    for name in ("port", "sidecar_port"):
-        if not 0 <= getattr(settings, name) <= 65535:
-            raise ConfigError(f"--{name.replace('_', '-')}: give a port from 0 to 65535")
-    if settings.log_level not in LEVELS:
-        raise ConfigError(f"--log-level {settings.log_level}: choose one of {', '.join(LEVELS)}")
-    for name in ("job_attempts", "max_body_mb", "max_answer"):
-        if getattr(settings, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')}: give at least 1")
-    return settings
+    return found
+
+
+__all__ = ["ConfigError", "HostSettings", "default_data_dir", "load"]

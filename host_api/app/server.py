@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import signal
@@ -13,7 +12,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from host_api.app import config, logs
+from host_api.app import config
+from host_api.loopback import listen
+from host_api.loopback.daily_log import DailyFile, writable
 
 if TYPE_CHECKING:
     import uvicorn
@@ -33,13 +34,20 @@ def serve(argv: Sequence[str]) -> int:
         return _fail(EXIT_CONFIG, str(exc))
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handler = logs.setup(settings.logs, settings.log_level)
+        writable(settings.logs)
     except OSError as exc:
         return _fail(EXIT_CONFIG, f"{exc.filename}: can't be written ({exc.strerror}); choose another --data-dir")
+    handler = DailyFile(settings.logs, "api")
+    loggers = [logging.getLogger(name) for name in ("host", "host_api", "uvicorn.error")]
+    for logger in loggers:
+        logger.setLevel(settings.log_level.upper())
+        logger.addHandler(handler)
     try:
         return _run(settings)
     finally:
-        logs.teardown(handler)
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
 
 
 def _run(settings: config.HostSettings) -> int:
@@ -52,14 +60,13 @@ def _run(settings: config.HostSettings) -> int:
             EXIT_STARTUP, f"{exc.name} is missing; install the host service with: pip install 'mlx-sidecar[host]'"
         )
     try:
-        sock = _bind(settings.host, settings.port)
+        sock = listen.bind(settings.host, settings.port, strict=True)
+    except listen.PortTaken as exc:
+        return _fail(EXIT_STARTUP, f"{exc}; is the service running already? Choose another --port")
     except OSError as exc:
-        busy = exc.errno == errno.EADDRINUSE
-        why = "is in use; is the service running already? Choose another --port" if busy else f"can't be used ({exc})"
-        return _fail(EXIT_STARTUP, f"port {settings.port} on {settings.host} {why}")
+        return _fail(EXIT_STARTUP, f"port {settings.port} on {settings.host} can't be used ({exc})")
     with sock:
-        host, port = sock.getsockname()[:2]
-        url = f"http://{'[' + host + ']' if ':' in host else host}:{port}"
+        url = listen.url_of(sock)
         log.info("listening on %s pid %d", url, os.getpid())
         _say(f"mlx-host: {url}  (data in {settings.data_dir}, logs in {settings.logs})")
 
@@ -93,19 +100,6 @@ async def _serve(server: uvicorn.Server, sock: socket.socket) -> int:
             loop.add_signal_handler(number, stop)
     await server.serve(sockets=[sock])
     return 0 if server.started else EXIT_STARTUP
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        if os.name == "posix":
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-        sock.listen(512)
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 def _say(text: str) -> None:

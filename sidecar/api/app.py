@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Scope
 
+from host_api.loopback.access_log import AccessLog
+from host_api.loopback.guard import Guard
 from sidecar import __version__, errors
 from sidecar.api import chat, completions, embeddings, health, models
-from sidecar.api.guard import Guard
 from sidecar.api.service import Service
 
 log = logging.getLogger("sidecar.api")
+_HEALTH = frozenset({"/health", "/health/ready"})
 
 
 def create_app(service: Service, *, token: str | None) -> ASGIApp:
@@ -36,14 +37,24 @@ def create_app(service: Service, *, token: str | None) -> ASGIApp:
     settings = service.settings
     guard = Guard(
         app,
-        token=token,
-        draining=lambda: service.draining,
+        refuse=_refuse,
+        key=token,
         max_body=int(settings.max_body_mb * 1024 * 1024),
         client_timeout=settings.client_timeout,
         origins=settings.allow_origin,
         hosts=settings.allow_host,
+        local_pages=True,
+        open_paths=lambda method, path: path in _HEALTH,
+        draining=lambda: service.draining,
+        during_drain={*_HEALTH, "/metrics", "/version"},
+        methods="GET, POST, DELETE, OPTIONS",
+        expose="X-Request-Id, X-Request-Priority, Retry-After",
     )
-    return _Access(guard, service)
+
+    def done(scope: Scope, status: int) -> None:
+        service.meter.request(getattr(scope.get("route"), "path", "other"), status)
+
+    return AccessLog(guard, log, quiet=_HEALTH, done=done)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
@@ -61,31 +72,5 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-class _Access:
-    """One log line and one count a request."""
-
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self._app = app
-        self._service = service
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        status = 0
-        start = time.monotonic()
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched)
-        finally:
-            path = scope["path"]
-            if path not in ("/health", "/health/ready"):
-                log.info('"%s %s" %d %.0f ms', scope["method"], path, status, (time.monotonic() - start) * 1000)
-            route = scope.get("route")
-            self._service.meter.request(getattr(route, "path", "other"), status)
+def _refuse(status: int, message: str, code: str, wait: int | None = None) -> errors.ApiError:
+    return errors.ApiError(status, message, code=code, retry_after=wait)

@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sidecar import __version__, durations
+from host_api.loopback import durations
+from sidecar import __version__
 from sidecar.config import Settings
 from sidecar.engine import memory
 from sidecar.engine.messages import Tier

@@ -13,65 +13,22 @@ import logging
 import os
 import sys
 import threading
-import time
-from logging.handlers import RotatingFileHandler
-from pathlib import Path
 
+from host_api.loopback.daily_log import DailyFile, writable
 from sidecar.config import Settings
-
-MAX_BYTES = 10 * 1024 * 1024
-BACKUPS = 2
-KEEP_DAYS = 14
-_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
-
-class DailyFile(RotatingFileHandler):
-    """A handler that writes to ``<stem>_YYYYMMDD.log``, changes file at midnight and at ``MAX_BYTES``."""
-
-    def __init__(self, folder: Path, stem: str) -> None:
-        self._folder = folder
-        self._stem = stem
-        self._day = time.strftime("%Y%m%d")
-        super().__init__(self._path(), maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8", delay=True)
-        self._drop_old()
-
-    def _path(self) -> Path:
-        return self._folder / f"{self._stem}_{self._day}.log"
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one line, to the file of the day."""
-        day = time.strftime("%Y%m%d")
-        if day != self._day:
-            self._day = day
-            self.close()
-            self.baseFilename = str(self._path())
-            self._drop_old()
-        super().emit(record)
-
-    def _drop_old(self) -> None:
-        oldest = time.time() - KEEP_DAYS * 86400
-        for path in self._folder.glob(f"{self._stem}_*.log*"):
-            with contextlib.suppress(OSError):
-                if path.stat().st_mtime < oldest:
-                    path.unlink()
 
 
 def setup(settings: Settings) -> None:
     """Send logs to files and standard error to the service log. Raises OSError."""
     folder = settings.logs
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / ".writable"
-    probe.touch()
-    probe.unlink()
+    writable(folder)
     level = settings.log_level.upper()
     root = logging.getLogger()
     root.setLevel(level)
     service = DailyFile(folder, "mlx_service")
-    service.setFormatter(logging.Formatter(_FORMAT))
     root.handlers[:] = [service]
     api = logging.getLogger("sidecar.api")
     access = DailyFile(folder, "api")
-    access.setFormatter(logging.Formatter(_FORMAT))
     api.handlers[:] = [access]
     api.propagate = False
     for noisy in ("httpx", "httpcore", "asyncio", "transformers"):

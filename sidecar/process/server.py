@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import signal
@@ -17,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from host_api.loopback import listen
 from host_api.protocol.decision import ExitCode
 from host_api.protocol.record import Owner, new_token
 from sidecar import __version__
@@ -28,48 +28,6 @@ if TYPE_CHECKING:
     from sidecar.api.service import Service
 
 log = logging.getLogger("sidecar.server")
-
-
-class PortTaken(Exception):
-    """The preferred port is busy and ``--strict-port`` forbids another. Exit code 3."""
-
-
-def bind(host: str, port: int, *, strict: bool) -> socket.socket:
-    """A listening socket on ``port``, or on any free one when it is busy and ``strict`` is off.
-
-    Raises PortTaken, or OSError when the address itself can't be used.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for candidate in (port, 0):
-        # asyncio sets TCP_NODELAY only where the protocol is named; without it small answers wait 40 ms.
-        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        if os.name == "posix":
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((host, candidate))
-            sock.listen(512)
-        except OSError as exc:
-            sock.close()
-            if exc.errno not in (errno.EADDRINUSE, errno.EACCES) or candidate == 0:
-                raise
-            if strict:
-                raise PortTaken(f"port {port} on {host} is busy ({_holder(port)})") from exc
-            log.warning("port %d is busy (%s); taking another", port, _holder(port))
-            continue
-        sock.setblocking(False)
-        return sock
-    raise AssertionError("unreachable")
-
-
-def _holder(port: int) -> str:
-    """The program listening on ``port``, for people; best effort."""
-    import psutil
-
-    with contextlib.suppress(psutil.Error, OSError):
-        for conn in psutil.net_connections("tcp"):
-            if conn.status == psutil.CONN_LISTEN and conn.laddr and conn.laddr.port == port and conn.pid:
-                return f"used by {psutil.Process(conn.pid).name()}, pid {conn.pid}"
-    return "used by another program"
 
 
 def run(settings: Settings) -> int:
@@ -90,13 +48,13 @@ def run(settings: Settings) -> int:
         except OSError as exc:
             return _fail(ExitCode.CONFIG, f"--log-dir {settings.logs}: can't be written ({exc.strerror})")
         try:
-            sock = bind(settings.host, settings.port, strict=settings.strict_port)
-        except (PortTaken, OSError) as exc:
+            sock = listen.bind(settings.host, settings.port, strict=settings.strict_port)
+        except OSError as exc:
             return _fail(ExitCode.STARTUP_FAILURE, f"can't listen on {settings.host}: {exc}")
         with sock:
             host, port = sock.getsockname()[:2]
             life.publish(host=host, port=port, version=__version__, token=token)
-            log.info("listening on http://%s:%d pid %d instance %s", host, port, os.getpid(), life.instance_id)
+            log.info("listening on %s pid %d instance %s", listen.url_of(sock), os.getpid(), life.instance_id)
             return asyncio.run(_serve(settings, sock, life, token))
     finally:
         life.release()

@@ -119,7 +119,7 @@ def respond(turn: Turn) -> StreamingResponse:
     """The streaming answer; a client that leaves cancels the run, and with it the model's request."""
     message_id = uuid.uuid4().hex
     client = AsyncOpenAI(
-        base_url=turn.target.base_url,
+        base_url=turn.target.api_url,
         api_key=turn.target.key or "none",
         max_retries=0,
         timeout=turn.timeout,

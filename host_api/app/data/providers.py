@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
+from host_api.app.data.capabilities import STARTER, STARTER_EMBEDDING, Capability
 from host_api.app.data.engine import BUILTIN, Assignment, Model, Provider, Session, Setting, select
 from host_api.app.data.keys import KeyStore
 from host_api.app.errors import ApiError, not_found
-from host_api.app.models.capabilities import STARTER, STARTER_EMBEDDING, Capability
 
 _PROVIDERS_HINT = "GET /models/providers lists them."
 _MODELS_HINT = "GET /models lists them; POST /models/provider/{id}/discover finds more."

@@ -6,6 +6,7 @@ import asyncio
 import base64
 from typing import Any
 
+from host_api.app.data.capabilities import Capability
 from host_api.app.data.engine import Job
 from host_api.app.data.jobs import Jobs
 from host_api.app.documents import chunks, readers
@@ -13,7 +14,6 @@ from host_api.app.documents.readers import Page
 from host_api.app.documents.vectors import Child, Vectors
 from host_api.app.documents.worker import Progress
 from host_api.app.errors import ApiError
-from host_api.app.models.capabilities import Capability
 from host_api.app.models.gateway import Gateway, Target
 
 _PROMPT = "Describe this picture in one or two sentences: what it shows, any words in it, colours and numbers."

@@ -8,18 +8,49 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import httpx
 
+from host_api.app.data.capabilities import Capability
 from host_api.app.data.engine import BUILTIN, Model, Provider
 from host_api.app.data.providers import Assigned, Store
 from host_api.app.errors import ApiError
-from host_api.app.models.capabilities import Capability
-from host_api.app.sidecar.reconciler import Reconciler
 
 START_WAIT = 60.0
+
+
+@dataclass(frozen=True)
+class Link:
+    """How to reach the running sidecar at ``url``. ``token`` is never logged or returned."""
+
+    url: str
+    token: str | None = field(repr=False)
+    pid: int
+    instance_id: str
+
+    @property
+    def api_url(self) -> str:
+        """Return the root of its OpenAI API."""
+        return f"{self.url}/v1"
+
+
+class ModelProcess(Protocol):
+    """What the gateway needs of whoever looks after the sidecar."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether any capability is on the built-in provider."""
+        ...
+
+    async def link(self, timeout: float) -> Link:
+        """Return the running sidecar, waiting for one that is starting. Raises a 503."""
+        ...
+
+    def suspect(self) -> None:
+        """Hear that a request could not reach the sidecar."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,8 +58,8 @@ class Target:
     """A model at an address. ``key`` is never logged or returned."""
 
     provider: str
-    base_url: str
-    key: str | None
+    api_url: str
+    key: str | None = field(repr=False)
     model: str
     builtin: bool
 
@@ -36,9 +67,9 @@ class Target:
 class Gateway:
     """Every call to a model goes through here."""
 
-    def __init__(self, store: Store, reconciler: Reconciler, *, timeout: float) -> None:
+    def __init__(self, store: Store, process: ModelProcess, *, timeout: float) -> None:
         self._store = store
-        self._reconciler = reconciler
+        self._process = process
         self._timeout = timeout
 
     async def assigned(self, capability: Capability) -> Assigned:
@@ -85,10 +116,10 @@ class Gateway:
     async def _locate(self, provider: str, kind: str, base_url: str | None, key: str | None, model: str) -> Target:
         if kind != BUILTIN:
             return Target(provider, base_url or "", key, model, False)
-        if not self._reconciler.state.wanted:
+        if not self._process.wanted:
             message = "The built-in model's process is off because no capability uses it; assign one first."
             raise ApiError(503, message, code="sidecar_off")
-        link = await self._reconciler.link(START_WAIT)
+        link = await self._process.link(START_WAIT)
         return Target(provider, link.api_url, link.token, model, True)
 
     @asynccontextmanager
@@ -98,15 +129,15 @@ class Gateway:
         timeout = httpx.Timeout(self._timeout, connect=10.0)
         try:
             async with httpx.AsyncClient(
-                base_url=target.base_url, headers=headers, timeout=timeout, trust_env=not target.builtin
+                base_url=target.api_url, headers=headers, timeout=timeout, trust_env=not target.builtin
             ) as http:
                 yield http
         except httpx.TimeoutException as exc:
-            raise ApiError(504, f"{target.base_url} did not answer in time.", code="provider_timeout") from exc
+            raise ApiError(504, f"{target.api_url} did not answer in time.", code="provider_timeout") from exc
         except httpx.HTTPError as exc:
             if target.builtin:
-                self._reconciler.suspect()
-            message = f"{target.base_url} can't be reached ({type(exc).__name__}); is it running?"
+                self._process.suspect()
+            message = f"{target.api_url} can't be reached ({type(exc).__name__}); is it running?"
             raise ApiError(502, message, code="provider_unreachable") from exc
 
     async def post(self, target: Target, path: str, body: dict[str, Any], *, batch: bool = False) -> dict[str, Any]:
@@ -120,10 +151,10 @@ class Gateway:
         """The models a provider serves, with the capabilities it declares, if any. Raises ApiError."""
         async with self.client(target) as http:
             answer = await http.get("/models")
-            if answer.status_code == 404 and not re.search(r"/v\d+\w*$", target.base_url):
+            if answer.status_code == 404 and not re.search(r"/v\d+\w*$", target.api_url):
                 other = await http.get("/v1/models")
                 if other.is_success:
-                    message = f"{target.base_url} has no /models, but {target.base_url}/v1 has: make that the base_url."
+                    message = f"{target.api_url} has no /models, but {target.api_url}/v1 has: make that the base_url."
                     raise ApiError(502, message, code="provider_address")
         return listed(answer)
 

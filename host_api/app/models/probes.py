@@ -9,8 +9,8 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
+from host_api.app.data.capabilities import Capability
 from host_api.app.errors import ApiError
-from host_api.app.models.capabilities import Capability
 from host_api.app.models.gateway import Gateway, Target
 
 _SCHEMA = {

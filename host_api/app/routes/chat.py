@@ -8,9 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ValidationError
 
+from host_api.app.data.capabilities import Capability
 from host_api.app.data.engine import ChatSession
 from host_api.app.errors import ApiError
-from host_api.app.models.capabilities import Capability
 from host_api.app.services import Host, Services
 
 router = APIRouter(prefix="/chat", tags=["chat"])

@@ -8,10 +8,11 @@ from typing import Any
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
+from host_api.app.data import capabilities
+from host_api.app.data.capabilities import Capability
 from host_api.app.data.engine import Model, Provider
 from host_api.app.errors import ApiError
-from host_api.app.models import capabilities, probes
-from host_api.app.models.capabilities import Capability
+from host_api.app.models import probes
 from host_api.app.services import Host, Services
 from host_api.app.sidecar.reconciler import Phase
 
@@ -51,8 +52,8 @@ class Probe(BaseModel):
 
 
 def _provider(row: Provider, host: Services) -> dict[str, Any]:
-    link = host.reconciler.state
-    address = row.base_url if row.base_url else f"{link.url}/v1" if link.url else None
+    url = host.reconciler.state.url
+    address = row.base_url if row.base_url else f"{url}/v1" if url else None
     return {"id": row.id, "name": row.name, "kind": row.kind, "base_url": address, "has_key": row.has_key}
 
 

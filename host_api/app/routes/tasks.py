@@ -12,11 +12,11 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import UploadFile
 
+from host_api.app.data.capabilities import Capability
 from host_api.app.data.jobs import document
 from host_api.app.data.providers import Assigned
 from host_api.app.documents import readers
 from host_api.app.errors import ApiError
-from host_api.app.models.capabilities import Capability
 from host_api.app.services import Host, Services
 
 router = APIRouter(tags=["tasks"])

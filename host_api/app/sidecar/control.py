@@ -6,28 +6,13 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from host_api.app.config import HostSettings
+from host_api.app.models.gateway import Link
 from host_api.config import HostConfig
 from host_api.errors import InUse
 from host_api.host import SidecarHost
 from host_api.process import LaunchSpec
-
-
-@dataclass(frozen=True)
-class Link:
-    """How to reach the running sidecar. ``token`` is never logged or returned."""
-
-    url: str
-    token: str | None
-    pid: int
-    instance_id: str
-
-    @property
-    def api_url(self) -> str:
-        """The root with ``/v1``, where OpenAI clients send their requests."""
-        return f"{self.url}/v1"
 
 
 class SidecarControl:
@@ -43,12 +28,7 @@ class SidecarControl:
         Raises HostError or StateDirError.
         """
         found = await asyncio.to_thread(self._host.ensure_running)
-        return Link(
-            url=found.url,
-            token=found.token,
-            pid=found.pid,
-            instance_id=found.instance_id,
-        )
+        return Link(url=found.url, token=found.token, pid=found.pid, instance_id=found.instance_id)
 
     async def stop(self) -> None:
         """Stop the sidecar; one that another host uses is only let go of."""

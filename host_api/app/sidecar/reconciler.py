@@ -20,7 +20,7 @@ import httpx
 from host_api.app.data.engine import BUILTIN
 from host_api.app.data.providers import Store
 from host_api.app.errors import ApiError
-from host_api.app.sidecar.control import Link
+from host_api.app.models.gateway import Link
 
 log = logging.getLogger("host.reconciler")
 
@@ -137,6 +137,11 @@ class Reconciler:
         """Stop the sidecar and start it again, when it is wanted."""
         self._restart = True
         self.trigger()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether any capability is on the built-in provider."""
+        return self._wanted
 
     @property
     def state(self) -> State:

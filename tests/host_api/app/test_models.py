@@ -158,8 +158,9 @@ def test_confirm_really_asks_the_model(http: httpx.Client) -> None:
 def test_the_guard_knows_hosts_and_origins(http: httpx.Client) -> None:
     assert http.get("/status", headers={"host": "evil.example"}).status_code == 403
     assert http.get("/status", headers={"origin": "https://evil.example"}).status_code == 403
+    assert http.get("/status", headers={"origin": "http://localhost:5173"}).status_code == 403
     assert http.get("/status", headers={"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}).status_code == 403
-    for origin in ("tauri://localhost", "http://tauri.localhost", "https://tauri.localhost", "http://localhost:5173"):
+    for origin in ("tauri://localhost", "http://tauri.localhost", "https://tauri.localhost", str(http.base_url)):
         answer = http.get("/status", headers={"origin": origin})
         assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] == origin

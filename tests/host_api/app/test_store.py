@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from host_api.app.data.capabilities import Capability
 from host_api.app.data.engine import BUILTIN, open_engine
 from host_api.app.data.keys import KeyStore
 from host_api.app.data.providers import Store
-from host_api.app.models.capabilities import Capability
 
 STARTER = {"starter": ["text", "vision", "structured_output", "tool_use"]}
 BOTH = {**STARTER, "starter-embedding": ["embedding"]}

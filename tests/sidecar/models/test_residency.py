@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sidecar import durations
+from host_api.loopback import durations
 from sidecar.backend import loader
 from sidecar.config import Settings
 from sidecar.engine import memory

@@ -141,7 +141,7 @@ def test_native_output_reaches_the_log(tmp_path: Path, data_dir: Path) -> None:
 def test_logs_roll_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import logging
 
-    from sidecar.process import logs
+    from host_api.loopback import daily_log as logs
 
     monkeypatch.setattr(logs, "MAX_BYTES", 2000)
     handler = logs.DailyFile(tmp_path, "mlx_service")
