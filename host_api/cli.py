@@ -16,6 +16,7 @@ from typing import Any
 from host_api.config import HostConfig
 from host_api.connection import Event
 from host_api.errors import HostError, StateDirError
+from host_api.extras import MissingExtra, require
 from host_api.host import SidecarHost
 from host_api.observe import status
 from host_api.process import LaunchSpec
@@ -26,6 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 after an error or when nothing runs."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["serve"]:
+        try:
+            require("host", "mlx-host serve")
+        except MissingExtra as exc:
+            sys.stderr.write(f"mlx-host: {exc}\n")
+            return 78
         return int(importlib.import_module("host_api.app.server").serve(words[1:]))  # its libraries are an extra
     args = _parser().parse_args(words)
     try:

