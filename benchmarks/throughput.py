@@ -21,9 +21,10 @@ from typing import Any
 
 from benchmarks import clients
 from sidecar.config import load
-from sidecar.engine.messages import Done, Event, Failed, GenerationRequest, Prompt, Sampling, Tier, Token
+from sidecar.engine.messages import Sampling, Tier
 from sidecar.engine.metrics import Meter
-from sidecar.engine.thread import Engine
+from sidecar.engine.rows import Done, Event, Failed, GenerationRequest, Prompt, Token
+from sidecar.engine.thread import EngineThread
 
 
 def prompts(count: int, length: int, vocab: int) -> list[list[int]]:
@@ -31,7 +32,9 @@ def prompts(count: int, length: int, vocab: int) -> list[list[int]]:
     return [[100 + (i * 7919 + j * 104729) % (vocab - 200) for j in range(length)] for i in range(count)]
 
 
-def ours(engine: Engine, path: Path, batch: Sequence[Sequence[int]], tokens: int, tier: Tier) -> tuple[float, int]:
+def ours(
+    engine: EngineThread, path: Path, batch: Sequence[Sequence[int]], tokens: int, tier: Tier
+) -> tuple[float, int]:
     """Seconds and tokens of all requests through the engine. Raises RuntimeError."""
     left, counted, failed = len(batch), 0, ""
     lock, done = threading.Lock(), threading.Event()
@@ -108,7 +111,7 @@ def main() -> int:
     settings = replace(load(), max_rows=max(args.requests), prefix_cache_mb=0)
     path = args.model or settings.data_dir / "models" / "starter"
     died: list[BaseException] = []
-    engine = Engine(settings, Meter(), on_death=died.append)
+    engine = EngineThread(settings, Meter(), on_death=died.append)
     loaded = engine.load(path).result()
     loaded.eos = ()
     from mlx_vlm import utils

@@ -12,9 +12,10 @@ from starlette.types import ASGIApp, Scope
 
 from host_api.loopback.access_log import AccessLog
 from host_api.loopback.guard import Guard
-from sidecar import __version__, errors
-from sidecar.api import chat, completions, embeddings, health, models
+from sidecar import __version__
+from sidecar.api import chat, completions, embeddings, errors, health, models
 from sidecar.api.service import Service
+from sidecar.errors import ApiError
 
 log = logging.getLogger("sidecar.api")
 _HEALTH = frozenset({"/health", "/health/ready"})
@@ -72,5 +73,5 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-def _refuse(status: int, message: str, code: str, wait: int | None = None) -> errors.ApiError:
-    return errors.ApiError(status, message, code=code, retry_after=wait)
+def _refuse(status: int, message: str, code: str, wait: int | None = None) -> ApiError:
+    return ApiError(status, message, code=code, retry_after=wait)

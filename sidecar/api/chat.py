@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+import uuid
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
-from sidecar.api import generation
-from sidecar.api.generation import Piece, Plan
-from sidecar.api.replies import (
-    CLIENT_CLOSED,
-    HEADERS_AFTER,
-    PRIORITY_HEADER,
-    SERVICE_TIERS,
-    first,
-    log,
-    logprob_entry,
-    new_id,
-    now,
-    pieces,
-    service_of,
-    stops_of,
-)
-from sidecar.api.schemas import ChatRequest, ImagePart, NamedTool, error_responses
-from sidecar.api.service import Service
-from sidecar.api.sse import ClientGone, EventStream, until_gone
-from sidecar.backend.loader import LoadedModel
-from sidecar.engine.grammar import Constraint, GrammarError
+from sidecar.api import generation, pictures
+from sidecar.api.answers import Answers
+from sidecar.api.replies import base_document, respond, service_of
+from sidecar.api.schemas import ChatRequest, ImagePart, Message, NamedTool, error_responses
+from sidecar.config import Settings
+from sidecar.engine.messages import Conversation, Generate, ModelInfo, PictureData, Piece, Scores, Tier, TokenText
 from sidecar.errors import bad_request
-from sidecar.text import images
-from sidecar.text.answer import Answer, ForcedCalls, ReasoningSplitter, ToolSplitter, calls_grammar
-from sidecar.text.images import Picture
-from sidecar.text.prompt import build_prompt, knows_thinking, knows_tools, template_text, thinking_can_be_off
 
 router = APIRouter(tags=["completions"])
 
@@ -55,83 +34,74 @@ async def chat_completions(
 ) -> Response:
     """Answer a conversation."""
     body.refuse_unsupported()
-    service = service_of(request)
-    tier = generation.tier_of(x_request_priority, body)
-    async with AsyncExitStack() as stack:
-        stack.enter_context(service.active())
-        try:
-            work = _begin(stack, service, body, tier)
-            name, loaded, plan, iterator = await until_gone(request, work)
-            reply = _Reply(body, name, loaded, plan)
-            headers = {PRIORITY_HEADER: plan.tier.label}
-            if not body.stream:
-                document = await until_gone(request, reply.whole(iterator))
-                return JSONResponse(document, headers=headers)
-            head = await until_gone(request, first(iterator, HEADERS_AFTER))
-        except ClientGone:
-            return Response(status_code=CLIENT_CLOSED)
-        held = stack.pop_all()
-        return EventStream(
-            reply.stream(iterator, head),
-            held=held,
-            headers=headers,
-            on_error=lambda exc: log.error("a stream ended by an error: %s", exc),
-        )
+    tier, priority = generation.tier_of(x_request_priority, body)
+    settings = service_of(request).settings
+    return await respond(
+        request,
+        body,
+        lambda model: _job(settings, model, body, tier, priority),
+        lambda name, job: ChatForm(body, name, job.tier, job.choices),
+    )
 
 
-async def _begin(
-    stack: AsyncExitStack, service: Service, body: ChatRequest, tier: tuple[Any, int]
-) -> tuple[str, LoadedModel, Plan, AsyncIterator[Piece]]:
-    name, loaded = await stack.enter_async_context(service.use(body.model, keep_alive=body.keep_alive))
-    plan = await asyncio.to_thread(_plan, service, loaded, body, tier)
-    iterator = await stack.enter_async_context(pieces(service, loaded, plan))
-    return name, loaded, plan, iterator
+def _job(settings: Settings, model: ModelInfo, body: ChatRequest, tier: Tier, priority: int) -> Generate:
+    """Return the job of a body. Raises ApiError; blocking work, off the event loop."""
+    tools, forced = _tools(body)
+    form = body.response_format.type if body.response_format is not None else "text"
+    if forced and form != "text":
+        raise bad_request("response_format and a required tool call exclude each other.", param="response_format")
+    return Generate(
+        id=0,
+        path=model.path,
+        conversation=Conversation(
+            messages=plain(body.messages),
+            pictures=_pictures(settings, model, body),
+            tools=tuple(tools),
+            forced=forced,
+            parallel=body.parallel_tool_calls is not False,
+            form=form,
+            schema=_schema(body),
+            template=_template(model, body),
+        ),
+        samplings=generation.samplings(model, body, logprobs=bool(body.logprobs), top_logprobs=body.top_logprobs or 0),
+        max_tokens=body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens,
+        stops=generation.stops_of(body.stop),
+        tier=tier,
+        priority=priority,
+        call_key=uuid.uuid4().hex,
+    )
 
 
-def _plan(service: Service, loaded: LoadedModel, body: ChatRequest, tier: tuple[Any, int]) -> Plan:
-    """Everything that can be refused is refused here; blocking work, off the event loop."""
-    thinks = knows_thinking(loaded)
+def plain(messages: list[Message]) -> tuple[dict[str, Any], ...]:
+    """Return messages as documents, with no more of a picture than that it is there."""
+    out = []
+    for message in messages:
+        document = message.model_dump(exclude_none=True)
+        if isinstance(message.content, list):
+            document["content"] = [
+                {"type": "image_url"} if isinstance(p, ImagePart) else p.model_dump(exclude_none=True)
+                for p in message.content
+            ]
+        out.append(document)
+    return tuple(out)
+
+
+def _template(model: ModelInfo, body: ChatRequest) -> dict[str, Any]:
     template = dict(body.chat_template_kwargs or {})
     if body.reasoning_effort is not None:
-        if not thinks and body.reasoning_effort != "none":
+        if not model.thinks and body.reasoning_effort != "none":
             raise bad_request(
                 "reasoning_effort is not supported: this model does not reason before it answers.",
                 param="reasoning_effort",
                 code="unsupported_parameter",
             )
-        if body.reasoning_effort == "none" and thinks and not thinking_can_be_off(loaded):
+        if body.reasoning_effort == "none" and model.thinks and not model.thinking_optional:
             raise bad_request("reasoning_effort: this model always reasons.", param="reasoning_effort")
         template.setdefault("enable_thinking", body.reasoning_effort != "none")
-    pictures = _pictures(service, loaded, body)
-    tools, forced = _tools(body)
-    if forced and body.response_format is not None and body.response_format.type != "text":
-        raise bad_request("response_format and a required tool call exclude each other.", param="response_format")
-    instruction = _instruction(body, forced)
-    prompt = build_prompt(
-        loaded,
-        [m.model_dump(exclude_none=True) for m in body.messages],
-        pictures,
-        tools=tools,
-        instruction=instruction,
-        template_kwargs=template,
-    )
-    asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    budget = generation.token_budget(service, loaded, prompt, asked)
-    samplings = generation.samplings(loaded, body, logprobs=bool(body.logprobs), top_logprobs=body.top_logprobs or 0)
-    one = body.parallel_tool_calls is False
-    constraint = _constraint(loaded, body, tools, forced, prompt.preopens_thinking)
-    return Plan(
-        prompt=prompt,
-        max_tokens=budget,
-        samplings=samplings,
-        tier=tier[0],
-        priority=tier[1],
-        answers=tuple(_answer(loaded, body, tools, forced, thinks, prompt.preopens_thinking, one) for _ in samplings),
-        constraints=tuple(constraint.copy() if constraint else None for _ in samplings),
-    )
+    return template
 
 
-def _pictures(service: Service, loaded: LoadedModel, body: ChatRequest) -> list[Picture]:
+def _pictures(settings: Settings, model: ModelInfo, body: ChatRequest) -> tuple[PictureData, ...]:
     urls: list[tuple[str, str]] = []
     for i, message in enumerate(body.messages):
         if isinstance(message.content, list):
@@ -141,23 +111,20 @@ def _pictures(service: Service, loaded: LoadedModel, body: ChatRequest) -> list[
                     if message.role not in ("user", "tool"):
                         raise bad_request(f"{param}: images belong in user messages.", param=param)
                     urls.append((param, part.image_url.url))
-    if urls and not loaded.sees:
+    if urls and not model.sees:
         raise bad_request(
             "This model takes no images; choose one that does, such as qwen3-vl-4b.",
             param="messages",
             code="image_input_not_supported",
         )
-    limit = service.settings.max_images
-    if len(urls) > limit:
-        raise bad_request(f"The request has {len(urls)} images; at most {limit} are taken.", param="messages")
-    return [
-        images.decode(images.fetch(url, service.settings, param=param), service.settings, param=param)
-        for param, url in urls
-    ]
+    if len(urls) > settings.max_images:
+        text = f"The request has {len(urls)} images; at most {settings.max_images} are taken."
+        raise bad_request(text, param="messages")
+    return tuple(PictureData(param=p, data=pictures.fetch(url, settings, param=p)) for p, url in urls)
 
 
 def _tools(body: ChatRequest) -> tuple[list[dict[str, Any]], bool]:
-    """The tools in play and whether one must be called."""
+    """Return the tools in play and whether one must be called."""
     tools = [t.model_dump(exclude_none=True) for t in body.tools or []]
     choice = body.tool_choice
     if isinstance(choice, NamedTool):
@@ -174,183 +141,85 @@ def _tools(body: ChatRequest) -> tuple[list[dict[str, Any]], bool]:
     return ([], False) if choice == "none" else (tools, False)
 
 
-def _instruction(body: ChatRequest, forced: bool) -> str:
-    if forced:
-        return 'Answer only with function calls, each as {"name": ..., "arguments": {...}}.'
+def _schema(body: ChatRequest) -> dict[str, Any] | None:
     form = body.response_format
-    if form is not None and form.type == "json_object":
-        return "Answer with a JSON object."
-    return ""
+    if form is None or form.type != "json_schema":
+        return None
+    schema = form.json_schema.schema_ if form.json_schema else None
+    if schema is None:
+        raise bad_request("response_format.json_schema.schema is missing.", param="response_format")
+    if isinstance(schema, bool):
+        raise bad_request("response_format.json_schema.schema: give an object.", param="response_format")
+    return schema
 
 
-def _constraint(
-    loaded: LoadedModel, body: ChatRequest, tools: list[dict[str, Any]], forced: bool, preopened: bool
-) -> Constraint | None:
-    form = body.response_format
-    after = _think_end(loaded) if preopened else None
-    try:
-        if forced:
-            grammar = calls_grammar(tools, parallel=body.parallel_tool_calls is not False)
-            return loaded.grammars.lark(grammar, start_after=after)
-        if form is None or form.type == "text":
-            return None
-        if form.type == "json_object":
-            return loaded.grammars.json_schema(None, start_after=after)
-        schema = form.json_schema.schema_ if form.json_schema else None
-        if schema is None:
-            raise bad_request("response_format.json_schema.schema is missing.", param="response_format")
-        if isinstance(schema, bool):
-            raise bad_request("response_format.json_schema.schema: give an object.", param="response_format")
-        return loaded.grammars.json_schema(schema, start_after=after)
-    except GrammarError as exc:
-        param = "tools" if forced else "response_format"
-        raise bad_request(f"{param}: this schema can't be enforced ({str(exc)[:300]}).", param=param) from exc
+class ChatForm:
+    """OpenAI's chat.completion documents."""
 
-
-def _think_end(loaded: LoadedModel) -> int | None:
-    ids = loaded.tokenizer.encode(ReasoningSplitter.END, add_special_tokens=False)
-    return int(ids[-1]) if ids else None
-
-
-def _answer(
-    loaded: LoadedModel,
-    body: ChatRequest,
-    tools: list[dict[str, Any]],
-    forced: bool,
-    thinks: bool,
-    preopened: bool,
-    one: bool,
-) -> Answer:
-    from mlx_vlm.tokenizer_utils import make_streaming_detokenizer
-
-    reader: ToolSplitter | ForcedCalls | None = None
-    if forced:
-        reader = ForcedCalls(tools)
-    elif tools:
-        reader = ToolSplitter(_parser(loaded), tools, one=one)
-    return Answer(
-        make_streaming_detokenizer(loaded.processor),
-        stops=stops_of(body.stop),
-        thinking=thinks,
-        preopened=preopened,
-        tools=reader,
-    )
-
-
-def _parser(loaded: LoadedModel) -> Any:
-    """The parser of the model's own tool markup; JSON in ``<tool_call>`` where it has none."""
-    from mlx_vlm.tools.registry import _infer_tool_parser, load_tool_module
-
-    name = _infer_tool_parser(template_text(loaded)) if knows_tools(loaded) else None
-    return load_tool_module(name or "json_tools")
-
-
-class _Reply:
-    """Puts pieces into OpenAI's documents."""
-
-    def __init__(self, body: ChatRequest, name: str, loaded: LoadedModel, plan: Plan) -> None:
-        self._body = body
-        self._loaded = loaded
-        self._plan = plan
+    def __init__(self, body: ChatRequest, name: str, tier: Tier, choices: int) -> None:
+        self._choices = choices
         self._logprobs = bool(body.logprobs)
-        self._base = {
-            "id": new_id("chatcmpl"),
-            "created": now(),
-            "model": name,
-            "service_tier": SERVICE_TIERS[plan.tier],
-            "system_fingerprint": None,
-        }
+        self._usage = bool(body.stream_options and body.stream_options.include_usage)
+        self._base = base_document("chatcmpl", name, tier)
 
-    async def whole(self, iterator: AsyncIterator[Piece]) -> dict[str, Any]:
-        """The chat.completion document."""
-        finishes: dict[int, str] = {}
-        entries: dict[int, list[dict[str, Any]]] = {}
-        async for piece in iterator:
-            if self._logprobs:
-                entries.setdefault(piece.index, []).extend(self._entries(piece))
-            if piece.finish is not None:
-                finishes[piece.index] = piece.finish
+    def whole(self, answers: Answers) -> dict[str, Any]:
+        """Return the chat.completion document."""
         choices = []
-        for i, answer in enumerate(self._plan.answers):
+        for i, answer in enumerate(answers.choices):
             message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": None}
             if answer.reasoning:
                 message["reasoning_content"] = answer.reasoning
             if answer.tool_calls:
                 message["tool_calls"] = answer.tool_calls
                 message["content"] = answer.content or None
-            choices.append(
-                {
-                    "index": i,
-                    "message": message,
-                    "logprobs": {"content": entries.get(i, []), "refusal": None} if self._logprobs else None,
-                    "finish_reason": finishes[i],
-                }
-            )
-        return {
-            **self._base,
-            "object": "chat.completion",
-            "choices": choices,
-            "usage": generation.usage(self._plan),
-        }
+            entries = [_entry(s) for s in answer.scores]
+            logprobs = {"content": entries, "refusal": None} if self._logprobs else None
+            choice = {"index": i, "message": message, "logprobs": logprobs, "finish_reason": answer.finish}
+            choices.append(choice)
+        return {**self._base, "object": "chat.completion", "choices": choices, "usage": answers.usage()}
 
-    async def stream(
-        self,
-        iterator: AsyncIterator[Piece],
-        head: tuple[Any, asyncio.Future[Any] | None],
-    ) -> AsyncIterator[dict[str, Any]]:
-        """The chat.completion.chunk documents."""
-        options = self._body.stream_options
-        with_usage = bool(options and options.include_usage)
-        for i in range(len(self._plan.answers)):
-            yield self._chunk(i, {"role": "assistant", "content": ""}, with_usage=with_usage)
-        piece, pending = head
-        if pending is not None:
-            piece = await pending
-        while piece is not None:
-            for chunk in self._chunks(piece, with_usage):
-                yield chunk
-            piece = await anext(iterator, None)
-        if with_usage:
-            yield {
-                **self._base,
-                "object": "chat.completion.chunk",
-                "choices": [],
-                "usage": generation.usage(self._plan),
-            }
+    def opening(self, answers: Answers) -> list[dict[str, Any]]:
+        """Return a chunk with the role for every choice."""
+        return [self._chunk(i, {"role": "assistant", "content": ""}) for i in range(self._choices)]
 
-    def _chunks(self, piece: Piece, with_usage: bool) -> list[dict[str, Any]]:
+    def chunks(self, piece: Piece) -> list[dict[str, Any]]:
+        """Return the chunks of a piece: what it says, then how it ends."""
         delta: dict[str, Any] = {}
-        if piece.delta.reasoning:
-            delta["reasoning_content"] = piece.delta.reasoning
-        if piece.delta.content:
-            delta["content"] = piece.delta.content
-        if piece.delta.tool_calls:
-            delta["tool_calls"] = piece.delta.tool_calls
-        entries = self._entries(piece) if self._logprobs else []
+        if piece.reasoning:
+            delta["reasoning_content"] = piece.reasoning
+        if piece.content:
+            delta["content"] = piece.content
+        if piece.tool_calls:
+            delta["tool_calls"] = list(piece.tool_calls)
         out = []
-        if delta or entries:
-            out.append(self._chunk(piece.index, delta, entries=entries, with_usage=with_usage))
+        if delta or piece.scores:
+            out.append(self._chunk(piece.index, delta, scores=piece.scores))
         if piece.finish is not None:
-            out.append(self._chunk(piece.index, {}, finish=piece.finish, with_usage=with_usage))
+            out.append(self._chunk(piece.index, {}, finish=piece.finish))
         return out
 
+    def closing(self, answers: Answers) -> list[dict[str, Any]]:
+        """Return the chunk with the usage where it was asked for."""
+        if not self._usage:
+            return []
+        return [{**self._base, "object": "chat.completion.chunk", "choices": [], "usage": answers.usage()}]
+
     def _chunk(
-        self,
-        index: int,
-        delta: dict[str, Any],
-        *,
-        finish: str | None = None,
-        entries: list[dict[str, Any]] | None = None,
-        with_usage: bool = False,
+        self, index: int, delta: dict[str, Any], *, finish: str | None = None, scores: tuple[Scores, ...] = ()
     ) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": finish}
         if self._logprobs:
-            choice["logprobs"] = {"content": entries, "refusal": None} if entries else None
+            choice["logprobs"] = {"content": [_entry(s) for s in scores], "refusal": None} if scores else None
         document: dict[str, Any] = {**self._base, "object": "chat.completion.chunk", "choices": [choice]}
-        if with_usage:
+        if self._usage:
             document["usage"] = None
         return document
 
-    def _entries(self, piece: Piece) -> list[dict[str, Any]]:
-        top = self._body.top_logprobs or 0
-        return [logprob_entry(self._loaded, token, top) for token in piece.tokens]
+
+def _entry(scores: Scores) -> dict[str, Any]:
+    """Return OpenAI's log-probability document of one token."""
+
+    def one(token: TokenText) -> dict[str, Any]:
+        return {"token": token.text, "logprob": token.logprob, "bytes": list(token.raw)}
+
+    return {**one(scores.token), "top_logprobs": [one(t) for t in scores.top]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import struct
 from typing import Annotated, Any
@@ -11,14 +10,14 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 
 from sidecar.api import generation
+from sidecar.api.chat import plain
+from sidecar.api.completions import inputs_of
 from sidecar.api.replies import CLIENT_CLOSED, PRIORITY_HEADER, service_of
 from sidecar.api.schemas import EmbeddingRequest, SamplingFields, TokenizeRequest, error_responses
 from sidecar.api.service import Service
 from sidecar.api.sse import ClientGone, until_gone
-from sidecar.backend.loader import LoadedModel
-from sidecar.engine.messages import Tier
+from sidecar.engine.messages import Conversation, Embed, Tier, Tokenize
 from sidecar.errors import bad_request
-from sidecar.text.prompt import build_prompt, tokenize_text
 
 router = APIRouter(tags=["embeddings"])
 
@@ -48,14 +47,15 @@ async def embeddings(
 
 
 async def _embed(service: Service, body: EmbeddingRequest, tier: Tier) -> dict[str, Any]:
-    async with service.use(body.model, kind="embedding", keep_alive=body.keep_alive) as (name, loaded):
-        texts = await asyncio.to_thread(_texts, loaded, body)
+    inputs = tuple(one for one in inputs_of(body.input) if one or isinstance(one, str))
+    if not 1 <= len(inputs) <= MAX_INPUTS:
+        raise bad_request(f"input: give 1 to {MAX_INPUTS} texts.", param="input")
+    async with service.models.use(body.model, kind="embedding", keep_alive=body.keep_alive) as (name, model):
         with service.queued(tier):
-            future = service.engine.embed(loaded.path, texts, tier)
-            try:
-                vectors, tokens = await asyncio.wrap_future(future)
-            except ValueError as exc:
-                raise bad_request(f"input: {exc}.", param="input") from exc
+            answer = await service.engine.embed(Embed(id=0, path=model.path, inputs=inputs, tier=tier))
+    count = len(answer.vectors) // 4
+    flat = struct.unpack(f"<{count}f", answer.vectors)
+    vectors = [flat[i : i + answer.width] for i in range(0, count, answer.width)]
     if body.dimensions is not None:
         vectors = [_shortened(v, body.dimensions) for v in vectors]
     return {
@@ -65,39 +65,20 @@ async def _embed(service: Service, body: EmbeddingRequest, tier: Tier) -> dict[s
             for i, v in enumerate(vectors)
         ],
         "model": name,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "usage": {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens},
     }
 
 
-def _texts(loaded: LoadedModel, body: EmbeddingRequest) -> list[str]:
-    given = body.input
-    if isinstance(given, str):
-        texts: list[str] = [given]
-    elif given and isinstance(given[0], str):
-        texts = [str(t) for t in given]
-    else:
-        rows: Any = given if given and isinstance(given[0], list) else [given]
-        size = len(loaded.tokenizer)
-        if any(not 0 <= t < size for row in rows for t in row):
-            raise bad_request(f"input: token ids are between 0 and {size - 1}.", param="input")
-        texts = [loaded.tokenizer.decode(row, skip_special_tokens=True) for row in rows if row]
-    if not texts or len(texts) > MAX_INPUTS:
-        raise bad_request(f"input: give 1 to {MAX_INPUTS} texts.", param="input")
-    if not all(texts):
-        raise bad_request("input: a text is empty.", param="input")
-    return texts
-
-
-def _shortened(vector: list[float], dimensions: int) -> list[float]:
-    """The first ``dimensions`` values, of length 1 again (as OpenAI shortens). Raises ApiError."""
+def _shortened(vector: tuple[float, ...], dimensions: int) -> tuple[float, ...]:
+    """Return the first ``dimensions`` values, of length 1 again (as OpenAI shortens). Raises ApiError."""
     if dimensions > len(vector):
         raise bad_request(f"dimensions: this model gives {len(vector)}.", param="dimensions")
     part = vector[:dimensions]
     length = sum(x * x for x in part) ** 0.5 or 1.0
-    return [x / length for x in part]
+    return tuple(x / length for x in part)
 
 
-def _encoded(vector: list[float], form: str | None) -> list[float] | str:
+def _encoded(vector: tuple[float, ...], form: str | None) -> tuple[float, ...] | str:
     if form == "base64":
         return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
     return vector
@@ -108,21 +89,23 @@ async def tokenize(request: Request, body: TokenizeRequest) -> dict[str, Any]:
     """Count and list the tokens of a prompt or of a conversation (without its images)."""
     if (body.prompt is None) == (body.messages is None):
         raise bad_request("Give either prompt or messages.", param="messages")
+    conversation = None
+    if body.messages is not None:
+        if not body.messages:
+            raise bad_request("messages: give at least one.", param="messages")
+        tools = tuple(t.model_dump(exclude_none=True) for t in body.tools or [])
+        conversation = Conversation(messages=_without_pictures(plain(body.messages)), tools=tools)
     service = service_of(request)
-    async with service.use(body.model) as (name, loaded):
-        tokens = await asyncio.to_thread(_tokens, loaded, body)
-    limits = [n for n in (service.settings.max_context, loaded.context) if n > 0]
+    async with service.models.use(body.model) as (name, model):
+        asked = Tokenize(id=0, path=model.path, prompt=body.prompt, conversation=conversation)
+        answer = await service.engine.tokenize(asked)
+    limits = [n for n in (service.settings.max_context, model.context) if n > 0]
+    tokens = list(answer.tokens)
     return {"model": name, "count": len(tokens), "max_model_len": min(limits, default=0), "tokens": tokens}
 
 
-def _tokens(loaded: LoadedModel, body: TokenizeRequest) -> list[int]:
-    if body.prompt is not None:
-        return list(tokenize_text(loaded, body.prompt).tokens)
-    messages = [m.model_dump(exclude_none=True) for m in body.messages or []]
-    if not messages:
-        raise bad_request("messages: give at least one.", param="messages")
+def _without_pictures(messages: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
     for message in messages:
         if isinstance(message.get("content"), list):
             message["content"] = [p for p in message["content"] if p["type"] != "image_url"]
-    tools = [t.model_dump(exclude_none=True) for t in body.tools or []]
-    return list(build_prompt(loaded, messages, (), tools=tools).tokens)
+    return messages

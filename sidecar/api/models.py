@@ -29,7 +29,7 @@ async def models(request: Request) -> dict[str, Any]:
     """Every model a request can name now; those only partly here are not among them."""
     service = service_of(request)
     found = await asyncio.to_thread(service.registry.available)
-    data = [describe(m) | service.model_state(m) for m in found]
+    data = [describe(m) | service.models.state(m) for m in found]
     return {"object": "list", "data": data}
 
 
@@ -96,26 +96,26 @@ async def _last(documents: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
 async def load(request: Request, model_id: str, body: LoadRequest | None = None) -> dict[str, Any]:
     """Bring a model into memory; answers when it is there. /health shows how far it is meanwhile."""
     service = service_of(request)
-    async with service.use(model_id, kind=None, keep_alive=body.keep_alive if body else None):
+    async with service.models.use(model_id, kind=None, keep_alive=body.keep_alive if body else None):
         pass
-    found = await asyncio.to_thread(service.find, model_id)
-    return describe(found) | service.model_state(found)
+    found = await asyncio.to_thread(service.models.find, model_id)
+    return describe(found) | service.models.state(found)
 
 
 @router.post("/v1/models/{model_id:path}/unload", responses=error_responses(400, 401, 403, 404, 408, 413, 503))
 async def unload(request: Request, model_id: str) -> dict[str, Any]:
     """Give a model's memory back, after what runs on it; no model is loaded at the next start then."""
     service = service_of(request)
-    found = await service.unload(model_id)
-    return describe(found) | service.model_state(found)
+    found = await service.models.unload(model_id)
+    return describe(found) | service.models.state(found)
 
 
 @router.get("/v1/models/{model_id:path}", responses=error_responses(401, 403, 404, 503))
 async def model(request: Request, model_id: str) -> dict[str, Any]:
     """One model."""
     service = service_of(request)
-    found = await asyncio.to_thread(service.find, model_id)
-    return describe(found) | service.model_state(found)
+    found = await asyncio.to_thread(service.models.find, model_id)
+    return describe(found) | service.models.state(found)
 
 
 @router.delete("/v1/models/{model_id:path}", responses=error_responses(401, 403, 404, 409, 500, 503))
@@ -123,7 +123,7 @@ async def remove(request: Request, model_id: str) -> dict[str, Any]:
     """Delete a model from this machine, also one that is only partly here. Refused while it is used or pulled."""
     service = service_of(request)
     try:
-        freed = await service.remove(model_id)
+        freed = await service.models.remove(model_id)
     except ModelNotFound as exc:
         raise ApiError(404, str(exc), code="model_not_found") from exc
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""What the completion routes share."""
+"""From a completion request to its response: one way for chat and for texts, each with its own documents."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing
+from typing import Any, Protocol
 
 from fastapi import Request
+from fastapi.responses import JSONResponse, Response
 
-from sidecar.api.generation import Piece, Plan, run
+from sidecar.api.answers import Answers
+from sidecar.api.schemas import SamplingFields
 from sidecar.api.service import Service
-from sidecar.backend.loader import LoadedModel
-from sidecar.engine.messages import Tier, Token
+from sidecar.api.sse import ClientGone, EventStream, until_gone
+from sidecar.engine.messages import Generate, ModelInfo, Piece, Prepared, Tier
 
 log = logging.getLogger("sidecar.api")
 
@@ -26,61 +28,115 @@ HEADERS_AFTER = 5.0  # seconds a stream waits for its first token before its hea
 
 
 def service_of(request: Request) -> Service:
-    """The server's state."""
+    """Return the server's state."""
     service: Service = request.app.state.service
     return service
 
 
-def new_id(prefix: str) -> str:
-    """A fresh id of OpenAI's form."""
-    return f"{prefix}-{uuid.uuid4().hex}"
-
-
-def now() -> int:
-    """Seconds since the epoch."""
-    return int(time.time())
-
-
-def token_text(loaded: LoadedModel, token: int) -> tuple[str, list[int]]:
-    """A token's text and bytes; bytes are exact also where they are part of a character."""
-    from mlx_vlm.tokenizer_utils import BPEStreamingDetokenizer
-
-    detokenizer = loaded.processor.detokenizer
-    if isinstance(detokenizer, BPEStreamingDetokenizer):
-        piece = loaded.tokenizer.convert_ids_to_tokens(token)
-        table: dict[str, int] | None = getattr(BPEStreamingDetokenizer, "_byte_decoder", None)
-        if table is not None and piece is not None and all(c in table for c in piece):
-            raw = bytes(table[c] for c in piece)
-            return raw.decode("utf-8", "replace"), list(raw)
-    text = str(loaded.tokenizer.decode([token]))
-    return text, list(text.encode())
-
-
-def logprob_entry(loaded: LoadedModel, token: Token, top: int) -> dict[str, Any]:
-    """OpenAI's chat logprob document of one token."""
-
-    def entry(token_id: int, logprob: float) -> dict[str, Any]:
-        text, raw = token_text(loaded, token_id)
-        return {"token": text, "logprob": max(logprob, -9999.0), "bytes": raw}
-
+def base_document(prefix: str, model: str, tier: Tier) -> dict[str, Any]:
+    """Return the fields that every document of a response shares, with a fresh id."""
     return {
-        **entry(token.id, token.logprob),
-        "top_logprobs": [entry(i, value) for i, value in token.top[:top]],
+        "id": f"{prefix}-{uuid.uuid4().hex}",
+        "created": int(time.time()),
+        "model": model,
+        "service_tier": SERVICE_TIERS[tier],
+        "system_fingerprint": None,
     }
 
 
-@asynccontextmanager
-async def pieces(service: Service, loaded: LoadedModel, plan: Plan) -> AsyncIterator[AsyncIterator[Piece]]:
-    """The pieces of a plan, cancelled when the block is left."""
-    iterator = run(service, loaded, plan)
-    try:
-        yield iterator
-    finally:
-        await iterator.aclose()  # type: ignore[attr-defined]
+class Form(Protocol):
+    """How answers look on the wire. Made anew for each request."""
+
+    def whole(self, answers: Answers) -> dict[str, Any]:
+        """Return the document of finished answers."""
+
+    def opening(self, answers: Answers) -> list[dict[str, Any]]:
+        """Return the chunks that go before all others."""
+
+    def chunks(self, piece: Piece) -> list[dict[str, Any]]:
+        """Return the chunks of one piece."""
+
+    def closing(self, answers: Answers) -> list[dict[str, Any]]:
+        """Return the chunks after the last piece."""
+
+
+async def respond(
+    request: Request,
+    body: SamplingFields,
+    plan: Callable[[ModelInfo], Generate],
+    form: Callable[[str, Generate], Form],
+) -> Response:
+    """Run a request: load its model, make its job by ``plan`` (on another thread), answer in its ``form``."""
+    service = service_of(request)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(service.active())
+        try:
+            name, answers, source = await until_gone(request, _begin(stack, service, body, plan))
+            shape = form(name, answers.job)
+            headers = {PRIORITY_HEADER: answers.job.tier.label}
+            if not body.stream:
+                document = await until_gone(request, _whole(shape, answers, source))
+                return JSONResponse(document, headers=headers)
+            head = await until_gone(request, first(source, HEADERS_AFTER))
+        except ClientGone:
+            return Response(status_code=CLIENT_CLOSED)
+        held = stack.pop_all()
+        return EventStream(
+            _stream(shape, answers, source, head),
+            held=held,
+            headers=headers,
+            on_error=lambda exc: log.error("a stream ended by an error: %s", exc),
+        )
+
+
+async def _begin(
+    stack: AsyncExitStack, service: Service, body: SamplingFields, plan: Callable[[ModelInfo], Generate]
+) -> tuple[str, Answers, AsyncGenerator[Piece]]:
+    name, model = await stack.enter_async_context(service.models.use(body.model, keep_alive=body.keep_alive))
+    job = await asyncio.to_thread(plan, model)
+    answers = Answers(job)
+    source = _pieces(service, answers)
+    stack.push_async_callback(source.aclose)
+    return name, answers, source
+
+
+async def _pieces(service: Service, answers: Answers) -> AsyncGenerator[Piece]:
+    """Yield the pieces of all choices as they come, counted in ``answers``; leaving cancels what still runs."""
+    job = answers.job
+    with service.queued(job.tier) as begun:
+        async with aclosing(service.engine.generate(job)) as replies:
+            async for reply in replies:
+                answers.add(reply)
+                if not isinstance(reply, Prepared):
+                    begun()
+                if isinstance(reply, Piece):
+                    yield reply
+
+
+async def _whole(form: Form, answers: Answers, source: AsyncIterator[Piece]) -> dict[str, Any]:
+    async for _ in source:
+        pass
+    return form.whole(answers)
+
+
+async def _stream(
+    form: Form, answers: Answers, source: AsyncIterator[Piece], head: tuple[Piece | None, asyncio.Future[Any] | None]
+) -> AsyncIterator[dict[str, Any]]:
+    for chunk in form.opening(answers):
+        yield chunk
+    piece, pending = head
+    if pending is not None:
+        piece = await pending
+    while piece is not None:
+        for chunk in form.chunks(piece):
+            yield chunk
+        piece = await anext(source, None)
+    for chunk in form.closing(answers):
+        yield chunk
 
 
 async def first(iterator: AsyncIterator[Any], patience: float) -> tuple[Any, asyncio.Future[Any] | None]:
-    """The first item, or the future of it when it takes longer than ``patience`` seconds."""
+    """Return the first item, or the future of it when it takes longer than ``patience`` seconds."""
     pending = asyncio.ensure_future(anext(iterator, None))
     try:
         finished, _ = await asyncio.wait({pending}, timeout=patience)
@@ -88,8 +144,3 @@ async def first(iterator: AsyncIterator[Any], patience: float) -> tuple[Any, asy
         pending.cancel()
         raise
     return (pending.result(), None) if finished else (None, pending)
-
-
-def stops_of(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Stop strings as a tuple."""
-    return (stop,) if isinstance(stop, str) else tuple(stop or ())

@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.engine.grammar import Grammars
+from sidecar.errors import LoadError
 from sidecar.models import starter
 from sidecar.models.starter import eyes
 
 Progress = Callable[[float], None]
 """Called with the part done, 0 to 1."""
-
-
-class LoadError(Exception):
-    """A model that can't be loaded; the message says why."""
 
 
 @dataclass(eq=False, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
-from sidecar.engine.messages import GenerationRequest
+from sidecar.engine.rows import GenerationRequest
 
 _TOWERS = ("vision_tower", "vision_model", "vision_encoder", "visual", "vision_embed_tokens")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from sidecar.engine.messages import GenerationRequest
 from sidecar.engine.prefix_cache import PrefixCache
+from sidecar.engine.rows import GenerationRequest
 
 
 class KVBudget:

@@ -17,7 +17,7 @@ import numpy as np
 from mlx_vlm.generate.ar import _extend_cache
 
 from sidecar.engine import sampling
-from sidecar.engine.messages import GenerationRequest, Token
+from sidecar.engine.rows import GenerationRequest, Token
 from sidecar.engine.speculation import Lookup
 
 

@@ -1,14 +1,24 @@
-"""What a request is to the engine: plain data, no MLX and no web framework."""
+"""What passes between the listener and the engine: plain, versioned data. No MLX, no web framework, no callbacks.
+
+The listener (HTTP) sends ``Load``, ``Unload``, ``Shed``, ``Generate``, ``Embed``, ``Tokenize`` and ``Cancel``; each
+carries the number its answers carry. The engine's side answers a ``Load`` with one ``Loaded``, an ``Unload`` or a
+``Shed`` with ``Finished``, an ``Embed`` with ``Embedded``, a ``Tokenize`` with ``Tokenized``. A ``Generate`` is
+answered by ``Prepared`` (its prompts' tokens are counted), then for each choice ``Began`` (it left the queue),
+``Prefilled`` and ``Piece`` after ``Piece``, the last of which has a ``finish``. Any of them may be answered by one
+``Refused`` in place of all that is still to come.
+
+A choice's index is ``prompt * len(samplings) + sampling``.
+"""
 
 from __future__ import annotations
 
 import enum
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-_ids = itertools.count(1)
+VERSION = 1
+"""Both sides are of one program; a difference means that it was replaced while it ran."""
 
 
 class Tier(enum.IntEnum):
@@ -45,70 +55,252 @@ class Sampling:
         return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0)
 
 
+# --- what the listener asks for ---------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """A prompt ready for the engine.
-
-    ``tokens``: ids [L]. ``inputs``: the processor's arrays when there are images (``pixel_values`` …).
-    ``media``: digest of all images, "" without. ``preopens_thinking``: the template ends inside a thought.
-    """
-
-    tokens: tuple[int, ...]
-    inputs: dict[str, Any] | None = None
-    media: str = ""
-    preopens_thinking: bool = False
-
-
-@dataclass(frozen=True)
-class Token:
-    """One generated token. ``top``: (id, logprob) of the likeliest alternatives, best first."""
+class Load:
+    """Load the model in a folder."""
 
     id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
+    path: str
 
 
-@dataclass(frozen=True)
-class Started:
-    """The prompt is done; ``cached_tokens`` of it came from a kept prefix."""
+@dataclass(frozen=True, kw_only=True)
+class Unload:
+    """Let a model's memory go; what still runs on it ends with an error."""
 
-    cached_tokens: int
-
-
-@dataclass(frozen=True)
-class Done:
-    """The end of a row. ``reason``: "stop" or "length"."""
-
-    reason: str
+    id: int
+    path: str
 
 
-@dataclass(frozen=True)
-class Failed:
-    """The row ended by an error: ``status`` as HTTP, ``message`` for people."""
+@dataclass(frozen=True, kw_only=True)
+class Shed:
+    """Give up what only saves time: kept prefixes, image features, MLX's freed buffers."""
 
+    id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancel:
+    """Nobody wants the answers to ``id`` any more; unknown ones are ignored."""
+
+    id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureData:
+    """An encoded image as it came. ``param`` names its place in the body, for refusals."""
+
+    param: str
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """A chat to answer.
+
+    ``messages``: OpenAI's, with a picture's part in each place of ``pictures``. ``forced``: one of ``tools`` must be
+    called; ``parallel``: more than one may. ``form``: "text", "json_object" or "json_schema" (then ``schema``).
+    ``template``: further arguments of the chat template.
+    """
+
+    messages: tuple[dict[str, Any], ...]
+    pictures: tuple[PictureData, ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
+    forced: bool = False
+    parallel: bool = True
+    form: str = "text"
+    schema: dict[str, Any] | None = None
+    template: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """One request for completions: a ``conversation``, or ``prompts`` as text or token ids.
+
+    ``max_tokens``: of each answer; None: what the settings and the context leave. ``call_key``: the ids of tool calls
+    are made from it, so that an answer begun anew calls them the same. ``received``: by choice, the tokens of its
+    answer that the listener has; generation goes on after them and nothing of them is sent again. ``ended``: choices
+    that the listener has whole.
+    """
+
+    id: int
+    path: str
+    samplings: tuple[Sampling, ...]
+    conversation: Conversation | None = None
+    prompts: tuple[str | tuple[int, ...], ...] = ()
+    max_tokens: int | None = None
+    stops: tuple[str, ...] = ()
+    tier: Tier = Tier.INTERACTIVE
+    priority: int = 0
+    call_key: str = ""
+    received: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    ended: tuple[int, ...] = ()
+
+    @property
+    def choices(self) -> int:
+        """How many answers there will be."""
+        return len(self.samplings) * (1 if self.conversation is not None else len(self.prompts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed:
+    """Texts, or token ids, to turn into vectors."""
+
+    id: int
+    path: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    tier: Tier = Tier.INTERACTIVE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenize:
+    """A text, or a conversation without its pictures, to turn into tokens."""
+
+    id: int
+    path: str
+    prompt: str | None = None
+    conversation: Conversation | None = None
+
+
+Request = Load | Unload | Shed | Cancel | Generate | Embed | Tokenize
+
+
+# --- what the engine's side answers -----------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What the listener needs to know of a loaded model.
+
+    ``kind``: "chat" or "embedding". ``context``: tokens of prompt and answer together, 0 when unknown. ``thinks``: it
+    reasons before it answers; ``thinking_optional``: that can be switched off. ``defaults``: sampling parameters.
+    """
+
+    path: str
+    kind: str
+    model_type: str = ""
+    vocabulary: int = 0
+    context: int = 0
+    sees: bool = False
+    thinks: bool = False
+    thinking_optional: bool = False
+    defaults: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A model is in memory."""
+
+    id: int
+    model: ModelInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What was asked for is done."""
+
+    id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A request ends with an error: ``status`` as HTTP, ``message`` for people."""
+
+    id: int
     status: int
     message: str
     code: str | None = None
+    param: str | None = None
 
 
-Event = Started | Token | Done | Failed
-Sink = Callable[[Sequence[Event]], None]
-"""Called on the engine's thread with what a row produced since the last call."""
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """By prompt: how many tokens it has, and its text where it was given as token ids."""
+
+    id: int
+    prompt_tokens: tuple[int, ...]
+    texts: tuple[str, ...] = ()
 
 
-@dataclass(eq=False, kw_only=True)
-class GenerationRequest:
-    """One row to generate. ``priority``: lower goes first within its tier; ``arrived``: monotonic seconds."""
+@dataclass(frozen=True, kw_only=True)
+class Began:
+    """A choice left the queue."""
 
-    prompt: Prompt
-    sampling: Sampling
-    max_tokens: int
-    tier: Tier
-    sink: Sink
-    arrived: float
-    priority: int = 0
-    constraint: Any = None
-    id: int = field(default_factory=lambda: next(_ids))
-    # Set by the engine: tokens generated before a rebuild, which become part of the prompt.
-    resumed: tuple[int, ...] = ()
-    retries: int = 0
+    id: int
+    index: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefilled:
+    """A choice's prompt is processed; ``cached_tokens`` of it came from a kept prefix."""
+
+    id: int
+    index: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenText:
+    """A token as clients see it: ``raw`` has its exact bytes, also where they are part of a character."""
+
+    text: str
+    raw: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """A token's log-probability, and those of the likeliest in its place, best first."""
+
+    token: TokenText
+    top: tuple[TokenText, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What one choice gained: text that became visible, and the ``tokens`` it is made of.
+
+    ``tool_calls``: deltas in OpenAI's form. ``scores``: one a token where log-probabilities were asked for.
+    ``finish``: OpenAI's reason when it is the last piece, which counts the tokens of the whole answer.
+    """
+
+    id: int
+    index: int
+    tokens: tuple[int, ...] = ()
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    scores: tuple[Scores, ...] = ()
+    finish: str | None = None
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """``vectors``: little-endian 32-bit floats, ``width`` a text. ``tokens``: of all texts together."""
+
+    id: int
+    vectors: bytes
+    width: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenized:
+    """The tokens asked for."""
+
+    id: int
+    tokens: tuple[int, ...]
+
+
+Reply = Loaded | Finished | Refused | Prepared | Began | Prefilled | Piece | Embedded | Tokenized
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulse:
+    """How the engine does. ``load_progress``: of the load going on, 0 to 1. ``stalled``: seconds its present step
+    takes already, 0 when idle. ``memory``: MLX's bytes by kind. ``metered``: calls of the meter since the last one."""
+
+    load_progress: float | None = None
+    stalled: float = 0.0
+    memory: Mapping[str, int] = field(default_factory=dict)
+    metered: tuple[tuple[str, tuple[Any, ...]], ...] = ()

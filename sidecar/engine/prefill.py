@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx_vlm.generate import ar
 
 from sidecar.engine.decoding import Chosen, Row, select, tokens_of
-from sidecar.engine.messages import GenerationRequest, Token
+from sidecar.engine.rows import GenerationRequest, Token
 from sidecar.engine.scheduler import Prefilling
 
 _DROPPED_INPUTS = frozenset({"input_ids", "pixel_values", "attention_mask"})

@@ -14,10 +14,11 @@ from sidecar.backend.pausing import Cancelled, Encoding
 from sidecar.engine import decoding
 from sidecar.engine.admission import KVBudget
 from sidecar.engine.decoding import Row, Rows
-from sidecar.engine.messages import Done, Event, Failed, GenerationRequest, Started, Tier, Token
+from sidecar.engine.messages import Tier
 from sidecar.engine.metrics import Meter
 from sidecar.engine.prefill import KVQuantization, Part, Prefill, embed
 from sidecar.engine.prefix_cache import PrefixCache, key_of
+from sidecar.engine.rows import Admitted, Done, Event, Failed, GenerationRequest, Started, Token
 from sidecar.engine.scheduler import Action, Begin, Decode, Encode, Policy, View, Waiting
 from sidecar.engine.scheduler import Prefill as PrefillAction
 from sidecar.engine.tiers import Batches
@@ -25,7 +26,7 @@ from sidecar.engine.tiers import Batches
 log = logging.getLogger("sidecar.engine")
 
 
-class Core:
+class ModelRunner:
     """Queues, prompts and rows of one loaded model."""
 
     def __init__(
@@ -158,6 +159,7 @@ class Core:
 
     def _begin(self, request: GenerationRequest) -> None:
         self._meter.queued(request.tier, time.monotonic() - request.arrived)
+        request.sink([Admitted()])
         images = request.prompt.inputs is not None
         if images:
             self._encoding.append(Encoding(request))
@@ -193,6 +195,7 @@ class Core:
                 self._begin(request)
                 continue
             self._meter.queued(request.tier, time.monotonic() - request.arrived)
+            request.sink([Admitted()])
             self._meter.prefix(hit=False, tokens=0)
             try:
                 parts.append(Part(request, *embed(self.loaded.model, request)))
@@ -256,7 +259,7 @@ class Core:
             try:
                 decoding.accept(row, token.id)
                 self._meter.first_token(tier, now - request.arrived, prompt=len(request.prompt.tokens))
-                if not request.resumed:
+                if not request.retries:
                     request.sink([Started(row.cached_tokens)])
                 over = self._deliver(row, [token])
             except Exception as exc:  # its own fault: the others of its group have their tokens by now

@@ -6,27 +6,33 @@ without an engine must not go on listening.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from sidecar.config import Settings
-from sidecar.engine.messages import GenerationRequest, Tier
+from sidecar.engine.messages import Tier
 from sidecar.engine.metrics import Meter
+from sidecar.engine.rows import GenerationRequest
 from sidecar.engine.scheduler import Call, Idle, Policy, Unit
+from sidecar.errors import LoadError
 
 if TYPE_CHECKING:
     from sidecar.backend.loader import LoadedModel
-    from sidecar.engine.runner import Core
+    from sidecar.engine.runner import ModelRunner
 
 log = logging.getLogger("sidecar.engine")
+
+T = TypeVar("T")
 
 EMBED_ROWS = 8  # texts of one embedding unit
 
@@ -45,38 +51,39 @@ class _Embedding:
     tokens: int = 0
 
 
-class Engine:
+class EngineThread:
     """Starts its thread at the first command."""
 
     def __init__(self, settings: Settings, meter: Meter, *, on_death: Callable[[BaseException], None]) -> None:
         self._settings = settings
         self._meter = meter
         self._on_death = on_death
-        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[tuple[Callable[[], None], bool] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._start = threading.Lock()
-        self._cores: dict[Path, Core] = {}
+        self.models: dict[Path, ModelRunner] = {}
         self._embedders: dict[Path, LoadedModel] = {}
         self._calls: dict[int, _Embedding] = {}
+        self._deferred: deque[Callable[[], None]] = deque()
         self._stopping = False
+        self._loading = False
         self._working = False  # inside a piece of work
         self._loaded_at = 0.0  # when the load now running last let others work
         self._beat: float | None = None  # when the work now running began
         self._next_call = 1
         self.load_progress: float | None = None
-        self.counts: dict[str, dict[str, int]] = {}
 
     # --- from any thread -----------------------------------------------------------------------------
     def load(self, path: Path) -> Future[LoadedModel]:
         """Load a model folder; the future raises ``loader.LoadError``."""
         future: Future[LoadedModel] = Future()
-        self._put(lambda: self._load(path, future))
+        self._put(lambda: self._load(path, future), heavy=True)
         return future
 
     def unload(self, path: Path) -> Future[None]:
         """Let a model's memory go; what still uses it ends with an error."""
         future: Future[None] = Future()
-        self._put(lambda: self._unload(path, future))
+        self._put(lambda: _settle(future, lambda: self._unload(path)), heavy=True)
         return future
 
     def submit(self, path: Path, request: GenerationRequest) -> None:
@@ -97,7 +104,7 @@ class Engine:
     def shed(self) -> Future[None]:
         """Give up what only saves time: kept prefixes, image features, MLX's freed buffers."""
         future: Future[None] = Future()
-        self._put(lambda: self._shed(future))
+        self._put(lambda: _settle(future, self._shed), heavy=True)
         return future
 
     def stop(self, timeout: float = 10.0) -> None:
@@ -113,8 +120,8 @@ class Engine:
         beat = self._beat
         return 0.0 if beat is None else time.monotonic() - beat
 
-    def _put(self, command: Callable[[], None]) -> None:
-        self._commands.put(command)
+    def _put(self, command: Callable[[], None], *, heavy: bool = False) -> None:
+        self._commands.put((command, heavy))
         with self._start:
             if self._thread is None and not self._stopping:
                 self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
@@ -128,31 +135,50 @@ class Engine:
                 if not self._stopping and self._busy():
                     self._beat = time.monotonic()
                     self._work()
-                self._count()
-            for core in self._cores.values():
-                core.fail_all(503, "The server stopped before this answer was finished.")
+            for runner in self.models.values():
+                runner.fail_all(503, "The server stopped before this answer was finished.")
         except BaseException as exc:
             log.critical("the engine thread died", exc_info=exc)
             self._on_death(exc)
 
     def _busy(self) -> bool:
-        return bool(self._calls) or any(core.busy for core in self._cores.values())
+        return bool(self._calls) or any(runner.busy for runner in self.models.values())
 
     def _poll(self, *, block: bool = False) -> None:
-        """Carry out the commands that came; with ``block`` wait for one."""
-        if block:
+        """Carry out the commands that came; with ``block`` wait for one.
+
+        Inside a piece of work or a load, other loads and what gives memory back only are noted: a load that began while
+        a picture is encoded would hold up every stream for as long as it takes.
+        """
+        nested = self._working or self._loading
+        if block and not self._deferred:
             self._beat = None
         while True:
+            if self._deferred and not nested:
+                self._run(self._deferred.popleft())
+                block = False
+                continue
             try:
-                command = self._commands.get(block=block)
+                item = self._commands.get(block=block)
             except queue.Empty:
                 return
-            if command is None:
+            if item is None:
                 self._stopping = True
                 return
+            command, heavy = item
             self._beat = time.monotonic()
-            command()
             block = False
+            if heavy:
+                self._deferred.append(command)
+            else:
+                self._run(command)
+
+    def _run(self, command: Callable[[], None]) -> None:
+        """Carry out one command. What it raises is told to who waits for it; here it must not end the thread."""
+        try:
+            command()
+        except Exception:
+            log.exception("a command of the engine failed")
 
     def _work(self) -> None:
         self._working = True
@@ -162,29 +188,29 @@ class Engine:
             self._working = False
 
     def _step(self) -> None:
-        core = next((c for c in self._cores.values() if c.busy), None)
+        runner = next((c for c in self.models.values() if c.busy), None)
         units = tuple(Unit(id=c.id, tier=c.tier, arrived=c.arrived) for c in self._calls.values())
-        if core is None:
+        if runner is None:
             first = min(units, key=lambda u: (u.tier, u.arrived))
             self._run_call(first.id)
             return
-        view = replace(core.view(), calls=units)
-        action = core.policy.decide(view)
+        view = replace(runner.view(), calls=units)
+        action = runner.policy.decide(view)
         if isinstance(action, Call):
             start = time.monotonic()
             self._run_call(action.id)
             seconds = time.monotonic() - start
-            core.policy.done(action, view, seconds)
-            core.policy.costs.learn("call", 1, seconds)
+            runner.policy.done(action, view, seconds)
+            runner.policy.costs.learn("call", 1, seconds)
         elif isinstance(action, Idle):
             time.sleep(0.005)  # what waits has no room yet
         else:
-            core.perform(action, view)
+            runner.perform(action, view)
 
     def _load(self, path: Path, future: Future[LoadedModel]) -> None:
-        if not future.set_running_or_notify_cancel():
+        if future.cancelled():
             return
-        self.load_progress = 0.0
+        self._loading, self.load_progress = True, 0.0
         self._loaded_at = time.monotonic()
         try:
             from sidecar.backend import loader
@@ -193,15 +219,15 @@ class Engine:
             set_limits()
             loaded = loader.load(path, self._progress)
             if loaded.kind == "chat":
-                self._cores[path] = self._core(loaded)
+                self.models[path] = self._runner(loaded)
             else:
                 self._embedders[path] = loaded
         except Exception as exc:
-            future.set_exception(exc)
+            _fail(future, exc)
         else:
-            future.set_result(loaded)
+            _tell(future, loaded)
         finally:
-            self.load_progress = None
+            self._loading, self.load_progress = False, None
 
     def _progress(self, part: float) -> None:
         """A step of a load is done: for as long as it took, those who run already go on."""
@@ -215,12 +241,11 @@ class Engine:
             self._poll()
         self._loaded_at = self._beat = time.monotonic()
 
-    def _core(self, loaded: LoadedModel) -> Core:
-        from sidecar.backend.loader import LoadError
+    def _runner(self, loaded: LoadedModel) -> ModelRunner:
         from sidecar.engine import memory, speculation
         from sidecar.engine.prefill import KVQuantization
         from sidecar.engine.prefix_cache import PrefixCache
-        from sidecar.engine.runner import Core
+        from sidecar.engine.runner import ModelRunner
 
         s = self._settings
         try:
@@ -233,7 +258,7 @@ class Engine:
             except ValueError as exc:
                 raise LoadError(f"{loaded.path.name} can't be served with guessed tokens: {exc}.") from exc
         policy = Policy(gap_bound=s.gap_bound, least_batch_share=s.batch_share, max_rows=s.max_rows)
-        return Core(
+        return ModelRunner(
             loaded,
             policy=policy,
             prefix_cache=PrefixCache(memory.prefix_limit(s.prefix_cache_mb)),
@@ -244,21 +269,19 @@ class Engine:
             memory_limit=memory.kv_limit,
         )
 
-    def _unload(self, path: Path, future: Future[None]) -> None:
-        core = self._cores.pop(path, None)
-        if core is not None:
-            core.fail_all(503, "The model was unloaded.")
-            core.forget()
+    def _unload(self, path: Path) -> None:
+        runner = self.models.pop(path, None)
+        if runner is not None:
+            runner.fail_all(503, "The model was unloaded.")
+            runner.forget()
         self._embedders.pop(path, None)
-        del core
+        del runner
         self._give_back()
-        future.set_result(None)
 
-    def _shed(self, future: Future[None]) -> None:
-        for core in self._cores.values():
-            core.forget()
+    def _shed(self) -> None:
+        for runner in self.models.values():
+            runner.forget()
         self._give_back()
-        future.set_result(None)
 
     def _give_back(self) -> None:
         if "mlx.core" in sys.modules:
@@ -267,18 +290,18 @@ class Engine:
             give_back()
 
     def _submit(self, path: Path, request: GenerationRequest) -> None:
-        core = self._cores.get(path)
-        if core is None:
-            from sidecar.engine.messages import Failed
+        runner = self.models.get(path)
+        if runner is None:
+            from sidecar.engine.rows import Failed
 
             request.sink([Failed(503, "The model was unloaded; send the request again.")])
             return
-        core.submit(request)
+        runner.submit(request)
 
     def _cancel(self, path: Path, request_id: int) -> None:
-        core = self._cores.get(path)
-        if core is not None:
-            core.cancel(request_id)
+        runner = self.models.get(path)
+        if runner is not None:
+            runner.cancel(request_id)
 
     def _queue_call(self, job: _Embedding) -> None:
         job.id = self._next_call
@@ -299,23 +322,31 @@ class Engine:
             job.tokens += tokens
         except Exception as exc:
             del self._calls[call_id]
-            job.future.set_exception(exc)
+            _fail(job.future, exc)
             return
         if len(job.done) == len(job.texts):
             del self._calls[call_id]
-            job.future.set_result((job.done, job.tokens))
+            _tell(job.future, (job.done, job.tokens))
 
-    def _count(self) -> None:
-        counts: dict[str, dict[str, int]] = {t.label: {"waiting": 0, "running": 0} for t in Tier}
-        for core in self._cores.values():
-            for request in list(core.waiting.values()):
-                counts[request.tier.label]["waiting"] += 1
-            for prefill in core.prefills.values():
-                counts[prefill.requests[0].tier.label]["running"] += len(prefill.requests)
-            for tier in Tier:
-                counts[tier.label]["running"] += core.batches.count(tier)
-        self.counts = counts
 
-    def core_for_tests(self, path: Path) -> Any:
-        """The core of a loaded model; tests plant faults in it."""
-        return self._cores[path]
+def _tell(future: Future[T], result: T) -> None:
+    """Give who waits a result. Nobody may: a client that left cancelled its future, perhaps in this very moment."""
+    with contextlib.suppress(InvalidStateError):
+        future.set_result(result)
+
+
+def _fail(future: Future[T], exc: BaseException) -> None:
+    """Tell who waits, if anybody does, of an error."""
+    with contextlib.suppress(InvalidStateError):
+        future.set_exception(exc)
+
+
+def _settle(future: Future[T], work: Callable[[], T]) -> None:
+    """Do ``work``, wanted or not by now, and tell who waits of its result or error."""
+    try:
+        result = work()
+    except Exception as exc:
+        log.exception("a command of the engine failed")
+        _fail(future, exc)
+    else:
+        _tell(future, result)

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from sidecar.backend import loader
+from sidecar.errors import LoadError
 from sidecar.models import gguf
 from sidecar.models.gguf import GGUFError, Progress
 
@@ -52,7 +53,7 @@ def run(
                 raise ImportFailed(f"{source}: there is no such file or folder.")
             loader.load(made, lambda part: progress("loading", round(part * 100), 100))
             made.rename(target)
-    except (loader.LoadError, GGUFError) as exc:
+    except (LoadError, GGUFError) as exc:
         raise ImportFailed(f"{source} can't be imported: {exc}") from exc
     except OSError as exc:
         raise ImportFailed(f"{models}: can't be written ({exc.strerror or exc}).") from exc

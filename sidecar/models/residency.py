@@ -14,14 +14,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sidecar.engine import memory
+from sidecar.engine.client import EngineClient
 from sidecar.engine.memory import Estimate
-from sidecar.engine.thread import Engine
-
-if TYPE_CHECKING:
-    from sidecar.backend.loader import LoadedModel
+from sidecar.engine.messages import ModelInfo
 
 
 class NotEnoughMemory(Exception):
@@ -41,7 +39,7 @@ class InUse(Exception):
 class _Resident:
     name: str
     path: Path
-    model: LoadedModel
+    model: ModelInfo
     size: int
     keep_alive: float
     last_used: float
@@ -64,7 +62,7 @@ class Residency:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: EngineClient,
         *,
         max_chat: int = 1,
         keep_alive: float = math.inf,
@@ -101,7 +99,7 @@ class Residency:
         loading = self._change is not None and self._change.loading and self._change.path == path
         document: dict[str, Any] = {
             "loaded": entry is not None,
-            "load_progress": self._engine.load_progress if loading else None,
+            "load_progress": self._engine.pulse.load_progress if loading else None,
         }
         if entry is not None:
             left = entry.last_used + entry.keep_alive - self._clock()
@@ -113,10 +111,10 @@ class Residency:
     @asynccontextmanager
     async def use(
         self, name: str, path: Path, kind: str, *, keep_alive: float | None = None
-    ) -> AsyncIterator[LoadedModel]:
+    ) -> AsyncIterator[ModelInfo]:
         """The loaded model at ``path`` ("chat" or "embedding"), kept in memory for as long as the block runs.
 
-        Raises ``loader.LoadError`` or NotEnoughMemory; models loaded before stay usable.
+        Raises ``LoadError`` or NotEnoughMemory; models loaded before stay usable.
         """
         entry = await self._acquire(name, path, kind)
         entry.keep_alive = self._keep_alive if keep_alive is None else keep_alive
@@ -189,7 +187,7 @@ class Residency:
             await self._until(lambda: all(self._drained(e) for e in going))
             if not together:
                 await self._let_go(going)
-            model = await asyncio.wrap_future(self._engine.load(path))
+            model = await self._engine.load(path)
             await self._let_go(going)
         finally:
             for entry in going:
@@ -238,7 +236,7 @@ class Residency:
             del entry.model  # the last hold on its memory here
         entries.clear()
         for path in paths:
-            await asyncio.wrap_future(self._engine.unload(path))
+            await self._engine.unload(path)
 
     # --- letting go ----------------------------------------------------------------------------------
     async def unload(self, path: Path) -> bool:
@@ -297,7 +295,7 @@ class Residency:
 
 
 def _need(path: Path) -> tuple[int, Estimate]:
-    """Bytes of a model's weights, its files looked at, and what it will take. Raises ``loader.LoadError``."""
+    """Bytes of a model's weights, its files looked at, and what it will take. Raises ``LoadError``."""
     from sidecar.backend import loader
 
     config = loader.read_config(path)

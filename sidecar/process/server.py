@@ -71,13 +71,18 @@ async def _serve(settings: Settings, sock: socket.socket, life: Lifecycle, token
 
     from sidecar.api.app import create_app
     from sidecar.api.service import Service
+    from sidecar.engine.client import EngineClient
+    from sidecar.engine.metrics import Meter
+    from sidecar.process.engine import LocalEngine
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             yield
 
-    service = Service(settings, instance_id=life.instance_id)
+    meter = Meter()
+    engine = EngineClient(lambda emit: LocalEngine(settings, meter, emit, lambda exc: service.engine_died(exc)))
+    service = Service(settings, engine, meter, instance_id=life.instance_id)
     app = create_app(service, token=token)
     config = uvicorn.Config(
         app,

@@ -7,8 +7,8 @@ tool splitter.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,15 +129,21 @@ class ReasoningSplitter:
         return (held.rstrip(), "") if self._mode == "inside" else ("", held)
 
 
+def call_id(key: str, index: int) -> str:
+    """Return the id of an answer's call: the same whenever the answer of that ``key`` is read anew."""
+    return f"call_{hashlib.sha256(f'{key}.{index}'.encode()).hexdigest()[:24]}"
+
+
 class ToolSplitter:
     """Finds tool calls in the content, by the parser of the model's own markup."""
 
-    def __init__(self, module: Any, tools: Sequence[dict[str, Any]], *, one: bool = False) -> None:
+    def __init__(self, module: Any, tools: Sequence[dict[str, Any]], *, one: bool = False, key: str = "") -> None:
         from mlx_vlm.tools.streaming import ToolCallDeltaState
 
         self._module = module
         self._tools = list(tools)
         self._one = one
+        self._key = key
         self._make: Callable[[], Any] = lambda: ToolCallDeltaState(module, self._tools)
         self._state = self._make()
         self._block: str | None = None
@@ -223,18 +229,18 @@ class ToolSplitter:
             out = {"index": index, "function": dict(call["function"])}
             if index not in self._sent:
                 self._sent.add(index)
-                out |= {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function"}
+                out |= {"id": call_id(self._key, index), "type": "function"}
             delta.tool_calls.append(out)
 
 
 class ForcedCalls:
     """Reads an answer that is nothing but calls, one JSON object a line, as a grammar forced it to be."""
 
-    def __init__(self, tools: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, tools: Sequence[dict[str, Any]], *, key: str = "") -> None:
         from mlx_vlm.tools.parsers import json_tools
 
         self._start, self._end = json_tools.tool_call_start, json_tools.tool_call_end
-        self._splitter = ToolSplitter(json_tools, tools)
+        self._splitter = ToolSplitter(json_tools, tools, key=key)
         self._open = False
         self.done = False
 

@@ -1,20 +1,14 @@
-"""Images of a request: from an ``image_url`` to pixels, within limits."""
+"""Images of a request: from encoded bytes to pixels, within limits."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from host_api.loopback import pictures
 from sidecar.config import Settings
 from sidecar.errors import bad_request
-
-_FETCH_TIMEOUT = 15.0
 
 
 @dataclass(frozen=True)
@@ -23,18 +17,6 @@ class Picture:
 
     image: Any
     digest: str
-
-
-def fetch(url: str, settings: Settings, *, param: str) -> bytes:
-    """The bytes an ``image_url`` names. Raises ApiError. Blocking."""
-    if url.startswith("data:"):
-        return _data_url(url, param)
-    scheme = urlsplit(url).scheme.lower()
-    if scheme in ("http", "https"):
-        return _remote(url, settings, param)
-    if scheme in ("", "file"):
-        return _file(url, settings, param)
-    raise bad_request(f"{param}: {scheme}: URLs are not supported; send the image as a data URL.", param=param)
 
 
 def decode(data: bytes, settings: Settings, *, param: str) -> Picture:
@@ -46,57 +28,3 @@ def decode(data: bytes, settings: Settings, *, param: str) -> Picture:
         raise bad_request(f"{param}: {exc}.", param=param, **code) from exc
     digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
     return Picture(image, digest)
-
-
-def _data_url(url: str, param: str) -> bytes:
-    head, comma, body = url.partition(",")
-    if not comma:
-        raise bad_request(f"{param}: the data URL has no data.", param=param)
-    try:
-        if head.rstrip().endswith(";base64"):
-            return base64.b64decode(unquote(body) if "%" in body else body, validate=False)
-        return unquote(body).encode("latin-1")
-    except (binascii.Error, ValueError) as exc:
-        raise bad_request(f"{param}: the data URL is not valid base64 ({exc}).", param=param) from exc
-
-
-def _file(url: str, settings: Settings, param: str) -> bytes:
-    refused = bad_request(
-        f"{param}: file paths are off; send a data URL, or start the server with --allow-image-dir.",
-        param=param,
-    )
-    if not settings.allow_image_dir:
-        raise refused
-    try:
-        path = Path(unquote(urlsplit(url).path) if url.startswith("file:") else url).resolve(strict=True)
-        if not any(path.is_relative_to(folder.resolve()) for folder in settings.allow_image_dir):
-            raise refused
-        if path.stat().st_size > settings.max_body_mb * 1024 * 1024:
-            raise bad_request(f"{param}: the file is larger than {settings.max_body_mb:g} MiB.", param=param)
-        return path.read_bytes()
-    except (OSError, ValueError) as exc:
-        raise refused from exc
-
-
-def _remote(url: str, settings: Settings, param: str) -> bytes:
-    host = (urlsplit(url).hostname or "").lower()
-    if host not in {h.lower() for h in settings.allow_image_host}:
-        raise bad_request(
-            f"{param}: http(s) URLs are off; send a data URL, or start the server with --allow-image-host {host}.",
-            param=param,
-        )
-    import httpx
-
-    limit = int(settings.max_body_mb * 1024 * 1024)
-    try:
-        with httpx.stream("GET", url, timeout=_FETCH_TIMEOUT, follow_redirects=False) as answer:
-            if answer.status_code != httpx.codes.OK:
-                raise bad_request(f"{param}: the image's server answered {answer.status_code}.", param=param)
-            data = bytearray()
-            for chunk in answer.iter_bytes():
-                data += chunk
-                if len(data) > limit:
-                    raise bad_request(f"{param}: the image is larger than {settings.max_body_mb:g} MiB.", param=param)
-            return bytes(data)
-    except httpx.HTTPError as exc:
-        raise bad_request(f"{param}: the image can't be fetched ({type(exc).__name__}).", param=param) from exc

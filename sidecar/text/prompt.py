@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sidecar.backend.loader import LoadedModel
-from sidecar.engine.messages import Prompt
+from sidecar.engine.rows import Prompt
 from sidecar.errors import bad_request
 from sidecar.text.images import Picture
 

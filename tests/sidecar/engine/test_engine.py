@@ -17,10 +17,12 @@ from PIL import Image
 
 from sidecar.backend import loader
 from sidecar.config import Settings
-from sidecar.engine.messages import Done, Event, Failed, GenerationRequest, Prompt, Sampling, Started, Tier, Token
+from sidecar.engine.messages import Sampling, Tier
 from sidecar.engine.metrics import Meter
+from sidecar.engine.rows import Done, Event, Failed, GenerationRequest, Prompt, Started, Token
 from sidecar.engine.scheduler import Action, Decode, View
-from sidecar.engine.thread import Engine
+from sidecar.engine.thread import EngineThread
+from sidecar.errors import LoadError
 from sidecar.text import images
 from sidecar.text.prompt import build_prompt
 from tests.support.servers import wait_for
@@ -59,10 +61,10 @@ class Bench:
         self.settings = Settings(state_dir=folder, data_dir=folder, **settings)
         self.deaths: list[BaseException] = []
         self.meter = Meter()
-        self.engine = Engine(self.settings, self.meter, on_death=self.deaths.append)
+        self.engine = EngineThread(self.settings, self.meter, on_death=self.deaths.append)
         self.path = path
         self.loaded: loader.LoadedModel = self.engine.load(path).result(120)
-        self.core = self.engine.core_for_tests(path)
+        self.core: Any = self.engine.models[path]
 
     def prompt(self, text: str, *pictures: Image.Image) -> Prompt:
         parts: Any = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": text}]
@@ -521,7 +523,7 @@ def test_a_quantized_cache_answers_as_well_in_company(starter_dir: Path, text: B
 
 
 def test_heads_that_cannot_be_quantized_are_refused(model_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(loader.LoadError, match="start without --kv-bits"):
+    with pytest.raises(LoadError, match="start without --kv-bits"):
         Bench(model_dir / "tiny-vl", tmp_path, kv_bits=8)
 
 
@@ -560,7 +562,7 @@ def test_caches_that_cannot_take_tokens_back_are_refused(
     from mlx_vlm.models import cache
 
     monkeypatch.setattr(cache.BatchKVCache, "is_trimmable", lambda _: False)
-    with pytest.raises(loader.LoadError, match=r"BatchKVCache.*start without --speculative-tokens"):
+    with pytest.raises(LoadError, match=r"BatchKVCache.*start without --speculative-tokens"):
         Bench(model_dir / "tiny-vl", tmp_path, speculative_tokens=4)
 
 

@@ -14,15 +14,14 @@ import pytest
 
 from host_api.loopback import durations
 from sidecar.backend import loader
-from sidecar.config import Settings
 from sidecar.engine import memory
-from sidecar.engine.metrics import Meter
-from sidecar.engine.thread import Engine
+from sidecar.errors import LoadError
 from sidecar.models import pressure
 from sidecar.models.pressure import Level, Shed, Shedder
 from sidecar.models.residency import InUse, NotEnoughMemory, Residency
 from sidecar.models.warm_start import WarmStart
 from tests.sidecar.engine.test_engine import Bench
+from tests.support.engines import LocalClient
 from tests.support.servers import wait_for
 
 MB = 1 << 20
@@ -49,14 +48,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> dict[s
 
 @pytest.fixture(scope="module")
 def engine() -> Any:
-    deaths: list[BaseException] = []
-    one = Engine(Settings(), Meter(), on_death=deaths.append)
+    one = LocalClient()
     yield one
-    one.stop()
-    assert not deaths
+    one.close()
+    assert not one.deaths
 
 
-def play(engine: Engine, scene: Callable[[Residency], Awaitable[None]], **options: Any) -> None:
+def play(engine: LocalClient, scene: Callable[[Residency], Awaitable[None]], **options: Any) -> None:
     """Run ``scene`` with a fresh table, and unload what it leaves."""
 
     async def run() -> None:
@@ -71,7 +69,7 @@ def play(engine: Engine, scene: Callable[[Residency], Awaitable[None]], **option
     asyncio.run(run())
 
 
-def test_the_least_recently_used_goes(engine: Engine, folders: dict[str, Path]) -> None:
+def test_the_least_recently_used_goes(engine: LocalClient, folders: dict[str, Path]) -> None:
     clock = Clock()
 
     async def scene(table: Residency) -> None:
@@ -90,7 +88,7 @@ def test_the_least_recently_used_goes(engine: Engine, folders: dict[str, Path]) 
     play(engine, scene, max_chat=2, clock=clock)
 
 
-def test_one_in_use_is_never_taken_and_a_swap_waits_for_it(engine: Engine, folders: dict[str, Path]) -> None:
+def test_one_in_use_is_never_taken_and_a_swap_waits_for_it(engine: LocalClient, folders: dict[str, Path]) -> None:
     async def scene(table: Residency) -> None:
         order: list[str] = []
         started, finish = asyncio.Event(), asyncio.Event()
@@ -99,7 +97,7 @@ def test_one_in_use_is_never_taken_and_a_swap_waits_for_it(engine: Engine, folde
             async with table.use("a", folders["a"], "chat") as model:
                 started.set()
                 await finish.wait()
-                assert model.path in engine._cores
+                assert Path(model.path) in engine.thread.models
                 order.append("a")
 
         async def other(name: str) -> None:
@@ -122,7 +120,9 @@ def test_one_in_use_is_never_taken_and_a_swap_waits_for_it(engine: Engine, folde
     play(engine, scene)
 
 
-def test_all_that_waited_for_a_load_are_served_before_the_next_swap(engine: Engine, folders: dict[str, Path]) -> None:
+def test_all_that_waited_for_a_load_are_served_before_the_next_swap(
+    engine: LocalClient, folders: dict[str, Path]
+) -> None:
     async def scene(table: Residency) -> None:
         loads: list[Path] = []
         real = engine.load
@@ -143,7 +143,7 @@ def test_all_that_waited_for_a_load_are_served_before_the_next_swap(engine: Engi
     play(engine, scene)
 
 
-def test_a_client_that_leaves_during_a_load_loses_nothing(engine: Engine, folders: dict[str, Path]) -> None:
+def test_a_client_that_leaves_during_a_load_loses_nothing(engine: LocalClient, folders: dict[str, Path]) -> None:
     async def scene(table: Residency) -> None:
         async def ask() -> None:
             async with table.use("a", folders["a"], "chat"):
@@ -156,12 +156,14 @@ def test_a_client_that_leaves_during_a_load_loses_nothing(engine: Engine, folder
         with pytest.raises(asyncio.CancelledError):
             await task
         async with table.use("b", folders["b"], "chat"):
-            assert set(engine._cores) == {folders["b"]}, "nothing is left in the engine that the table doesn't know"
+            assert set(engine.thread.models) == {folders["b"]}, (
+                "nothing is left in the engine that the table doesn't know"
+            )
 
     play(engine, scene)
 
 
-def test_idle_models_go_after_their_time(engine: Engine, folders: dict[str, Path]) -> None:
+def test_idle_models_go_after_their_time(engine: LocalClient, folders: dict[str, Path]) -> None:
     clock = Clock()
 
     async def scene(table: Residency) -> None:
@@ -180,12 +182,12 @@ def test_idle_models_go_after_their_time(engine: Engine, folders: dict[str, Path
         async with table.use("a", folders["a"], "chat", keep_alive=0):
             pass
         assert await table.sweep() == ["a"]
-        assert not engine._cores
+        assert not engine.thread.models
 
     play(engine, scene, keep_alive=60.0, clock=clock)
 
 
-def test_memory_pressure_takes_idle_models_one_by_one(engine: Engine, folders: dict[str, Path]) -> None:
+def test_memory_pressure_takes_idle_models_one_by_one(engine: LocalClient, folders: dict[str, Path]) -> None:
     clock = Clock()
 
     async def scene(table: Residency) -> None:
@@ -193,7 +195,7 @@ def test_memory_pressure_takes_idle_models_one_by_one(engine: Engine, folders: d
             async with table.use(name, folders[name], "chat"):
                 clock.now += 1
         async with table.use("b", folders["b"], "chat"):
-            await asyncio.wrap_future(engine.shed())
+            await engine.shed()
             assert await table.shed() == ["a"]
             assert await table.shed() == [], "never one in use"
         assert await table.shed() == ["b"]
@@ -201,7 +203,7 @@ def test_memory_pressure_takes_idle_models_one_by_one(engine: Engine, folders: d
     play(engine, scene, max_chat=2, clock=clock)
 
 
-def test_what_would_not_fit_is_refused_and_what_is_there_stays(engine: Engine, folders: dict[str, Path]) -> None:
+def test_what_would_not_fit_is_refused_and_what_is_there_stays(engine: LocalClient, folders: dict[str, Path]) -> None:
     need = memory.estimate(loader.read_config(folders["a"]), 0, context=4096).total
 
     async def scene(table: Residency) -> None:
@@ -222,7 +224,7 @@ def test_what_would_not_fit_is_refused_and_what_is_there_stays(engine: Engine, f
     play(engine, scene, room=lambda held: room[0])
 
 
-def test_a_broken_model_leaves_the_old_one(engine: Engine, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_broken_model_leaves_the_old_one(engine: LocalClient, folders: dict[str, Path], tmp_path: Path) -> None:
     bad = tmp_path / "bad"
     shutil.copytree(folders["a"], bad)
     (bad / "config.json").write_text('{"model_type": "no_such_thing"}')
@@ -230,7 +232,7 @@ def test_a_broken_model_leaves_the_old_one(engine: Engine, folders: dict[str, Pa
     async def scene(table: Residency) -> None:
         async with table.use("a", folders["a"], "chat"):
             pass
-        with pytest.raises(loader.LoadError):
+        with pytest.raises(LoadError):
             async with table.use("bad", bad, "chat"):
                 pass
         assert table.names() == ["a"]

@@ -1,0 +1,86 @@
+"""What a row to generate is inside the engine: its prompt, its parameters, and the events it gives."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sidecar.engine.messages import Sampling, Tier
+
+_ids = itertools.count(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A prompt ready for the engine.
+
+    ``tokens``: ids [L]. ``inputs``: the processor's arrays when there are images (``pixel_values`` …).
+    ``media``: digest of all images, "" without. ``preopens_thinking``: the template ends inside a thought.
+    """
+
+    tokens: tuple[int, ...]
+    inputs: dict[str, Any] | None = None
+    media: str = ""
+    preopens_thinking: bool = False
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token. ``top``: (id, logprob) of the likeliest alternatives, best first."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """The request left the queue: its prompt is being processed."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """The prompt is done; ``cached_tokens`` of it came from a kept prefix."""
+
+    cached_tokens: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end of a row. ``reason``: "stop" or "length"."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The row ended by an error: ``status`` as HTTP, ``message`` for people."""
+
+    status: int
+    message: str
+    code: str | None = None
+
+
+Event = Admitted | Started | Token | Done | Failed
+Sink = Callable[[Sequence[Event]], None]
+"""Called on the engine's thread with what a row produced since the last call."""
+
+
+@dataclass(eq=False, kw_only=True)
+class GenerationRequest:
+    """One row to generate. ``priority``: lower goes first within its tier; ``arrived``: monotonic seconds."""
+
+    prompt: Prompt
+    sampling: Sampling
+    max_tokens: int
+    tier: Tier
+    sink: Sink
+    arrived: float
+    priority: int = 0
+    constraint: Any = None
+    id: int = field(default_factory=lambda: next(_ids))
+    # Tokens of the answer that are there already, before a rebuild or before the request was sent: part of the prompt.
+    resumed: tuple[int, ...] = ()
+    retries: int = 0

@@ -1,0 +1,323 @@
+"""The engine's side of the seam: takes the listener's requests, gives its replies.
+
+Three kinds of thread meet here. Requests arrive on the caller's thread and are only looked at; ``_WORKERS`` threads
+make prompts of them (tokenizing, pictures, grammars), so that a slow picture holds up no chat; what the engine's
+thread produces goes through a queue to one thread more, which turns tokens into text and sends it. So detokenizing
+and JSON cost the engine's thread nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import struct
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sidecar.config import Settings
+from sidecar.engine.messages import (
+    Began,
+    Cancel,
+    Embed,
+    Embedded,
+    Finished,
+    Generate,
+    Load,
+    Loaded,
+    Piece,
+    Prefilled,
+    Prepared,
+    Refused,
+    Reply,
+    Request,
+    Scores,
+    Shed,
+    Tokenize,
+    Tokenized,
+    TokenText,
+    Unload,
+)
+from sidecar.engine.rows import Admitted, Done, Event, Failed, GenerationRequest, Started, Token
+from sidecar.engine.thread import EngineThread
+from sidecar.errors import ApiError, LoadError
+from sidecar.text import plan as planning
+from sidecar.text.answer import Delta
+from sidecar.text.plan import Choice, Plan
+
+if TYPE_CHECKING:
+    from sidecar.backend.loader import LoadedModel
+
+log = logging.getLogger("sidecar.engine")
+spoken = logging.getLogger("sidecar.api")
+
+_WORKERS = 4
+_UNLOADED = "The model was unloaded; send the request again."
+
+
+@dataclass(eq=False, kw_only=True)
+class _Running:
+    """A job whose rows are in the engine."""
+
+    job: Generate
+    loaded: LoadedModel
+    plan: Plan
+    rows: list[GenerationRequest] = field(default_factory=list)
+    open: set[int] = field(default_factory=set)
+
+
+class Jobs:
+    """Runs the listener's requests on an engine. ``emit`` is called from several threads, in each job's order."""
+
+    def __init__(self, engine: EngineThread, settings: Settings, emit: Callable[[Reply], None]) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._emit = emit
+        self._models: dict[str, LoadedModel] = {}
+        self._running: dict[int, _Running] = {}
+        self._preparing: set[int] = set()
+        self._embedding: dict[int, Future[Any]] = {}
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="prompt")
+        self._events: queue.SimpleQueue[tuple[int, int, Sequence[Event]] | None] = queue.SimpleQueue()
+        self._output = threading.Thread(target=self._read_events, name="output", daemon=True)
+        self._output.start()
+
+    def take(self, request: Request) -> None:
+        """Begin with a request; never blocks."""
+        if isinstance(request, Load):
+            self._load(request)
+        elif isinstance(request, Unload):
+            self._models.pop(request.path, None)
+            self._answer(self._engine.unload(Path(request.path)), request.id)
+        elif isinstance(request, Shed):
+            self._answer(self._engine.shed(), request.id)
+        elif isinstance(request, Cancel):
+            self._cancel(request.id)
+        else:
+            with self._lock:
+                self._preparing.add(request.id)
+            self._pool.submit(self._guarded, request)
+
+    def close(self) -> None:
+        """End the threads; what was begun is not answered any more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._events.put(None)
+
+    # --- commands ------------------------------------------------------------------------------------
+    def _load(self, request: Load) -> None:
+        future = self._engine.load(Path(request.path))
+
+        def loaded(done: Future[LoadedModel]) -> None:
+            try:
+                model = done.result()
+                told = planning.info(model)
+            except LoadError as exc:
+                self._emit(Refused(id=request.id, status=422, message=str(exc), code="model_load_failed"))
+            except Exception as exc:
+                log.exception("a load failed")
+                self._emit(Refused(id=request.id, status=500, message=f"{exc}", code="model_load_failed"))
+            else:
+                self._models[request.path] = model
+                self._emit(Loaded(id=request.id, model=told))
+
+        future.add_done_callback(loaded)
+
+    def _answer(self, future: Future[None], number: int) -> None:
+        def done(one: Future[None]) -> None:
+            exc = one.exception()
+            if exc is None:
+                self._emit(Finished(id=number))
+            else:
+                self._emit(Refused(id=number, status=500, message=str(exc), code="engine_failed"))
+
+        future.add_done_callback(done)
+
+    def _cancel(self, number: int) -> None:
+        with self._lock:
+            self._preparing.discard(number)
+            running = self._running.pop(number, None)
+            embedding = self._embedding.pop(number, None)
+        if embedding is not None:
+            embedding.cancel()
+        if running is not None:
+            self._end(running)
+
+    def _end(self, running: _Running) -> None:
+        """Take what still runs of a job out of the engine."""
+        for index in running.open:
+            self._engine.cancel(Path(running.job.path), running.rows[index].id)
+        if self._settings.log_prompts:
+            texts = [running.loaded.tokenizer.decode(list(p.tokens)) for p in running.plan.prompts]
+            spoken.info("prompts %r, answers %r", texts, [c.answer.content for c in running.plan.choices])
+
+    # --- on the threads that make prompts ------------------------------------------------------------
+    def _guarded(self, request: Generate | Embed | Tokenize) -> None:
+        """Do a request's work up to the engine; what goes wrong is told to who asked."""
+        with self._lock:
+            if request.id not in self._preparing:
+                return
+        try:
+            loaded = self._models.get(request.path)
+            if loaded is None:
+                raise ApiError(503, _UNLOADED)
+            if isinstance(request, Generate):
+                self._generate(request, loaded)
+            elif isinstance(request, Embed):
+                self._embed(request, loaded)
+            else:
+                self._tokenize(request, loaded)
+        except ApiError as exc:
+            self._refuse(request.id, exc)
+        except Exception as exc:
+            log.exception("request %d could not be made ready", request.id)
+            self._refuse(request.id, ApiError(500, f"This request can't be made ready ({str(exc)[:200]})."))
+
+    def _refuse(self, number: int, exc: ApiError) -> None:
+        with self._lock:
+            self._preparing.discard(number)
+        self._emit(Refused(id=number, status=exc.status_code, message=exc.message, code=exc.code, param=exc.param))
+
+    def _generate(self, job: Generate, loaded: LoadedModel) -> None:
+        made = planning.plan(loaded, job, self._settings)
+        running = _Running(job=job, loaded=loaded, plan=made)
+        running.rows = [self._row(job, index, choice) for index, choice in enumerate(made.choices)]
+        running.open = set(range(len(made.choices))) - set(job.ended)
+        with self._lock:
+            if job.id not in self._preparing:
+                return
+            self._preparing.discard(job.id)
+            self._running[job.id] = running
+        self._emit(Prepared(id=job.id, prompt_tokens=tuple(len(p.tokens) for p in made.prompts), texts=made.texts))
+        for index in sorted(running.open):
+            self._engine.submit(Path(job.path), running.rows[index])
+
+    def _row(self, job: Generate, index: int, choice: Choice) -> GenerationRequest:
+        return GenerationRequest(
+            prompt=choice.prompt,
+            sampling=choice.sampling,
+            max_tokens=choice.max_tokens,
+            tier=job.tier,
+            priority=job.priority,
+            sink=lambda events: self._events.put((job.id, index, list(events))),
+            arrived=time.monotonic(),
+            constraint=choice.constraint,
+            resumed=choice.received,
+        )
+
+    def _embed(self, request: Embed, loaded: LoadedModel) -> None:
+        texts = planning.texts_of(loaded, request.inputs)
+        future = self._engine.embed(loaded.path, texts, request.tier)
+        with self._lock:
+            if request.id not in self._preparing:
+                future.cancel()
+                return
+            self._preparing.discard(request.id)
+            self._embedding[request.id] = future
+
+        def done(one: Future[tuple[list[list[float]], int]]) -> None:
+            with self._lock:
+                self._embedding.pop(request.id, None)
+            if one.cancelled():
+                return
+            try:
+                vectors, tokens = one.result()
+            except ValueError as exc:
+                self._emit(Refused(id=request.id, status=400, message=f"input: {exc}.", param="input"))
+            except Exception as exc:
+                self._emit(Refused(id=request.id, status=500, message=f"The model failed on this request: {exc}"))
+            else:
+                flat = [x for v in vectors for x in v]
+                packed = struct.pack(f"<{len(flat)}f", *flat)
+                self._emit(Embedded(id=request.id, vectors=packed, width=len(vectors[0]), tokens=tokens))
+
+        future.add_done_callback(done)
+
+    def _tokenize(self, request: Tokenize, loaded: LoadedModel) -> None:
+        tokens = planning.tokenize(loaded, request)
+        with self._lock:
+            self._preparing.discard(request.id)
+        self._emit(Tokenized(id=request.id, tokens=tokens))
+
+    # --- on the output thread ------------------------------------------------------------------------
+    def _read_events(self) -> None:
+        while (item := self._events.get()) is not None:
+            number, index, events = item
+            with self._lock:
+                running = self._running.get(number)
+            if running is None or index not in running.open:
+                continue
+            try:
+                self._read(running, index, events)
+            except Exception as exc:
+                log.exception("an answer of request %d can't be read", number)
+                self._fail(running, Failed(500, f"This answer can't be read ({str(exc)[:200]})."))
+
+    def _read(self, running: _Running, index: int, events: Sequence[Event]) -> None:
+        number, choice = running.job.id, running.plan.choices[index]
+        answer, delta = choice.answer, Delta()
+        tokens: list[Token] = []
+        finish: str | None = None
+        for event in events:
+            if isinstance(event, Failed):
+                self._fail(running, event)
+                return
+            if isinstance(event, Admitted):
+                self._emit(Began(id=number, index=index))
+            elif isinstance(event, Started):
+                self._emit(Prefilled(id=number, index=index, cached_tokens=event.cached_tokens))
+            elif isinstance(event, Done):
+                finish = event.reason
+            elif not answer.stopped:
+                tokens.append(event)
+                delta.add(answer.token(event.id))
+        if finish is None and answer.stopped:
+            self._engine.cancel(Path(running.job.path), running.rows[index].id)
+            finish = "stop"
+        if finish is not None:
+            delta.add(answer.finish())
+            finish = answer.finish_reason(finish)
+            running.open.discard(index)
+        if tokens or finish is not None:
+            self._emit(self._piece(running, index, tokens, delta, finish))
+        if not running.open:
+            with self._lock:
+                self._running.pop(number, None)
+            self._end(running)
+
+    def _piece(self, running: _Running, index: int, tokens: list[Token], delta: Delta, finish: str | None) -> Piece:
+        choice, loaded = running.plan.choices[index], running.loaded
+        scored = choice.sampling.logprobs
+        return Piece(
+            id=running.job.id,
+            index=index,
+            tokens=tuple(t.id for t in tokens),
+            content=delta.content,
+            reasoning=delta.reasoning,
+            tool_calls=tuple(delta.tool_calls),
+            scores=tuple(_scores(loaded, t) for t in tokens) if scored else (),
+            finish=finish,
+            completion_tokens=choice.answer.tokens if finish is not None else 0,
+            reasoning_tokens=choice.answer.reasoning_tokens if finish is not None else 0,
+        )
+
+    def _fail(self, running: _Running, event: Failed) -> None:
+        """End the whole job: of several answers one that failed would be missing."""
+        with self._lock:
+            if self._running.pop(running.job.id, None) is None:
+                return
+        self._end(running)
+        code = event.code or "generation_failed"
+        self._emit(Refused(id=running.job.id, status=event.status, message=event.message, code=code))
+
+
+def _scores(loaded: LoadedModel, token: Token) -> Scores:
+    def one(number: int, logprob: float) -> TokenText:
+        text, raw = planning.token_text(loaded, number)
+        return TokenText(text=text, raw=raw, logprob=max(logprob, -9999.0))
+
+    return Scores(token=one(token.id, token.logprob), top=tuple(one(i, v) for i, v in token.top))
