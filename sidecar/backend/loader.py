@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import atexit
 import gc
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sidecar.engine.grammar import Grammars
+from sidecar.backend.families import Capabilities
+from sidecar.backend.folder import (
+    check_safetensors,
+    context_length,
+    is_embedding,
+    read_config,
+    sampling_defaults,
+)
 from sidecar.errors import LoadError
-from sidecar.models import starter
-from sidecar.models.starter import eyes
+
+if TYPE_CHECKING:
+    from sidecar.engine.grammar import Grammars
+
+__all__ = ["LoadedModel", "check_safetensors", "context_length", "is_embedding", "load", "read_config"]
 
 Progress = Callable[[float], None]
 """Called with the part done, 0 to 1."""
@@ -23,7 +32,10 @@ Progress = Callable[[float], None]
 
 @dataclass(eq=False, kw_only=True)
 class LoadedModel:
-    """A model in memory. ``context``: tokens of prompt and answer together, 0 when unknown."""
+    """A model in memory. ``context``: tokens of prompt and answer together, 0 when unknown.
+
+    ``grammars`` is the engine's: it puts a compiler of grammars there once the model is loaded.
+    """
 
     path: Path
     kind: str  # "chat" or "embedding"
@@ -34,7 +46,8 @@ class LoadedModel:
     eos: tuple[int, ...]
     media_ids: frozenset[int]
     context: int
-    grammars: Grammars
+    grammars: Grammars = None  # type: ignore[assignment]
+    can: Capabilities = field(default_factory=Capabilities)
     defaults: dict[str, Any] = field(default_factory=dict)  # of sampling
 
     @property
@@ -46,29 +59,6 @@ class LoadedModel:
     def sees(self) -> bool:
         """Whether it takes images."""
         return "vision_config" in self.config or hasattr(self.model, "vision_tower")
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """``config.json`` of a model folder. Raises LoadError."""
-    file = path / "config.json"
-    try:
-        config = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        raise LoadError(f"{path} has no config.json: it is not a model folder, or not whole.") from None
-    except (OSError, UnicodeDecodeError, ValueError) as exc:
-        raise LoadError(f"{file} can't be read: {exc}") from exc
-    if not isinstance(config, dict) or not config.get("model_type"):
-        raise LoadError(f"{file} names no model_type.")
-    return config
-
-
-def is_embedding(path: Path, config: dict[str, Any]) -> bool:
-    """Whether a folder holds an embedding model rather than a chat model."""
-    if (path / "modules.json").exists() or (path / "1_Pooling").exists():
-        return True
-    names = " ".join(config.get("architectures") or [])
-    encoders = ("bert", "xlm-roberta", "modernbert", "gemma3_embedding", "qwen3_embedding")
-    return config.get("model_type") in encoders or ("Embedding" in names and "CausalLM" not in names)
 
 
 def load(path: Path, progress: Progress) -> LoadedModel:
@@ -119,22 +109,6 @@ def _settle() -> None:
     atexit.register(gc.unfreeze)  # else libraries complain of leaks at the end
 
 
-def check_safetensors(file: Path) -> None:
-    """Compare a weight file's header with its size, so that a cut-off file is found first. Raises LoadError."""
-    size = file.stat().st_size
-    try:
-        with file.open("rb") as data:
-            length = int.from_bytes(data.read(8), "little")
-            if not 0 < length <= size - 8:
-                raise ValueError("its header is cut off")
-            header = json.loads(data.read(length))
-        end = max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise LoadError(f"{file} is damaged ({exc}); fetch it again.") from exc
-    if size < 8 + length + end:
-        raise LoadError(f"{file} is cut off: {size} of {8 + length + end} bytes are there; fetch it again.")
-
-
 def _evaluate(model: Any, progress: Progress, start: float) -> None:
     """Bring the weights into memory piece by piece, reporting the part of their bytes."""
     import mlx.core as mx
@@ -157,13 +131,39 @@ def _evaluate(model: Any, progress: Progress, start: float) -> None:
     mx.eval(group)
 
 
+def _output_is_embedding(path: Path) -> bool:
+    """Return whether the output layer's weights and the embedding's are the same bytes of one file.
+
+    So they are in a folder that was put together for an architecture without tied weights out of a model with them.
+    """
+    head, embed = "language_model.lm_head.weight", "language_model.embed_tokens.weight"
+    for file in path.glob("*.safetensors"):
+        places = check_safetensors(file)
+        if head in places and places[head] == places.get(embed):
+            return True
+    return False
+
+
+def share_output_layer(model: Any) -> bool:
+    """Let the output layer of a loaded model use the embedding's memory; return whether it does.
+
+    Call it before the weights are evaluated: the second copy is then never read (113 MB of the starter in float32).
+    """
+    language = getattr(model, "language_model", None)
+    head, embed = getattr(language, "lm_head", None), getattr(language, "embed_tokens", None)
+    if head is None or embed is None or head.weight.shape != embed.weight.shape:
+        return False
+    head.weight = embed.weight
+    return True
+
+
 def _load_chat(path: Path, config: dict[str, Any], progress: Progress) -> LoadedModel:
     from mlx_vlm import apc, utils
 
     progress(0.1)
     model, processor = utils.load(str(path), lazy=True)
-    if (path / starter.MARKER).exists():
-        eyes.share_output_layer(model)  # both names lead to the same bytes of the file
+    if _output_is_embedding(path):
+        share_output_layer(model)
     progress(0.3)
     _evaluate(model, progress, 0.3)
     tokenizer = getattr(processor, "tokenizer", processor)
@@ -178,7 +178,6 @@ def _load_chat(path: Path, config: dict[str, Any], progress: Progress) -> Loaded
         eos=eos,
         media_ids=frozenset(apc.multimodal_token_ids_from_config(model.config)),
         context=context_length(config),
-        grammars=Grammars(tokenizer, eos),
         defaults=sampling_defaults(path),
     )
 
@@ -208,31 +207,7 @@ def _load_embedding(path: Path, config: dict[str, Any], progress: Progress) -> L
         eos=(),
         media_ids=frozenset(),
         context=context_length(config),
-        grammars=Grammars(tokenizer, ()),
     )
-
-
-def context_length(config: dict[str, Any]) -> int:
-    """The model's context from its configuration, tokens; 0 when it names none."""
-    for part in (config, config.get("text_config") or {}, config.get("language_config") or {}):
-        for key in ("max_position_embeddings", "max_sequence_length", "n_positions", "seq_length"):
-            value = part.get(key)
-            if isinstance(value, int) and value > 0:
-                return value
-    return 0
-
-
-def sampling_defaults(path: Path) -> dict[str, Any]:
-    """What the model's generation_config.json says of sampling; {} without one."""
-    try:
-        document = json.loads((path / "generation_config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    found = {k: document[k] for k in names if isinstance(document.get(k), (int, float))}
-    if document.get("do_sample") is False:
-        found["temperature"] = 0.0
-    return found
 
 
 def embed_texts(loaded: LoadedModel, texts: Sequence[str]) -> tuple[list[list[float]], int]:

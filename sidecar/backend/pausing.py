@@ -1,4 +1,4 @@
-"""Let the engine work between the blocks of a vision tower: one image must not hold up a chat.
+"""Let the engine work between the blocks of a vision tower: one picture must not hold up a chat.
 
 MLX arrays are lazy, so a block's output is evaluated before the engine is asked whether something more
 urgent waits; what is more urgent then runs inside that call, and the image goes on after it.
@@ -6,21 +6,17 @@ urgent waits; what is more urgent then runs inside that call, and the image goes
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
-from sidecar.engine.rows import GenerationRequest
-
 _TOWERS = ("vision_tower", "vision_model", "vision_encoder", "visual", "vision_embed_tokens")
 
 
 def find_blocks(model: Any) -> list[Any]:
-    """The transformer blocks of ``model``'s vision tower: the longest list of modules in it; [] without one."""
+    """Return the transformer blocks of ``model``'s vision tower: the longest list of modules in it; [] without one."""
     longest: list[Any] = []
     for name in _TOWERS:
         tower: Any = getattr(model, name, None)
@@ -38,16 +34,8 @@ class Cancelled(Exception):
     """The request being encoded went away."""
 
 
-@dataclass(eq=False)
-class Encoding:
-    """An image being encoded; a paused one sits lower on the stack."""
-
-    request: GenerationRequest
-    since: float = field(default_factory=time.monotonic)
-
-
 def install_pause(model: Any, pause: Callable[[], None]) -> int:
-    """Call ``pause`` after every block of the vision tower; the number of blocks."""
+    """Call ``pause`` after every block of the vision tower; return how many there are."""
     blocks = find_blocks(model)
     for block in blocks:
         block.__class__ = _pausing(type(block), pause)
@@ -65,7 +53,7 @@ def _pausing(kind: Any, pause: Callable[[], None]) -> Any:
 
 
 def feature_cache() -> Any:
-    """Image features kept by content, of the last 20 images."""
+    """Return a store of picture features by content, of the last 20 pictures."""
     from mlx_vlm.vision_cache import VisionFeatureCache
 
     return VisionFeatureCache(max_size=20)

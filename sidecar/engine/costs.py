@@ -9,7 +9,7 @@ CHUNKS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
 def chunk_class(tokens: int) -> int:
-    """The chunk size a number of tokens counts as, for costs."""
+    """Return the chunk size a number of tokens counts as, for costs."""
     return next((size for size in CHUNKS if tokens <= size), CHUNKS[-1])
 
 
@@ -45,7 +45,7 @@ class Costs:
         self.learn("prefill", size, seconds * size / tokens)
 
     def of(self, kind: str, size: int) -> float:
-        """Predicted seconds of a unit, 0 when nothing is known of its kind.
+        """Predict the seconds of a unit, 0 when nothing is known of its kind.
 
         The least that any known size allows: no unit costs more than a larger one, nor more than as many smaller ones.
         So one bad measurement of a size that is then avoided does no lasting harm. Nor does it cost more than the line
@@ -60,11 +60,11 @@ class Costs:
         return min(least, _line(known, reach) * size / reach)
 
     def knows(self, kind: str, size: int) -> bool:
-        """Whether a unit of just this size was measured."""
+        """Return whether a unit of just this size was measured."""
         return size in self._known.get(kind, {})
 
     def decode(self, rows: int) -> float:
-        """Predicted seconds of one token for each of ``rows`` rows decoded together; 0 when nothing is known.
+        """Predict the seconds of one token for each of ``rows`` rows decoded together; 0 when nothing is known.
 
         What was measured lies nearly on a line, for the weights are read once whatever the rows: other sizes are read
         off the line through the two nearest. A single known size stands for all, so that others are tried.
@@ -78,7 +78,7 @@ class Costs:
 
 
 def _line(known: dict[int, float], size: int) -> float:
-    """Seconds at ``size`` on the line through the two known sizes nearest to it; it never falls."""
+    """Return the seconds at ``size`` on the line through the two known sizes nearest to it; it never falls."""
     sizes = sorted(known)
     at = min(max(bisect.bisect(sizes, size), 1), len(sizes) - 1)
     low, high = sizes[at - 1], sizes[at]

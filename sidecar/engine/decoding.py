@@ -1,347 +1,151 @@
-"""Rows decoded together: one forward pass for all, then each row's own choice.
+"""The rows of a tier that are being decoded, in as few forward passes as the model allows.
 
-``Rows.step`` works one token ahead: while the device computes the next tokens, the last ones are read and
-sent. Rows bound by a grammar or penalties need the last token on the host first; a batch with such rows
-doesn't work ahead. A row's own fault (its grammar, a NaN) ends that row alone.
+Theory of operation
+-------------------
+A step of a ``DecodeBatch`` gives each of its rows one token. Rows stand in lanes: those of a lane share a forward pass,
+because the weights are then read once for all of them. Most models have a single lane. Where a model can't decode rows
+together (``Capabilities.batch``), or two rows' caches can't be joined, each row has a lane of its own and the lanes are
+stepped one after another: slower, and right. A row that is tried again after a fault is alone in its lane, too, so that
+whatever was wrong with it can't take another row down.
+
+A lane works one token ahead. With a step of 20 ms on the device and 2 ms of reading and sending:
+
+    0 ms    step 1 launches token 1 and, since nothing else is to be done, token 2 behind it
+    20 ms   token 1 is there, is read and sent, while the device computes token 2
+    22 ms   step 2 launches token 3 and waits for token 2
+    40 ms   token 2 is there: a token every 20 ms, not every 22
+
+Beside other work nothing is left in flight: it would be waited for, and paid, by what comes next.
+
+A lane that breaks (an exception in its pass) is dropped with its rows, which ``broken`` names; the other lanes go on.
 """
 
 from __future__ import annotations
 
-import copy
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import mlx.core as mx
-import numpy as np
-from mlx_vlm.generate.ar import _extend_cache
+from sidecar.backend.families import Capabilities
+from sidecar.backend.passes import RowState
+from sidecar.engine.choosing import Chosen, Row
+from sidecar.engine.lanes import Lane
+from sidecar.engine.rows import Token
 
-from sidecar.engine import sampling
-from sidecar.engine.rows import GenerationRequest, Token
-from sidecar.engine.speculation import Lookup
-
-
-@dataclass(eq=False, kw_only=True)
-class Row:
-    """One request being decoded."""
-
-    request: GenerationRequest
-    cached_tokens: int = 0
-    answer: list[int] = field(default_factory=list)  # tokens read so far
-    launched: int = 0  # tokens chosen so far, read or not
-    fed: int = 0  # answer tokens whose keys and values are in the cache
-    fault: str | None = None
-    seen: Lookup | None = None  # what guesses are looked up in
-
-    @property
-    def on_host(self) -> bool:
-        """Whether the next choice needs the last token's value."""
-        return self.request.constraint is not None or self.request.sampling.penalised
-
-    def guesses(self, count: int) -> list[int]:
-        """Up to ``count`` tokens guessed to follow what was read; [] where the next choice isn't a guess's to make."""
-        if self.on_host or self.request.sampling.logit_bias or self.fault is not None:
-            return []
-        prompt = self.request.prompt.tokens
-        if self.seen is None:
-            self.seen = Lookup(prompt)
-        self.seen.extend(self.answer[len(self.seen) - len(prompt) :])
-        return self.seen.guess(min(count, self.request.max_tokens - self.launched - 1))
+log = logging.getLogger("sidecar.engine")
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """Tokens of one step, possibly still being computed: ids [B], logprobs [B], top ids and values [B, K]."""
+class DecodeBatch:
+    """Rows stepped together. ``broken``: rows whose lane broke at the last step, and why."""
 
-    ids: mx.array
-    logprobs: mx.array | None
-    top_ids: mx.array | None = None
-    top_values: mx.array | None = None
-
-    def arrays(self) -> list[mx.array]:
-        """The arrays to evaluate."""
-        return [a for a in (self.ids, self.logprobs, self.top_ids, self.top_values) if a is not None]
-
-    def take(self, keep: mx.array) -> Chosen:
-        """The rows ``keep``."""
-        return Chosen(*(None if a is None else a[keep] for a in self._parts()))  # type: ignore[arg-type]
-
-    def _parts(self) -> tuple[mx.array | None, ...]:
-        return (self.ids, self.logprobs, self.top_ids, self.top_values)
-
-
-def select(logits: mx.array, rows: Sequence[Row]) -> Chosen:
-    """Choose every row's next token from raw ``logits`` [B, V]; marks rows whose own processing fails."""
-    raw = logits
-    width = logits.shape[-1]
-    changed: dict[int, mx.array] = {}
-    for i, row in enumerate(rows):
-        s = row.request.sampling
-        if row.fault is not None or not (row.on_host or s.logit_bias):
-            continue
-        try:
-            one = sampling.adjusted(logits[i], s, row.request.prompt.tokens, row.answer)
-            if row.request.constraint is not None:
-                mask = row.request.constraint.mask(width)
-                if mask is not None:
-                    if not mask.any():
-                        raise ValueError("the grammar allows no token here")
-                    one = mx.where(mx.array(np.ascontiguousarray(mask)), one, -mx.inf)
-            changed[i] = one
-        except Exception as exc:
-            row.fault = f"its constraint failed: {exc}"
-    if changed:
-        logits = mx.stack([changed.get(i, logits[i]) for i in range(len(rows))])
-    params = [row.request.sampling for row in rows]
-    ids = sampling.choose(logits, params, [row.launched for row in rows])
-    top = max((s.top_logprobs for s in params), default=0)
-    chosen, top_ids, top_values = sampling.logprobs_of(raw, ids, top)
-    for row in rows:
-        row.launched += 1
-    return Chosen(ids, chosen, top_ids, top_values)
-
-
-def accept(row: Row, token: int) -> None:
-    """Record a token read: the row's answer, its grammar's state."""
-    row.answer.append(token)
-    if row.request.constraint is None or row.fault is not None:
-        return
-    try:
-        row.request.constraint.accept(token)
-    except Exception as exc:
-        row.fault = f"its constraint failed: {exc}"
-
-
-class Rows:
-    """Rows decoded in one forward pass.
-
-    ``steady``: they are the same as at the last step. ``guessed``: tokens that step guessed.
-    """
-
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, can: Capabilities) -> None:
         self._lm = getattr(model, "language_model", model)
-        self.rows: list[Row] = []
-        self._cache: list[Any] = []
-        self._last: Chosen | None = None
-        self._unread: list[bool] = []
-        self._rope: mx.array | None = None
-        self.steady = False
-        self.guessed = 0
+        self._can = can
+        self._lanes: list[Lane] = []
+        self.broken: list[tuple[list[Row], Exception]] = []
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return sum(len(lane.rows) for lane in self._lanes)
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, lane by lane."""
+        return [row for lane in self._lanes for row in lane.rows]
 
     @property
     def in_flight(self) -> bool:
         """Whether tokens were launched that nobody has read."""
-        return any(self._unread)
+        return any(lane.in_flight for lane in self._lanes)
 
     @property
-    def cache(self) -> list[Any]:
-        """The key-value caches, a batch axis of ``len(self)``."""
-        return self._cache
+    def steady(self) -> bool:
+        """Whether the rows are the same as at the last step."""
+        return all(lane.steady for lane in self._lanes)
 
-    def add(self, rows: Sequence[Row], cache: list[Any], chosen: Chosen, rope: mx.array | None) -> None:
+    @property
+    def guessed(self) -> int:
+        """Tokens that the last step guessed."""
+        return sum(lane.guessed for lane in self._lanes)
+
+    def place(self, row: Row) -> tuple[list[Any], int]:
+        """Return the caches that hold a row's keys and values, and its number in them."""
+        lane = next(lane for lane in self._lanes if row in lane.rows)
+        return lane.cache, lane.rows.index(row)
+
+    def company(self, row: Row) -> int:
+        """Return how many rows are decoded in a row's pass, itself counted."""
+        return next((len(lane.rows) for lane in self._lanes if row in lane.rows), 0)
+
+    def add(self, rows: Sequence[Row], cache: list[Any], chosen: Chosen, state: RowState) -> None:
         """Join rows whose prompt is done; ``chosen`` has their first tokens, already read."""
-        fresh = Rows(self._lm)
-        fresh.rows, fresh._cache, fresh._rope = list(rows), cache, rope
-        fresh._last, fresh._unread = Chosen(chosen.ids, None), [False] * len(rows)
-        self.absorb(fresh)
+        lane = Lane(self._lm, rows, cache, chosen, state)
+        if self._can.batch and len(rows) > 1:
+            for row in rows[1:]:
+                self._take(lane.split([row]))
+        self._take(lane)
 
-    def joins(self, other: Rows) -> bool:
-        """Whether the rows of another batch can decode together with these."""
-        return not (self.rows and other.rows) or (self._rope is None) == (other._rope is None)
+    def can_share(self, other: DecodeBatch) -> bool:
+        """Return whether rows of another batch can be decoded in the same pass as rows of this one."""
+        if not (self._lanes and other._lanes):
+            return not self._can.batch
+        return not self._can.batch and any(a.joins(b) for a in self._lanes for b in other._lanes)
 
-    def absorb(self, other: Rows) -> None:
-        """Join the rows of another batch, in flight or not; it is empty afterwards. Raises RuntimeError."""
-        if not other.rows:
-            return
-        if not self.joins(other):
-            raise RuntimeError("rows with and without rope deltas can't decode together")
-        if not self.rows:
-            self.rows, self._cache, self._unread = other.rows, other._cache, other._unread
-            self._last, self._rope = other._last, other._rope
-        else:
-            assert self._last is not None
-            assert other._last is not None
-            self._settle()
-            other._settle()
-            self._cache = _extend_cache(self._cache, other._cache)
-            self._last = _joined(self._last, other._last)
-            if self._rope is not None and other._rope is not None:
-                self._rope = mx.concatenate([self._rope, other._rope])
-            self.rows = self.rows + other.rows
-            self._unread = self._unread + other._unread
-        self.steady = False
-        other.clear()
+    def absorb(self, other: DecodeBatch) -> None:
+        """Take in the rows of another batch, in flight or not; it is empty afterwards."""
+        lanes, other._lanes = other._lanes, []
+        for lane in lanes:
+            self._take(lane)
 
-    def split(self, part: Sequence[Row]) -> Rows:
+    def _take(self, lane: Lane) -> None:
+        into = None if self._can.batch else next((known for known in self._lanes if known.joins(lane)), None)
+        if into is not None:
+            try:
+                into.join(lane)
+                return
+            except Exception as exc:
+                if self._can.rule_out("batch", f"rows can't be joined ({exc})"):
+                    log.warning("rows of this model can't be joined: one at a time from now on", exc_info=exc)
+        self._lanes.append(lane)
+
+    def split(self, part: Sequence[Row]) -> DecodeBatch:
         """Take rows out into a batch of their own; all go on exactly where they were."""
-        out = Rows(self._lm)
-        rest = [row for row in self.rows if row not in part]
-        if not rest:
-            out.absorb(self)
-        elif len(rest) < len(self.rows):
-            out.rows, out._unread, out._rope = list(self.rows), list(self._unread), self._rope
-            out._last, out._cache = self._last, copy.deepcopy(self._cache)  # arrays are shared until one is written to
-            out.remove(rest)
-            self.remove(part)
+        out = DecodeBatch(None, self._can)
+        out._lm = self._lm
+        for lane in list(self._lanes):
+            going = [row for row in lane.rows if row in part]
+            if len(going) == len(lane.rows):
+                self._lanes.remove(lane)
+                out._lanes.append(lane)
+            elif going:
+                out._lanes.append(lane.split(going))
         return out
 
     def step(self, *, ahead: bool = True, guesses: int = 0) -> list[tuple[Row, Token]]:
-        """Decode; the tokens read, at most one a row. ``ahead``: leave the next ones being computed.
+        """Decode; return the tokens read, at most one a row. ``ahead``: leave the next ones being computed.
 
-        Beside other work nothing is left in flight: it would be waited for, and paid, by what comes next.
         ``guesses``: of a single row so many of the tokens after the next are guessed, and come with it if right.
         """
-        self.guessed = 0
-        if not self.rows:
-            return []
-        if guesses and len(self.rows) == 1 and not self.in_flight:
-            row = self.rows[0]
-            guessed = row.guesses(guesses)
-            self.guessed = len(guessed)
-            if guessed:
-                return [(row, token) for token in self._verify(row, guessed)]
-            ahead = False  # the next guesses need the token that would be left in flight
-        ahead = ahead and not any(row.on_host for row in self.rows)
+        self.broken = []
         out: list[tuple[Row, Token]] = []
-        if not self.in_flight:
-            self._advance()
-        if ahead and self._worth_it():
-            self._advance_and_read(out)
-        else:
-            self._read(out)
-        self.steady = True
+        guesses = guesses if len(self) == 1 else 0
+        for lane in list(self._lanes):
+            try:
+                out += lane.step(ahead=ahead, guesses=guesses)
+            except Exception as exc:
+                self._lanes.remove(lane)
+                self.broken.append((lane.rows, exc))
         return out
-
-    def _worth_it(self) -> bool:
-        """Whether any row can go on after its unread token."""
-        return any(row.launched < row.request.max_tokens for row in self.rows)
-
-    def _advance_and_read(self, out: list[tuple[Row, Token]]) -> None:
-        before, unread = self._last, list(self._unread)
-        self._advance()
-        assert before is not None
-        self._emit(before, unread, out)
-
-    def _advance(self) -> None:
-        """Launch the forward pass of the last tokens and choose the next ones."""
-        assert self._last is not None
-        kwargs = {} if self._rope is None else {"rope_deltas": self._rope}
-        output = self._lm(self._last.ids[:, None], cache=self._cache, **kwargs)
-        logits = getattr(output, "logits", output)[:, -1, :]
-        for row in self.rows:
-            row.fed = row.launched
-        self._last = select(logits, self.rows)
-        self._unread = [True] * len(self.rows)
-        evaluate: Any = mx.async_eval
-        evaluate(self._last.arrays())
-
-    def _verify(self, row: Row, guessed: Sequence[int]) -> list[Token]:
-        """One pass over the last token and those guessed after it: what is right of them, and the token after that."""
-        assert self._last is not None
-        kwargs = {} if self._rope is None else {"rope_deltas": self._rope}
-        fed = mx.concatenate([self._last.ids[:, None], mx.array([guessed], dtype=self._last.ids.dtype)], axis=1)
-        output = self._lm(fed, cache=self._cache, **kwargs)
-        logits = getattr(output, "logits", output)[0]
-        count, s = len(guessed) + 1, row.request.sampling
-        ids = sampling.choose(logits, [s] * count, range(row.launched, row.launched + count))
-        tokens = tokens_of(Chosen(ids, *sampling.logprobs_of(logits, ids, s.top_logprobs)), [row] * count)
-        right = next((i for i, guess in enumerate(guessed) if guess != tokens[i].id), len(guessed))
-        for entry in self._cache:
-            entry.trim(len(guessed) - right)
-        self._last = Chosen(ids[right : right + 1], None)
-        row.launched += right + 1
-        row.fed = row.launched - 1
-        for token in tokens[: right + 1]:
-            accept(row, token.id)
-        return tokens[: right + 1]
-
-    def _read(self, out: list[tuple[Row, Token]]) -> None:
-        assert self._last is not None
-        self._emit(self._last, self._unread, out)
-        self._unread = [False] * len(self.rows)
-
-    def _emit(self, chosen: Chosen, unread: Sequence[bool], out: list[tuple[Row, Token]]) -> None:
-        for row, token, new in zip(self.rows, tokens_of(chosen, self.rows), unread, strict=True):
-            if new:
-                accept(row, token.id)
-                out.append((row, token))
-
-    def _settle(self) -> None:
-        """Finish what is in flight before the batch changes shape."""
-        if self._last is not None:
-            mx.eval(self._last.arrays(), [c.state for c in self._cache])
 
     def remove(self, gone: Sequence[Row]) -> None:
         """Drop rows; the others go on exactly where they were."""
-        if not gone:
-            return
-        keep = [i for i, row in enumerate(self.rows) if row not in gone]
-        if not keep:
-            self.clear()
-            return
-        if len(keep) == len(self.rows):
-            return
-        self._settle()
-        index = mx.array(keep, dtype=mx.int32)
-        for entry in self._cache:
-            entry.filter(index)
-        assert self._last is not None
-        self._last = self._last.take(index)
-        self._unread = [self._unread[i] for i in keep]
-        self.rows = [self.rows[i] for i in keep]
-        self.steady = False
-        if self._rope is not None:
-            self._rope = self._rope[index]
+        for lane in list(self._lanes):
+            going = [row for row in lane.rows if row in gone]
+            if len(going) == len(lane.rows):
+                self._lanes.remove(lane)
+            elif going:
+                lane.remove(going)
 
-    def clear(self) -> None:
-        """Drop everything."""
-        self.rows, self._cache, self._unread = [], [], []
-        self._last = self._rope = None
-        self.steady = False
-
-
-def tokens_of(chosen: Chosen, rows: Sequence[Row]) -> list[Token]:
-    """The tokens of a step as plain data; marks rows whose scores are not numbers."""
-    mx.eval(chosen.arrays())
-    ids: list[int] = chosen.ids.tolist()  # type: ignore[assignment]
-    if chosen.logprobs is None:
-        return [Token(i, 0.0) for i in ids]
-    values: list[float] = chosen.logprobs.tolist()  # type: ignore[assignment]
-    top_ids: Any = None if chosen.top_ids is None else chosen.top_ids.tolist()
-    top_values: Any = None if chosen.top_values is None else chosen.top_values.tolist()
-    out = []
-    for i, row in enumerate(rows):
-        if values[i] != values[i] and row.fault is None:
-            row.fault = "the model's scores are not numbers (NaN)"
-        k = row.request.sampling.top_logprobs
-        top = tuple(zip(top_ids[i][:k], top_values[i][:k], strict=True)) if k else ()
-        out.append(Token(ids[i], values[i], top))
-    return out
-
-
-def _joined(a: Chosen, b: Chosen) -> Chosen:
-    """Two steps' tokens as one batch; scores that only one side has are filled up, nobody reads them."""
-    sizes = (a.ids.shape[0], b.ids.shape[0])
-    width = max(0 if c.top_ids is None else c.top_ids.shape[1] for c in (a, b))
-
-    def whole(one: mx.array | None, size: int, like: mx.array | None, *shape: int) -> mx.array:
-        dtype = like.dtype if like is not None else mx.float32
-        if one is None:
-            return mx.zeros((size, *shape), dtype=dtype)
-        missing = [(0, 0), (0, shape[0] - one.shape[1])] if shape else [(0, 0)]
-        return mx.pad(one, missing)
-
-    def both(one: mx.array | None, two: mx.array | None, *shape: int) -> mx.array | None:
-        if one is None and two is None:
-            return None
-        return mx.concatenate([whole(one, sizes[0], two, *shape), whole(two, sizes[1], one, *shape)])
-
-    return Chosen(
-        mx.concatenate([a.ids, b.ids]),
-        both(a.logprobs, b.logprobs),
-        both(a.top_ids, b.top_ids, width),
-        both(a.top_values, b.top_values, width),
-    )
+    def take_all(self) -> list[Row]:
+        """Drop everything; return the rows there were."""
+        rows, self._lanes = self.rows, []
+        return rows

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_vlm import apc
-
+from sidecar.backend import caches
 from sidecar.engine.messages import Tier
 
 MIN_TOKENS = 16  # shorter prefixes cost more to keep than to compute
@@ -31,16 +30,24 @@ class Entry:
     used: int = field(default=0)
 
 
-def key_of(tokens: Sequence[int], media: str, media_ids: frozenset[int]) -> tuple[int, ...]:
-    """``tokens`` with every media placeholder replaced by its images' content, so that images never mix."""
+def key_of(tokens: Sequence[int], media: str, media_ids: frozenset[int]) -> tuple[tuple[int, ...], int]:
+    """Return the key of a prompt, and how many of its tokens a kept prefix must have to be of use.
+
+    Every media placeholder is replaced by the pictures' content, so that pictures never mix. A prefix that ends inside
+    the pictures is of no use. Where no token stands for a picture (the configuration names none, or the processor puts
+    others in its place) the first token bears the content, and no prefix is of use.
+    """
     if not media:
-        return tuple(tokens)
+        return tuple(tokens), 0
     stand_in = -1 - int(media[:15], 16)
-    return tuple(stand_in if t in media_ids else t for t in tokens)
+    last = max((i for i, token in enumerate(tokens) if token in media_ids), default=-1)
+    if last < 0:
+        return (stand_in, *tokens[1:]), len(tokens)
+    return tuple(stand_in if t in media_ids else t for t in tokens), last + 1
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common prefix of two tuples."""
+    """Return the length of the common prefix of two tuples."""
     low, high = 0, min(len(a), len(b))
     while low < high:
         middle = (low + high + 1) // 2
@@ -68,11 +75,11 @@ class PrefixCache:
         return len(self._entries)
 
     def match(self, key: tuple[int, ...], *, at_least: int = 0) -> bool:
-        """Whether ``lookup`` would find something."""
+        """Return whether ``lookup`` would find something."""
         return self._best(key, at_least) is not None
 
     def lookup(self, key: tuple[int, ...], *, at_least: int = 0) -> tuple[list[Any], int] | None:
-        """A fresh copy of the longest kept prefix of ``key`` and its length, or None.
+        """Return a fresh copy of the longest kept prefix of ``key`` and its length, or None.
 
         Leaves one token at least to compute; ``at_least``: a shorter prefix is of no use (images).
         """
@@ -80,8 +87,7 @@ class PrefixCache:
         if found is None:
             return None
         best, length = found
-        source = apc._dense_checkpoint_prefix(best.cache, length) if length < len(best.key) else best.cache
-        copy = apc._clone_prompt_cache_for_apc(source)
+        copy = caches.clone(best.cache, length if length < len(best.key) else None)
         if copy is None:
             return None
         best.used = next(self._clock)
@@ -109,7 +115,7 @@ class PrefixCache:
                 entry.used = next(self._clock)  # kept already, as part of a longer one
                 entry.tier = min(entry.tier, tier)
                 return
-        copy = apc.snapshot_prompt_cache_row(cache, row)
+        copy = caches.snapshot(cache, row)
         if copy is None:
             return
         size = sum(int(c.nbytes) for c in copy)
@@ -118,7 +124,7 @@ class PrefixCache:
         self._entries = [
             e for e in self._entries if not (e.trimmable and common(e.key, key) == len(e.key) and e.tier >= tier)
         ]
-        trimmable = apc._dense_checkpoint_trimmable(copy, len(key))
+        trimmable = caches.can_be_cut(copy, len(key))
         entry = Entry(key=key, cache=copy, bytes=size, tier=tier, trimmable=trimmable, used=next(self._clock))
         self._entries.append(entry)
         self.shrink(self._limit)

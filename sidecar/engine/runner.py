@@ -1,4 +1,25 @@
-"""The MLX side of the engine for one chat model: carries out the policy's actions. Engine thread only."""
+"""The queue, prompts and rows of one loaded chat model: carries out what the policy decides. Engine thread only.
+
+Theory of operation
+-------------------
+A request waits here until the policy begins it (``Begin``), then is a prompt that is processed a piece at a time
+(``Prefill``), then a row that gets one token a step (``Decode``). What is tried together is decided by the policy;
+whether it may be is written in the model's record (``LoadedModel.can``), and no fault of one request, or of the model's
+way of handling several, costs another request its answer:
+
+* A request's own fault (its grammar, its picture, a client that broke) ends that request.
+* A group of prompts that fails, or gives NaN, is taken apart: each is tried alone. Rows whose pass fails go back to the
+  queue with the tokens they have, and each goes on by itself at its token.
+* What fails alone as well was the request's own fault. What runs well alone was the fault of being together: the record
+  then says no, and this model goes on one at a time. An exception in a pass of several says so at once.
+
+A timeline of a model whose batches are broken (a token alone takes 20 ms):
+
+    0 ms    chat A decodes alone; chat B has been processed and joins A's lane
+    25 ms   the first pass of both raises: A has 40 tokens, B one. Both go back to the queue; ``can.batch`` is ruled out
+    26 ms   A is begun again: its prompt and 40 tokens are processed (60 ms), its 41st token is sent
+    90 ms   the same for B. From now on each has a lane of its own, and a token comes every 40 ms
+"""
 
 from __future__ import annotations
 
@@ -6,22 +27,23 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-import mlx.core as mx
-
 from sidecar.backend import pausing
+from sidecar.backend.caches import KVQuantization
 from sidecar.backend.loader import LoadedModel
-from sidecar.backend.pausing import Cancelled, Encoding
-from sidecar.engine import decoding
+from sidecar.engine.actions import Action, Begin, Decode, Encode, View, Waiting
+from sidecar.engine.actions import Prefill as PrefillAction
 from sidecar.engine.admission import KVBudget
-from sidecar.engine.decoding import Row, Rows
+from sidecar.engine.choosing import Row, accept, deliver
+from sidecar.engine.decoding import DecodeBatch
 from sidecar.engine.messages import Tier
 from sidecar.engine.metrics import Meter
-from sidecar.engine.prefill import KVQuantization, Part, Prefill, embed
+from sidecar.engine.prefill import Begun, Prefill
 from sidecar.engine.prefix_cache import PrefixCache, key_of
-from sidecar.engine.rows import Admitted, Done, Event, Failed, GenerationRequest, Started, Token
-from sidecar.engine.scheduler import Action, Begin, Decode, Encode, Policy, View, Waiting
-from sidecar.engine.scheduler import Prefill as PrefillAction
-from sidecar.engine.tiers import Batches
+from sidecar.engine.prompt_stage import PromptStage
+from sidecar.engine.recovery import Recovery, first_line
+from sidecar.engine.rows import Failed, GenerationRequest, Started, Token
+from sidecar.engine.scheduler import Policy
+from sidecar.engine.tiers import TierBatches
 
 log = logging.getLogger("sidecar.engine")
 
@@ -46,16 +68,13 @@ class ModelRunner:
         self.prefixes = prefix_cache
         self._meter = meter
         self._poll = poll
-        self._kv = kv
         self._guesses = guesses
-        self._features = pausing.feature_cache()
+        if kv.bits:
+            loaded.can.rule_out("keep", "kept prefixes and a quantized key-value cache don't combine")
         self.waiting: dict[int, GenerationRequest] = {}
-        self.prefills: dict[int, Prefill] = {}
-        self.batches = Batches(loaded.model)
-        self._encoding: list[Encoding] = []
-        self._cancelled: set[int] = set()
-        self._solo: set[int] = set()  # requests whose group failed
-        self._groups = True  # whether this model takes several prompts at once
+        self.batches = TierBatches(loaded.model, loaded.can)
+        self.recovery = Recovery(loaded.can, again=self.submit)
+        self.stage = PromptStage(loaded, prefixes=prefix_cache, meter=meter, kv=kv, recovery=self.recovery)
         self.budget = KVBudget(memory_limit, prefix_cache)
         self._paused_for = 0.0
         pausing.install_pause(loaded.model, self._pause)
@@ -64,7 +83,12 @@ class ModelRunner:
     @property
     def busy(self) -> bool:
         """Whether anything is queued or running."""
-        return bool(self.waiting or self.prefills or self._encoding or len(self.batches))
+        return bool(self.waiting or self.stage.busy or len(self.batches))
+
+    @property
+    def prefills(self) -> dict[int, Prefill]:
+        """Prompts being processed, by the id of their first request."""
+        return self.stage.prefills
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request."""
@@ -72,18 +96,16 @@ class ModelRunner:
 
     def cancel(self, request_id: int) -> None:
         """Drop a request wherever it is; its row is free at the next step."""
-        self._solo.discard(request_id)
-        if self.waiting.pop(request_id, None) is not None or self._drop_prompt(request_id):
+        self.recovery.forget(request_id)
+        if self.waiting.pop(request_id, None) is not None:
             self._meter.cancelled()
             return
-        if any(e.request.id == request_id for e in self._encoding):
-            self._cancelled.add(request_id)
+        if self.stage.cancel(request_id):
             return
-        for batch in (self.batches.shared, self.batches.aside):
-            gone = [row for row in batch.rows if row.request.id == request_id]
-            if gone:
-                self._keep(batch, gone[0])
-                batch.remove(gone)
+        for batch in (self.batches.shared, self.batches.separate):
+            for row in [row for row in batch.rows if row.request.id == request_id]:
+                self._keep(batch, row)
+                self._remove(batch, [row])
                 self._meter.cancelled()
 
     def fail_all(self, status: int, message: str) -> None:
@@ -92,23 +114,23 @@ class ModelRunner:
             request.sink([Failed(status, message)])
         self.waiting.clear()
         self.prefills.clear()
-        self.batches.clear()
+        self.batches.take_all()
 
     def forget(self) -> None:
-        """Drop kept prefixes and image features."""
+        """Drop kept prefixes and picture features."""
         self.prefixes.clear()
-        self._features = pausing.feature_cache()
+        self.stage.forget()
 
     def view(self) -> View:
-        """What the policy sees."""
+        """Return what the policy sees."""
         room = self.budget.room(self._running()) if self.waiting else 0.0
         return View(
             waiting=tuple(self._waiting(r, room) for r in self.waiting.values()),
             prefilling=tuple(p.seen() for p in self.prefills.values()),
             rows={tier: self.batches.count(tier) for tier in Tier},
-            along=self.batches.along,
-            mixable=self.batches.mixable,
-            encoding=tuple(e.request.tier for e in self._encoding),
+            shared_rows=self.batches.shared_rows,
+            can_share=self.batches.can_share,
+            encoding=tuple(e.request.tier for e in self.stage.encoding),
         )
 
     def _waiting(self, request: GenerationRequest, room: float) -> Waiting:
@@ -119,12 +141,12 @@ class ModelRunner:
             arrived=request.arrived,
             tokens=len(request.prompt.tokens),
             images=request.prompt.inputs is not None,
-            alone=bool(request.resumed) or request.id in self._solo or not self._groups,
+            alone=bool(request.resumed or request.id in self.recovery.ungrouped or self.loaded.can.group),
             fits=self.budget.fits(request, room),
         )
 
     def _running(self) -> list[GenerationRequest]:
-        return [row.request for row in self.batches] + [r for p in self.prefills.values() for r in p.requests]
+        return [row.request for row in self.batches] + self.stage.requests
 
     # --- actions -------------------------------------------------------------------------------------
     def perform(self, action: Action, view: View) -> None:
@@ -132,7 +154,7 @@ class ModelRunner:
         start = time.monotonic()
         paused = self._paused_for
         try:
-            kind, size = self._do(action, view)
+            kind, size = self._do(action)
         finally:
             seconds = time.monotonic() - start - (self._paused_for - paused)
             self.policy.done(action, view, seconds)
@@ -142,14 +164,16 @@ class ModelRunner:
         elif kind:
             self.policy.costs.learn(kind, size, seconds)
 
-    def _do(self, action: Action, view: View) -> tuple[str, int]:
+    def _do(self, action: Action) -> tuple[str, int]:
+        """Carry out an action; return what kind of cost it taught and of which size, "" for none."""
         if isinstance(action, Begin):
             request = self.waiting.pop(action.id)
-            if action.company:
-                company = self.budget.admitted(request, [self.waiting[n] for n in action.company], self._running())
-                self._begin_group([request, *(self.waiting.pop(r.id) for r in company)])
+            if action.group_with:
+                others = [self.waiting[n] for n in action.group_with]
+                group = self.budget.admitted(request, others, self._running())
+                self.stage.begin_group([request, *(self.waiting.pop(r.id) for r in group)])
                 return "", 0
-            self._begin(request)
+            self.stage.begin(request)
             return ("", 0) if request.prompt.inputs is not None else ("begin", 1)
         if isinstance(action, PrefillAction):
             return self._prefill(self.prefills[action.id], action.tokens)
@@ -157,160 +181,71 @@ class ModelRunner:
             return self._decode(action)
         return "", 0
 
-    def _begin(self, request: GenerationRequest) -> None:
-        self._meter.queued(request.tier, time.monotonic() - request.arrived)
-        request.sink([Admitted()])
-        images = request.prompt.inputs is not None
-        if images:
-            self._encoding.append(Encoding(request))
-        try:
-            tokens = [*request.prompt.tokens, *request.resumed]
-            key = key_of(tokens, request.prompt.media, self.loaded.media_ids)
-            last_media = (
-                max((i for i, t in enumerate(tokens) if t in self.loaded.media_ids), default=-1) if images else -1
-            )
-            hit = self.prefixes.lookup(key, at_least=last_media + 1)
-            embeds, kwargs = embed(self.loaded.model, request, vision_cache=self._features)
-            if request.id in self._cancelled:
-                raise Cancelled
-            cache, start = hit if hit is not None else (None, 0)
-            self._meter.prefix(hit=hit is not None, tokens=start)
-            part = Part(request, embeds, kwargs)
-            self._put_prompt(Prefill(self.loaded.model, [part], cache=cache, start=start, quantization=self._kv))
-        except Cancelled:
-            self._meter.cancelled()
-        except Exception as exc:
-            self._fault(request, exc)
-        finally:
-            self._cancelled.discard(request.id)
-            if images:
-                self._encoding.pop()
-
-    def _begin_group(self, requests: list[GenerationRequest]) -> None:
-        """Begin prompts without images; those with a kept prefix go on by themselves, the others together."""
-        parts: list[Part] = []
-        for request in requests:
-            key = key_of(request.prompt.tokens, "", self.loaded.media_ids)
-            if self.prefixes.match(key):
-                self._begin(request)
-                continue
-            self._meter.queued(request.tier, time.monotonic() - request.arrived)
-            request.sink([Admitted()])
-            self._meter.prefix(hit=False, tokens=0)
-            try:
-                parts.append(Part(request, *embed(self.loaded.model, request)))
-            except Exception as exc:
-                self._fault(request, exc)
-        try:
-            if parts:
-                self._put_prompt(Prefill(self.loaded.model, parts, quantization=self._kv))
-        except Exception as exc:
-            self._groups = len(parts) == 1
-            self._ungroup([p.request for p in parts], exc)
-
-    def _put_prompt(self, prefill: Prefill) -> None:
-        self.prefills[prefill.requests[0].id] = prefill
-
-    def _drop_prompt(self, request_id: int) -> bool:
-        """Take a request out of the prompt it is in; whether there was one."""
-        for key, prefill in self.prefills.items():
-            if any(r.id == request_id for r in prefill.requests):
-                del self.prefills[key]
-                if len(prefill.requests) > 1:
-                    prefill.drop(request_id)
-                    self._put_prompt(prefill)
-                return True
-        return False
-
-    def _ungroup(self, requests: Sequence[GenerationRequest], exc: Exception) -> None:
-        """A group failed: a request by itself ends with the error, several are tried one by one."""
-        if len(requests) == 1:
-            self._fault(requests[0], exc)
-            return
-        log.warning("a group of %d prompts failed; they are tried one by one", len(requests), exc_info=exc)
-        for request in requests:
-            self._solo.add(request.id)
-            self.waiting[request.id] = request
-
     def _prefill(self, prefill: Prefill, tokens: int) -> tuple[str, int]:
         before, rows = prefill.remaining, len(prefill.requests)
-        try:
-            if prefill.ready or tokens >= before:
-                self._finish(prefill)
-                return ("finish", rows) if before <= 1 else ("prefill", before * rows)
-            prefill.step(tokens)
-            done = before - prefill.remaining
-        except Exception as exc:
-            self.prefills.pop(prefill.requests[0].id, None)
-            self._ungroup(prefill.requests, exc)
-            return "", 0
-        return "prefill", done * rows
+        begun = self.stage.step(prefill, tokens)
+        if begun is not None:
+            self._start(begun, prefill.processed + 1)
+            return ("finish", rows) if before <= 1 else ("prefill", before * rows)
+        return "prefill", (before - prefill.remaining) * rows
 
-    def _finish(self, prefill: Prefill) -> None:
-        begun = prefill.finish()
-        self.prefills.pop(prefill.requests[0].id)
-        tier, cache = prefill.requests[0].tier, begun.cache
-        self.budget.measure(cache, tokens=prefill.processed + 1, rows=len(begun.rows))
+    def _start(self, begun: Begun, processed: int) -> None:
+        """Send first tokens; the rows that go on join their tier's."""
+        tier = begun.rows[0].request.tier
+        self.budget.measure(begun.cache, tokens=processed, rows=len(begun.rows))
         now = time.monotonic()
         ended = []
         for row, token in zip(begun.rows, begun.tokens, strict=True):
             request = row.request
-            self._solo.discard(request.id)
+            self.recovery.ungrouped.discard(request.id)
+            if token is None and len(begun.rows) > 1:
+                self.recovery.suspect("group", row)
+                ended.append(row)
+                continue
             try:
-                decoding.accept(row, token.id)
-                self._meter.first_token(tier, now - request.arrived, prompt=len(request.prompt.tokens))
-                if not request.retries:
-                    request.sink([Started(row.cached_tokens)])
-                over = self._deliver(row, [token])
+                if token is not None:
+                    accept(row, token.id)
+                    self._meter.first_token(tier, now - request.arrived, prompt=len(request.prompt.tokens))
+                    if not request.retries:
+                        request.sink([Started(row.cached_tokens)])
+                over = self._deliver(row, [] if token is None else [token])
             except Exception as exc:  # its own fault: the others of its group have their tokens by now
-                row.fault = _first_line(exc)
-                self._fault(request, exc)
+                row.fault = first_line(exc)
+                self.recovery.fault(request, exc)
                 over = True
             if over:
                 ended.append(row)
-        fresh = Rows(self.loaded.model)
+        fresh = DecodeBatch(self.loaded.model, self.loaded.can)
         try:
-            fresh.add(begun.rows, cache, begun.chosen, begun.rope)
+            fresh.add(begun.rows, begun.cache, begun.chosen, begun.state)
             for row in ended:
                 if row.fault is None:
                     self._keep(fresh, row)
             fresh.remove(ended)
-            self.batches.of(tier).absorb(fresh)
         except Exception as exc:
-            known = self.batches.reset(self.batches.of(tier))
-            self._resume(known + [row for row in begun.rows if row not in ended and row not in known], exc)
+            self.recovery.resume([row for row in begun.rows if row not in ended], exc)
+            return
+        self.batches.of(tier).absorb(fresh)
+        self._settle_blame()
 
     def _decode(self, action: Decode) -> tuple[str, int]:
         started = time.monotonic()
         running = list(self.batches)
         try:
-            batch = self.batches.arranged(action.tier, action.along)
+            batch = self.batches.arrange(action.tier, action.shared_rows)
         except Exception as exc:
-            self.batches.clear()
-            self._resume(running, exc)
+            self.batches.take_all()
+            self.recovery.resume(running, exc)
             return "", 0
         size = len(batch)
         # Alone a batch works one step ahead where that pays. A step that only reads what was in flight teaches no cost.
-        alone = size == len(running) and not (self.prefills or self._encoding)
+        alone = size == len(running) and not self.stage.busy
         ahead = alone and self.policy.ahead(action.tier, size)
         settled = batch.steady and (ahead or not batch.in_flight)
-        try:
-            produced = batch.step(ahead=ahead, guesses=self._guesses if alone else 0)
-        except Exception as exc:
-            self._resume(self.batches.reset(batch), exc)
-            return "", 0
-        news = {id(row): [token for r, token in produced if r is row] for row, _ in produced}
-        gone = [row for row in batch.rows if id(row) in news and self._deliver(row, news[id(row)])]
-        gone += [row for row in batch.rows if row.fault is not None and row not in gone]
-        for row in gone:
-            if row.fault is not None and not any(r is row for r, _ in produced):
-                row.request.sink([Failed(500, f"This answer ended early: {row.fault}.")])
-            elif row.fault is None:
-                self._keep(batch, row)
-        try:
-            batch.remove(gone)
-        except Exception as exc:
-            self._resume(self.batches.reset(batch), exc)
+        produced = batch.step(ahead=ahead, guesses=self._guesses if alone else 0)
+        for rows, why in batch.broken:
+            self.recovery.resume(rows, why)
+        self._deliver_all(batch, produced)
         seconds = time.monotonic() - started
         for tier in Tier:
             if count := sum(row.request.tier is tier for row, _ in produced):
@@ -318,71 +253,70 @@ class ModelRunner:
         if batch.guessed:
             self._meter.guessed(batch.guessed, len(produced) - 1)
             return "", 0
-        return ("decode", size) if settled and produced else ("", 0)
+        return ("decode", size) if settled and produced and not batch.broken else ("", 0)
+
+    def _deliver_all(self, batch: DecodeBatch, produced: Sequence[tuple[Row, Token]]) -> None:
+        """Send a step's tokens and take out the rows that have ended."""
+        news = {id(row): [token for r, token in produced if r is row] for row, _ in produced}
+        gone = []
+        for row in batch.rows:
+            if row.nan and batch.company(row) > 1:
+                self.recovery.suspect("batch", row)
+                gone.append(row)
+            elif (id(row) in news or row.fault is not None) and self._deliver(row, news.get(id(row), [])):
+                if row.fault is None:
+                    self._keep(batch, row)
+                gone.append(row)
+        self._remove(batch, gone)
+        self._settle_blame()
+
+    def _settle_blame(self) -> None:
+        """Start again alone what still runs together in a way that has proved wrong; call when all is delivered."""
+        if "batch" not in self.recovery.settle_blame():
+            return
+        for batch in (self.batches.shared, self.batches.separate):
+            together = [row for row in batch.rows if batch.company(row) > 1]
+            self._remove(batch, together)
+            for row in together:
+                self.recovery.requeue(row)
+
+    def _remove(self, batch: DecodeBatch, gone: Sequence[Row]) -> None:
+        try:
+            batch.remove(gone)
+        except Exception as exc:
+            self.recovery.resume([row for row in batch.take_all() if row not in gone], exc)
 
     def _deliver(self, row: Row, tokens: list[Token]) -> bool:
-        """Send tokens to a row's client; whether the row has ended."""
-        request = row.request
-        if row.fault is not None:
-            request.sink([Failed(500, f"This answer ended early: {row.fault}.")])
-            return True
-        reason = None
-        end = next((i for i, token in enumerate(tokens) if token.id in self.loaded.eos), None)
-        events: list[Event] = list(tokens[:end])
-        if end is not None or (request.constraint is not None and request.constraint.finished):
-            reason = "stop"
-        elif len(row.answer) >= request.max_tokens:
-            reason = "length"
-        if reason is not None:
-            events.append(Done(reason))
-        request.sink(events)
-        return reason is not None
+        if tokens:
+            self.recovery.runs_alone(row.request.id)
+        return deliver(row, tokens, self.loaded.eos)
 
-    def _keep(self, batch: Rows, row: Row) -> None:
+    def _keep(self, batch: DecodeBatch, row: Row) -> None:
         """Keep an ending row's cache as a prefix for the next turn."""
-        if self._kv.bits:
-            return
+        if self.loaded.can.keep or not row.countable or len(row.answer) < row.fed:
+            return  # the last: the cache is ahead of what was read
         try:
             tokens = [*row.request.prompt.tokens, *row.answer[: row.fed]]
-            if len(row.answer) < row.fed:
-                return  # the cache is ahead of what was read
-            key = key_of(tokens, row.request.prompt.media, self.loaded.media_ids)
-            self.prefixes.store(key, batch.cache, batch.rows.index(row), row.request.tier)
-        except Exception:
-            log.exception("a prefix could not be kept")
-
-    # --- faults --------------------------------------------------------------------------------------
-    def _fault(self, request: GenerationRequest, exc: Exception) -> None:
-        log.error("request %d failed", request.id, exc_info=exc)
-        request.sink([Failed(500, f"The model failed on this request: {_first_line(exc)}")])
-
-    def _resume(self, rows: Sequence[Row], exc: Exception) -> None:
-        """A batch broke: its rows go back to the queue with the tokens they have; a row that was there twice ends."""
-        log.error("a decode batch broke; its rows are resumed", exc_info=exc)
-        mx.clear_cache()
-        for row in rows:
-            request = row.request
-            if row.fault is not None or request.retries:
-                request.sink([Failed(500, f"The model failed on this request: {_first_line(exc)}")])
-                continue
-            request.retries += 1
-            request.resumed = tuple(row.answer)
-            self.waiting[request.id] = request
+            cache, at = batch.place(row)
+            key, _ = key_of(tokens, row.request.prompt.media, self.loaded.media_ids)
+            self.prefixes.store(key, cache, at, row.request.tier)
+        except Exception as exc:
+            if self.loaded.can.rule_out("keep", f"its caches can't be kept ({first_line(exc)})"):
+                log.warning("no prefixes are kept of this model", exc_info=exc)
 
     # --- stepping aside ------------------------------------------------------------------------------
     def _pause(self) -> None:
-        """Between two vision blocks: do what is more urgent, then return to the image."""
-        if not self._encoding:
+        """Between two vision blocks: do what is more urgent, then return to the picture."""
+        if not self.stage.encoding:
             return
-        current = self._encoding[-1]
+        current = self.stage.encoding[-1]
         now = time.monotonic()
         view = self.view()
         self.policy.done(Encode(), view, now - current.since)
         self.policy.costs.learn("encode", 1, now - current.since)
         while True:
             self._poll()
-            if current.request.id in self._cancelled:
-                raise Cancelled
+            self.stage.check_cancelled(current.request)
             view = self.view()
             action = self.policy.decide(view)
             if isinstance(action, Encode) or not isinstance(action, (Begin, PrefillAction, Decode)):
@@ -391,8 +325,3 @@ class ModelRunner:
         after = time.monotonic()
         self._paused_for += after - current.since  # the block itself was accounted for above
         current.since = after
-
-
-def _first_line(exc: Exception) -> str:
-    text = str(exc).strip()
-    return (text.splitlines()[0] if text else type(exc).__name__)[:300]

@@ -1,30 +1,60 @@
 """What the engine does next: pure decisions over a view of its queues, with measured costs and a given clock.
 
-Between two tokens of a running interactive stream there is room for ``(gap_bound - 1)`` of its own
-inter-token times; work is cut to fit what is left of that. Interactive prompts take the room first; batch
-work gets what it needs to reach its target share, and a guaranteed least share even when interactive work
-never pauses.
+Theory of operation
+-------------------
+The engine does one thing at a time, and each takes as long as it takes: a decode step, a piece of a prompt, a block of
+a picture. Whoever reads a chat notices the longest gap between two of its tokens. So between two tokens of a running
+interactive stream there is room for ``gap_bound - 1`` of its own inter-token times (nine tenths of that are planned
+with), and work is cut to fit what is left of it.
 
-Batch rows go along in the interactive rows' own forward pass as far as that costs a token little: the weights are
-read once for all of them. Where they can't, or cost too much, the two take turns.
+Interactive prompts take the room first. Batch work gets what it needs to reach its target share of the time, and a
+guaranteed least share (``credit``) even when interactive work never pauses: a unit larger than any gap is done when the
+credit has grown to its cost. Without a running stream there is no gap to keep, and units are larger.
+
+Batch rows share the interactive rows' forward pass as far as that costs a token little: the weights are read once for
+all of them. Where they can't, or cost too much, the two take turns.
+
+A timeline, with ``gap_bound`` 3, a stream whose token takes 20 ms, and pieces of 64 tokens that take 24 ms and of 128
+that take 45. A gap may last 20 + 2 * 20 * 0.9 = 56 ms.
+
+    0 ms    a token of the stream was sent; a chat's prompt of 300 tokens waits. Room: 56 - 20 = 36 ms: 64 tokens fit.
+    24 ms   spent 24, room 12: nothing fits, so the stream decodes
+    44 ms   its token is sent (a gap of 44 ms); room 36 again, the next 64 tokens
+    ...     after five gaps the prompt is done, 220 ms after it came; its first token comes with its last piece
+    220 ms  both streams decode in one pass of 22 ms. A batch row waits: three rows would take 24 ms, less than
+            22 * 1.6, so it shares the pass
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sidecar.engine.actions import (
+    Action,
+    Begin,
+    Call,
+    Decode,
+    Encode,
+    Idle,
+    Prefill,
+    Prefilling,
+    View,
+    Waiting,
+    has_work,
+    tier_of,
+)
 from sidecar.engine.costs import CHUNKS, Costs, chunk_class
 from sidecar.engine.messages import Tier
 
 BATCH_BESIDE_DECODE = 0.5
 """Share of the engine's time batch work aims at beside running interactive streams."""
 
-GO_ALONG = 1.6
-"""How long an interactive token may take with batch rows going along, in times of its own."""
+SHARED_SLOWDOWN = 1.6
+"""How long an interactive token may take with batch rows in its pass, in times of its own."""
 
-STAY = 1.25
-"""How much longer than that it may take with those that go along already: moving them has its price."""
+KEEP_SHARED = 1.25
+"""How much longer than that it may take with rows that share the pass already: moving them has its price."""
 
 ROOM_USED = 0.9
 """Share of the room between two tokens that is planned with; the rest is for costs guessed too low."""
@@ -54,105 +84,6 @@ CREDIT_CAP = 2.0
 """Seconds of guaranteed share batch work can save up."""
 
 
-# --- what the engine can do -------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Begin:
-    """Take a request from the queue: embed it, its images included. ``company``: others to process with it."""
-
-    id: int
-    company: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Prefill:
-    """Process up to ``tokens`` of a begun prompt, of each prompt of a group. All that remain: its first token too."""
-
-    id: int
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Decode:
-    """One token for every running row of a tier. ``along``: batch rows that go along with the interactive ones."""
-
-    tier: Tier
-    along: int = 0
-
-
-@dataclass(frozen=True)
-class Encode:
-    """Go on with the image on top of the stack."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """One unit of other work (an embedding batch)."""
-
-    id: int
-
-
-@dataclass(frozen=True)
-class Idle:
-    """Nothing to do."""
-
-
-Action = Begin | Prefill | Decode | Encode | Call | Idle
-
-
-# --- what it decides from ---------------------------------------------------------------------------------
-@dataclass(frozen=True, kw_only=True)
-class Waiting:
-    """A queued request. ``fits``: its KV cache has room now. ``tokens``: of its prompt. ``alone``: in no group."""
-
-    id: int
-    tier: Tier
-    priority: int
-    arrived: float
-    tokens: int = 0
-    images: bool = False
-    alone: bool = False
-    fits: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prefilling:
-    """A begun prompt, or a group of ``rows``. ``whole``: it can't be cut. ``remaining``: tokens, of the longest."""
-
-    id: int
-    tier: Tier
-    priority: int
-    arrived: float
-    remaining: int
-    rows: int = 1
-    whole: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unit:
-    """Other work, taken a unit at a time."""
-
-    id: int
-    tier: Tier
-    arrived: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """The engine's state at a decision.
-
-    ``rows``: running, by tier. ``along``: batch rows in the interactive rows' pass now; ``mixable``: whether they can
-    be. ``encoding``: tiers of paused images, the topmost last.
-    """
-
-    waiting: Sequence[Waiting] = ()
-    prefilling: Sequence[Prefilling] = ()
-    rows: Mapping[Tier, int] = field(default_factory=dict)
-    along: int = 0
-    mixable: bool = True
-    encoding: Sequence[Tier] = ()
-    calls: Sequence[Unit] = ()
-
-
 @dataclass
 class Policy:
     """Decides; remembers what was spent since the last interactive token and what batch work is owed."""
@@ -167,7 +98,7 @@ class Policy:
     _last_batch: type[Action] | None = None  # the kind of unit batch work had last
 
     def decide(self, view: View) -> Action:
-        """The next action for ``view``."""
+        """Return the next action for ``view``."""
         if view.rows.get(Tier.INTERACTIVE):
             return self._beside_stream(view)
         interactive = self._work(view, Tier.INTERACTIVE, INTERACTIVE_QUANTUM)
@@ -177,16 +108,18 @@ class Policy:
         return interactive or batch or Idle()
 
     def ahead(self, tier: Tier, rows: int) -> bool:
-        """Whether a batch that runs alone should leave its next tokens being computed."""
+        """Return whether a batch that runs alone should leave its next tokens being computed."""
         return tier is Tier.INTERACTIVE or self.costs.decode(rows) < SHORT_STEP
 
     def done(self, action: Action, view: View, seconds: float) -> None:
         """Account for an action that took ``seconds``; call after each."""
-        tier = _tier_of(action, view)
+        tier = tier_of(action, view)
         for_batch = seconds if tier is Tier.BATCH else 0.0
         if isinstance(action, Decode) and tier is Tier.INTERACTIVE:
             self.spent = self.batch_spent = 0.0
-            if action.along and not self._pieces(view, Tier.BATCH):  # what waits for its share doesn't lose it to rows
+            if action.shared_rows and not self._pieces(
+                view, Tier.BATCH
+            ):  # what waits for its share doesn't lose it to rows
                 for_batch = max(0.0, seconds - self.costs.decode(view.rows[Tier.INTERACTIVE]))
         else:
             self.spent += seconds
@@ -195,9 +128,9 @@ class Policy:
             self._last_batch = type(action)
         if for_batch:
             self.credit = max(0.0, self.credit - for_batch)
-        elif _any(view, Tier.BATCH):
+        elif has_work(view, Tier.BATCH):
             self.credit = min(CREDIT_CAP, self.credit + seconds * self.least_batch_share)
-        if not _any(view, Tier.BATCH):
+        if not has_work(view, Tier.BATCH):
             self.credit = 0.0
         if not view.rows.get(Tier.INTERACTIVE):
             self.spent = self.batch_spent = 0.0
@@ -207,14 +140,14 @@ class Policy:
         own = self.costs.decode(view.rows[Tier.INTERACTIVE])
         # Room is kept for what fits into a gap; anything larger is paid for by the guaranteed share, whatever else is.
         least = max((p for p in self._pieces(view, Tier.BATCH) if own + p <= gap), default=0.0)
-        bears = 0 if self._pieces(view, Tier.INTERACTIVE) else self._bears(view, gap - least)
+        most = 0 if self._pieces(view, Tier.INTERACTIVE) else self._max_shared_rows(view, gap - least)
         # Rows join only where nothing else was done since the last token: that gap is longer as it is.
-        along = min(bears, view.along) if self.spent else bears
-        stream = Decode(Tier.INTERACTIVE, along)
-        room = gap - self.spent - self.costs.decode(view.rows[Tier.INTERACTIVE] + along)
+        shared = min(most, view.shared_rows) if self.spent else most
+        stream = Decode(Tier.INTERACTIVE, shared)
+        room = gap - self.spent - self.costs.decode(view.rows[Tier.INTERACTIVE] + shared)
         interactive = self._work(view, Tier.INTERACTIVE, room)
-        # Rows that could go along take no turns of their own: while a prompt needs the room they rest.
-        batch = self._work(view, Tier.BATCH, room, resting=self._bears(view, gap) > 0)
+        # Rows that could share the pass take no turns of their own: while a prompt needs the room they rest.
+        batch = self._work(view, Tier.BATCH, room, resting=self._max_shared_rows(view, gap) > 0)
         if interactive is not None and not isinstance(interactive, Decode):
             owed = batch is not None and 0 < self._cost(batch, view) <= self.credit
             first = batch if owed and batch is not None else interactive
@@ -231,22 +164,25 @@ class Policy:
         return stream
 
     def _gap(self, view: View) -> float:
-        """Seconds from one interactive token to the next, as planned at most."""
+        """Return the seconds from one interactive token to the next, as planned at most."""
         own = self.costs.decode(view.rows[Tier.INTERACTIVE])
         return own * (1 + (self.gap_bound - 1) * ROOM_USED)
 
-    def _bears(self, view: View, limit: float) -> int:
-        """How many batch rows may go along with the interactive ones in a pass of ``limit`` seconds at most."""
+    def _max_shared_rows(self, view: View, limit: float) -> int:
+        """Return how many batch rows may share the interactive ones' pass, which may take ``limit`` seconds."""
         own = view.rows[Tier.INTERACTIVE]
-        if not view.mixable or not self.costs.knows("decode", own):
+        if not view.can_share or not self.costs.knows("decode", own):
             return 0
         alone, n = self.costs.decode(own), view.rows.get(Tier.BATCH, 0)
-        while n and self.costs.decode(own + n) > min(limit, alone * GO_ALONG * (STAY if n <= view.along else 1.0)):
+        while n:
+            most = alone * SHARED_SLOWDOWN * (KEEP_SHARED if n <= view.shared_rows else 1.0)
+            if self.costs.decode(own + n) <= min(limit, most):
+                break
             n -= 1
         return n
 
     def _pieces(self, view: View, tier: Tier) -> list[float]:
-        """Seconds of the least units that what a tier has beside running rows can go on by."""
+        """Return the seconds of the least units that what a tier has beside running rows can go on by."""
         held = view.rows.get(tier, 0) + sum(p.rows for p in view.prefilling if p.tier is tier)
         fresh = [w for w in view.waiting if w.tier is tier and w.fits and held < self.max_rows]
         out = [self.costs.of("call", 1) for c in view.calls if c.tier is tier]
@@ -257,7 +193,10 @@ class Policy:
         return out
 
     def _work(self, view: View, tier: Tier, room: float, *, resting: bool = False) -> Action | None:
-        """The best unit of one tier, cut to ``room`` seconds; None when it has none. ``resting``: its rows don't go."""
+        """Return the best unit of one tier, cut to ``room`` seconds; None when it has none.
+
+        ``resting``: its rows don't go.
+        """
         if view.encoding and view.encoding[-1] is tier:
             return Encode()
         begun = sorted((p for p in view.prefilling if p.tier is tier), key=lambda p: (p.priority, p.arrived, p.id))
@@ -270,7 +209,7 @@ class Policy:
         if calls and (tier is Tier.INTERACTIVE or not others or self._last_batch is (Prefill if resting else Decode)):
             return Call(calls[0].id)
         if fresh is not None and room_for > 0 and (not begun or (fresh.priority, fresh.arrived) < _rank(begun[0])):
-            return Begin(fresh.id, self._company(fresh, queue, room_for))
+            return Begin(fresh.id, self._group_with(fresh, queue, room_for))
         # Beside a stream batch work's rows and prompts take turns; else prompts go first, so that rows fill up.
         turns = tier is Tier.BATCH and rows and view.rows.get(Tier.INTERACTIVE) and not resting
         if begun and not (turns and self._last_batch is not Decode):
@@ -280,8 +219,11 @@ class Policy:
             return Decode(tier)
         return None
 
-    def _company(self, first: Waiting, queue: Sequence[Waiting], room_for: int) -> tuple[int, ...]:
-        """Who is processed together with ``first``: prompts of about its length, as many as ``GROUP_SECONDS`` bear."""
+    def _group_with(self, first: Waiting, queue: Sequence[Waiting], room_for: int) -> tuple[int, ...]:
+        """Return who is processed together with ``first``.
+
+        Prompts of about its length, as many as can be processed in ``GROUP_SECONDS``.
+        """
         group: list[int] = []
         if first.images or first.alone or not first.tokens:
             return ()
@@ -317,7 +259,7 @@ class Policy:
                 return self.costs.of("finish", prompt.rows)
             return self.costs.of("prefill", chunk_class(action.tokens * prompt.rows))
         if isinstance(action, Decode):
-            return self.costs.decode(view.rows.get(action.tier, 1) + action.along)
+            return self.costs.decode(view.rows.get(action.tier, 1) + action.shared_rows)
         if isinstance(action, Encode):
             return self.costs.of("encode", 1)
         if isinstance(action, Begin):
@@ -333,29 +275,5 @@ def _rank(p: Prefilling) -> tuple[int, float]:
 
 
 def _busy(view: View, tier: Tier) -> bool:
-    """Whether an image of this tier, or a more urgent one, is being encoded."""
+    """Return whether an image of this tier, or a more urgent one, is being encoded."""
     return any(t <= tier for t in view.encoding)
-
-
-def _any(view: View, tier: Tier) -> bool:
-    return bool(
-        view.rows.get(tier)
-        or any(w.tier is tier for w in view.waiting)
-        or any(p.tier is tier for p in view.prefilling)
-        or tier in view.encoding
-        or any(c.tier is tier for c in view.calls)
-    )
-
-
-def _tier_of(action: Action, view: View) -> Tier:
-    if isinstance(action, Decode):
-        return action.tier
-    if isinstance(action, Encode):
-        return view.encoding[-1]
-    if isinstance(action, Prefill):
-        return next(p.tier for p in view.prefilling if p.id == action.id)
-    if isinstance(action, Begin):
-        return next(w.tier for w in view.waiting if w.id == action.id)
-    if isinstance(action, Call):
-        return next(c.tier for c in view.calls if c.id == action.id)
-    return Tier.INTERACTIVE

@@ -44,10 +44,7 @@ class Lookup:
 
 def check(model: Any) -> None:
     """Raise ValueError, saying why, for a model whose key-value caches can't take guesses back."""
-    from mlx_vlm.generate import ar
+    from sidecar.backend.caches import without_rewind
 
-    language = getattr(model, "language_model", model)
-    kinds = {type(c).__name__ for c in ar._make_cache(language, [0]) if not c.is_trimmable()}
-    if kinds:
-        names = ", ".join(sorted(kinds))
-        raise ValueError(f"its caches can't take tokens back ({names}); start without --speculative-tokens")
+    if kinds := without_rewind(model):
+        raise ValueError(f"its caches can't take tokens back ({', '.join(kinds)}); start without --speculative-tokens")

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sidecar.config import Settings
+from sidecar.engine.actions import Call, Idle, Unit
 from sidecar.engine.messages import Tier
 from sidecar.engine.metrics import Meter
 from sidecar.engine.rows import GenerationRequest
-from sidecar.engine.scheduler import Call, Idle, Policy, Unit
+from sidecar.engine.scheduler import Policy
 from sidecar.errors import LoadError
 
 if TYPE_CHECKING:
@@ -214,10 +215,12 @@ class EngineThread:
         self._loaded_at = time.monotonic()
         try:
             from sidecar.backend import loader
+            from sidecar.engine.grammar import Grammars
             from sidecar.engine.memory import set_limits
 
             set_limits()
             loaded = loader.load(path, self._progress)
+            loaded.grammars = Grammars(loaded.tokenizer, loaded.eos)
             if loaded.kind == "chat":
                 self.models[path] = self._runner(loaded)
             else:
@@ -242,8 +245,8 @@ class EngineThread:
         self._loaded_at = self._beat = time.monotonic()
 
     def _runner(self, loaded: LoadedModel) -> ModelRunner:
+        from sidecar.backend.caches import KVQuantization
         from sidecar.engine import memory, speculation
-        from sidecar.engine.prefill import KVQuantization
         from sidecar.engine.prefix_cache import PrefixCache
         from sidecar.engine.runner import ModelRunner
 

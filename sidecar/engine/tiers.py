@@ -8,69 +8,60 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sidecar.engine.decoding import Row, Rows
+from sidecar.backend.families import Capabilities
+from sidecar.engine.choosing import Row
+from sidecar.engine.decoding import DecodeBatch
 from sidecar.engine.messages import Tier
 
 
-class Batches:
-    """``shared``: interactive rows and the batch rows that go along with them. ``aside``: the other batch rows."""
+class TierBatches:
+    """``shared``: interactive rows and the batch rows in their pass. ``separate``: the other batch rows."""
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self.shared = Rows(model)
-        self.aside = Rows(model)
-        self._joinable = True
+    def __init__(self, model: Any, can: Capabilities) -> None:
+        self.shared = DecodeBatch(model, can)
+        self.separate = DecodeBatch(model, can)
 
     def __iter__(self) -> Iterator[Row]:
         yield from self.shared.rows
-        yield from self.aside.rows
+        yield from self.separate.rows
 
     def __len__(self) -> int:
-        return len(self.shared) + len(self.aside)
+        return len(self.shared) + len(self.separate)
 
     def count(self, tier: Tier) -> int:
-        """Running rows of a tier."""
+        """Return how many rows of a tier run."""
         return sum(row.request.tier is tier for row in self)
 
     @property
-    def along(self) -> int:
-        """Batch rows in the shared batch."""
+    def shared_rows(self) -> int:
+        """Batch rows in the interactive rows' pass."""
         return sum(row.request.tier is Tier.BATCH for row in self.shared.rows)
 
     @property
-    def mixable(self) -> bool:
-        """Whether batch rows can go along with interactive ones: joining once failed, or only one side has ropes."""
-        return self._joinable and self.shared.joins(self.aside)
+    def can_share(self) -> bool:
+        """Whether batch rows can be decoded in the interactive rows' pass."""
+        return self.shared.can_share(self.separate)
 
-    def of(self, tier: Tier) -> Rows:
-        """The batch that a tier's rows begin in and that is stepped for it."""
-        return self.shared if tier is Tier.INTERACTIVE else self.aside
+    def of(self, tier: Tier) -> DecodeBatch:
+        """Return the batch that a tier's rows begin in and that is stepped for it."""
+        return self.shared if tier is Tier.INTERACTIVE else self.separate
 
-    def arranged(self, tier: Tier, along: int) -> Rows:
-        """The batch to step for a tier, with just ``along`` batch rows in the shared one, the most urgent."""
-        missing = along - self.along
-        try:
-            if missing < 0:
-                present = sorted((r for r in self.shared.rows if r.request.tier is Tier.BATCH), key=_rank)
-                self.aside.absorb(self.shared.split(present[missing:]))
-            elif missing > 0:
-                self.shared.absorb(self.aside.split(sorted(self.aside.rows, key=_rank)[:missing]))
-        except Exception:
-            self._joinable = False
-            raise
+    def arrange(self, tier: Tier, shared_rows: int) -> DecodeBatch:
+        """Return the batch to step for a tier, with just ``shared_rows`` batch rows in the shared one, the most urgent.
+
+        If moving rows fails, their caches may be damaged: whoever calls starts all of them again.
+        """
+        missing = shared_rows - self.shared_rows
+        if missing < 0:
+            present = sorted((r for r in self.shared.rows if r.request.tier is Tier.BATCH), key=_rank)
+            self.separate.absorb(self.shared.split(present[missing:]))
+        elif missing > 0:
+            self.shared.absorb(self.separate.split(sorted(self.separate.rows, key=_rank)[:missing]))
         return self.of(tier)
 
-    def reset(self, batch: Rows) -> list[Row]:
-        """Put an empty batch in the place of one whose arrays can't be trusted any more; the rows it had."""
-        if batch is self.shared:
-            self.shared = Rows(self._model)
-        else:
-            self.aside = Rows(self._model)
-        return batch.rows
-
-    def clear(self) -> None:
-        """Drop everything."""
-        self.shared, self.aside = Rows(self._model), Rows(self._model)
+    def take_all(self) -> list[Row]:
+        """Drop everything; return the rows there were."""
+        return self.shared.take_all() + self.separate.take_all()
 
 
 def _rank(row: Row) -> tuple[int, float, int]:

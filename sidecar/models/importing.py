@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
@@ -105,10 +104,7 @@ def _check_space(folder: Path, need: int) -> None:
 
 
 def _check_architecture(kind: str, embedding: bool) -> None:
-    from mlx_vlm.utils import MODEL_REMAPPING
+    from sidecar.backend import families
 
-    if embedding:
-        return  # its loader knows which; the load that follows asks it
-    module = str(MODEL_REMAPPING.get(kind, kind))
-    if not re.fullmatch(r"\w+", module) or importlib.util.find_spec(f"mlx_vlm.models.{module}") is None:
+    if not embedding and not families.known(kind):  # an embedding model's loader knows which; the load asks it
         raise ImportFailed(f"Its architecture {kind!r} is not one this program has.")

@@ -19,8 +19,8 @@ from sidecar.models.downloads.hub import Endpoint, Transient
 from sidecar.models.downloads.meter import PullMeter
 from sidecar.models.downloads.selection import check_disk, needed
 from sidecar.models.downloads.store import Store
+from sidecar.models.downloads.tls import tls
 from sidecar.models.downloads.transfer import Transfer
-from sidecar.models.starter.source import tls
 
 _CONNECT = 15.0  # seconds
 _POLL = 0.25

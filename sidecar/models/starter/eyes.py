@@ -61,19 +61,6 @@ def assemble(text_dir: Path, out_dir: Path) -> None:
         ) from exc
 
 
-def share_output_layer(model: Any) -> bool:
-    """Let the output layer of a loaded model use the embedding's memory (113 MB in float32); whether it does.
-
-    Call it before the weights are evaluated: the second copy is then never read.
-    """
-    language = getattr(model, "language_model", None)
-    head, embed = getattr(language, "lm_head", None), getattr(language, "embed_tokens", None)
-    if head is None or embed is None or head.weight.shape != embed.weight.shape:
-        return False
-    head.weight = embed.weight
-    return True
-
-
 def _write(path: Path, data: dict[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=1, ensure_ascii=False), "utf-8")
 

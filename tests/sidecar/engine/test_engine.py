@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sidecar.backend import loader
+from sidecar.backend import caches, loader
 from sidecar.config import Settings
+from sidecar.engine.actions import Action, Decode, View
 from sidecar.engine.messages import Sampling, Tier
 from sidecar.engine.metrics import Meter
 from sidecar.engine.rows import Done, Event, Failed, GenerationRequest, Prompt, Started, Token
-from sidecar.engine.scheduler import Action, Decode, View
 from sidecar.engine.thread import EngineThread
 from sidecar.errors import LoadError
 from sidecar.text import images
@@ -242,29 +242,21 @@ def test_batch_rows_move_in_and_out_of_a_chats_pass_exactly(
 def test_rows_that_cannot_be_joined_go_on_apart(eyes: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [eyes.prompt(text) for text in ("count to ten", "name a colour", "what is it")]
     expected = eyes.alone(prompts, max_tokens=60)
-    batches, along = eyes.core.batches, []
-    decide = eyes.core.policy.decide
+    extend = caches.extend
 
-    def broken(_: Any) -> None:
+    def broken(cache: list[Any], other: list[Any]) -> list[Any]:
+        extend(cache, other)  # a cache that breaks half-way, as one of a new kind may
         raise RuntimeError("planted")
 
-    def eager(view: View) -> Action:
-        action: Action = decide(view)
-        if isinstance(action, Decode) and view.rows[Tier.INTERACTIVE] and view.mixable:
-            monkeypatch.setattr(batches.shared, "absorb", broken)
-            return Decode(Tier.INTERACTIVE, view.rows[Tier.BATCH])
-        along.append(view.along)
-        return action
-
-    monkeypatch.setattr(eyes.core.policy, "decide", eager)
+    monkeypatch.setattr(caches, "extend", broken)
     clients = beside(eyes, prompts, 60)
     try:
         assert [c.tokens for c in clients] == expected
         assert not any(c.failure for c in clients)
-        assert not batches.mixable
-        assert set(along) == {0}
+        assert "planted" in eyes.loaded.can.batch
+        assert not eyes.core.batches.can_share
     finally:
-        batches._joinable = True
+        eyes.loaded.can.batch = ""
 
 
 class Planted:
@@ -329,19 +321,24 @@ def test_a_broken_batch_is_rebuilt_and_its_rows_resume(text: Bench) -> None:
     clients = [text.send(q, max_tokens=32) for q in QUESTIONS[:3]]
     wait_for(lambda: all(len(c.tokens) > 4 for c in clients))
 
-    def plant() -> None:
-        batch = text.core.batches.shared
+    def plant() -> int:
+        (lane,) = text.core.batches.shared._lanes
 
-        def broken() -> Any:
+        def broken(**_: Any) -> Any:
             raise RuntimeError("planted")
 
-        batch.step = broken
+        lane.step = broken
+        return len(lane.rows)
 
-    text.on_engine(plant)
-    for client, tokens in zip(clients, expected, strict=True):
-        assert client.ended.wait(120)
-        assert client.failure is None
-        assert client.tokens == tokens
+    try:
+        assert text.on_engine(plant) == 3
+        for client, tokens in zip(clients, expected, strict=True):
+            assert client.ended.wait(120)
+            assert client.failure is None
+            assert client.tokens == tokens
+        assert "planted" in text.loaded.can.batch
+    finally:
+        text.loaded.can.batch = ""
 
 
 def test_cancel_frees_the_row_and_the_others_go_on(text: Bench) -> None:
@@ -361,13 +358,13 @@ BURST = ["count to ten", "name a colour", "a red house", "what is it", "the lazy
 def burst(bench: Bench, prepare: Callable[[list[Client]], None] = lambda _: None) -> tuple[list[Client], list[int]]:
     """Requests that come at once, and the sizes of the groups their prompts were processed in."""
     sizes: list[int] = []
-    begin = bench.core._begin_group
+    begin = bench.core.stage.begin_group
 
     def watched(requests: list[GenerationRequest]) -> None:
         sizes.append(len(requests))
         begin(requests)
 
-    bench.core._begin_group = watched
+    bench.core.stage.begin_group = watched
     try:
         bench.forget()
         with bench.held():
@@ -380,7 +377,7 @@ def burst(bench: Bench, prepare: Callable[[list[Client]], None] = lambda _: None
             assert client.ended.wait(60) or client.request.id not in bench.core.waiting
         return clients, sizes
     finally:
-        bench.core._begin_group = begin
+        bench.core.stage.begin_group = begin
 
 
 def one_by_one(bench: Bench) -> list[list[int]]:
@@ -400,21 +397,21 @@ def test_prompts_that_come_at_once_are_processed_together_and_as_alone(eyes: Ben
 
 def test_one_of_a_group_is_cancelled(eyes: Bench) -> None:
     alone = one_by_one(eyes)
-    finish, gone = eyes.core._finish, threading.Event()
+    step, gone = eyes.core.stage.step, threading.Event()
 
-    def cancel_first(prefill: Any) -> None:
+    def cancel_first(prefill: Any, tokens: int) -> Any:
         if len(prefill.requests) > 2 and not gone.is_set():
             gone.set()
             numbers.append(prefill.requests[0].id)
             eyes.core.cancel(prefill.requests[0].id)
-        finish(prefill)
+        return step(prefill, tokens)
 
     numbers: list[int] = []
-    eyes.core._finish = cancel_first
+    eyes.core.stage.step = cancel_first
     try:
         bench_clients, _ = burst(eyes, lambda clients: clients[0].ended.set())
     finally:
-        eyes.core._finish = finish
+        eyes.core.stage.step = step
     wait_for(lambda: not eyes.core.busy)
     assert numbers
     for client, tokens in zip(bench_clients, alone, strict=True):
@@ -437,7 +434,9 @@ def test_a_group_that_fails_is_tried_one_by_one(eyes: Bench, monkeypatch: pytest
     assert max(sizes) >= 3
     assert [c.tokens for c in clients] == alone
     assert not any(c.failure for c in clients)
-    assert not eyes.core._solo
+    assert not eyes.core.recovery.ungrouped
+    assert "planted" in eyes.loaded.can.group
+    eyes.loaded.can.group = ""
 
 
 def test_one_of_a_group_whose_client_breaks_ends_alone(eyes: Bench) -> None:

@@ -7,22 +7,22 @@ from typing import Any
 
 import pytest
 
-from sidecar.engine.costs import Costs
-from sidecar.engine.messages import Tier
-from sidecar.engine.scheduler import (
+from sidecar.engine.actions import (
     Action,
     Begin,
     Call,
     Decode,
     Encode,
     Idle,
-    Policy,
     Prefill,
     Prefilling,
     Unit,
     View,
     Waiting,
 )
+from sidecar.engine.costs import Costs
+from sidecar.engine.messages import Tier
+from sidecar.engine.scheduler import Policy
 
 CHAT, BATCH = Tier.INTERACTIVE, Tier.BATCH
 
@@ -57,11 +57,11 @@ class Machine:
     token: float = 0.005
     block: float = 0.07
     now: float = 0.0
-    mixable: bool = True
+    can_share: bool = True
     waiting: list[Job] = field(default_factory=list)
     begun: list[Job] = field(default_factory=list)
     rows: list[Job] = field(default_factory=list)
-    along: list[Job] = field(default_factory=list)  # batch rows in the chats' last pass
+    shared: list[Job] = field(default_factory=list)  # batch rows in the chats' last pass
     encoding: list[Job] = field(default_factory=list)
     batch_time: float = 0.0
 
@@ -75,8 +75,8 @@ class Machine:
                 Prefilling(id=j.id, tier=j.tier, priority=0, arrived=j.arrived, remaining=j.left) for j in self.begun
             ),
             rows={t: sum(j.tier is t for j in self.rows) for t in Tier},
-            along=len(self.along),
-            mixable=self.mixable,
+            shared_rows=len(self.shared),
+            can_share=self.can_share,
             encoding=tuple(j.tier for j in self.encoding),
         )
 
@@ -111,14 +111,14 @@ class Machine:
                 job.first = self.now + seconds
                 job.tokens.append(job.first)
         elif isinstance(action, Decode):
-            self.along = [j for j in self.rows if j.tier is BATCH][: action.along]
-            mine = [j for j in self.rows if j.tier is action.tier] + self.along
+            self.shared = [j for j in self.rows if j.tier is BATCH][: action.shared_rows]
+            mine = [j for j in self.rows if j.tier is action.tier] + self.shared
             seconds, kind, size, tier = self.decode + self.row * len(mine), "decode", len(mine), action.tier
             for job in mine:
                 job.tokens.append(self.now + seconds)
                 if job.finished:
                     self.rows.remove(job)
-                    self.along = [j for j in self.along if j is not job]
+                    self.shared = [j for j in self.shared if j is not job]
         elif isinstance(action, Idle):
             seconds = 0.005
         self.now += seconds
@@ -186,17 +186,17 @@ def test_a_stream_never_waits_longer_than_its_bound() -> None:
 
 def test_batch_gets_about_half_beside_one_stream_by_turns() -> None:
     machine = learned()
-    machine.mixable = False
+    machine.can_share = False
     machine.submit(Job(1, CHAT, 40, 400), *(Job(10 + i, BATCH, 40, 4000) for i in range(4)))
     machine.run(machine.now + 3)
     begin, spent = machine.now, machine.batch_time
     machine.run(machine.now + 10)
     assert 0.4 < (machine.batch_time - spent) / (machine.now - begin) < 0.7
-    assert not machine.along
+    assert not machine.shared
 
 
-@pytest.mark.parametrize(("row", "alongs"), [(0.0, {8}), (0.01, {3, 4, 5, 6}), (0.03, {1, 2}), (0.3, {1})])
-def test_batch_rows_go_along_as_far_as_they_cost_little(row: float, alongs: set[int]) -> None:
+@pytest.mark.parametrize(("row", "expected"), [(0.0, {8}), (0.01, {3, 4, 5, 6}), (0.03, {1, 2}), (0.3, {1})])
+def test_batch_rows_share_the_pass_as_far_as_they_cost_little(row: float, expected: set[int]) -> None:
     machine = learned()
     machine.policy.costs = Costs()
     machine.row = row
@@ -209,26 +209,26 @@ def test_batch_rows_go_along_as_far_as_they_cost_little(row: float, alongs: set[
     for _ in range(20):
         action = machine.step()
         if isinstance(action, Decode) and action.tier is CHAT:
-            seen.add(action.along)
+            seen.add(action.shared_rows)
     assert len(seen) == 1
-    assert seen <= alongs
+    assert seen <= expected
     own = machine.decode + machine.row
     assert max(gaps(chat)[-20:]) <= machine.policy.gap_bound * own
 
 
-def test_rows_that_go_along_make_room_for_the_least_piece_of_a_prompt() -> None:
+def test_rows_in_the_chats_pass_make_room_for_the_least_piece_of_a_prompt() -> None:
     machine = learned(row=0.005)
     chat = Job(1, CHAT, 40, 400)
     machine.submit(chat, *(Job(10 + i, BATCH, 40, 4000) for i in range(4)))
     machine.run(machine.now + 6)
-    assert len(machine.along) == 4
+    assert len(machine.shared) == 4
     late = Job(20, BATCH, 300, 4000)
     machine.submit(late)
     since = len(chat.tokens)
     least = 4
     while late.first is None:
         machine.step()
-        least = min(least, len(machine.along))
+        least = min(least, len(machine.shared))
     assert least < 4
     assert max(gaps(chat)[since - 1 :]) <= machine.policy.gap_bound * (machine.decode + machine.row) + 1e-9
 
@@ -284,11 +284,11 @@ def test_rows_join_only_where_nothing_else_was_done_since_the_last_token() -> No
     policy = Policy()
     for rows in (1, 2, 3):
         policy.costs.learn("decode", rows, 0.05)
-    view = View(rows={CHAT: 1, BATCH: 2}, along=1)
+    view = View(rows={CHAT: 1, BATCH: 2}, shared_rows=1)
     assert policy.decide(view) == Decode(CHAT, 2)
     policy.spent = 0.01
     assert policy.decide(view) == Decode(CHAT, 1)
-    assert policy.decide(replace(view, mixable=False)) != Decode(CHAT, 1)
+    assert policy.decide(replace(view, can_share=False)) != Decode(CHAT, 1)
 
 
 def test_an_interactive_prompt_has_all_the_room() -> None:
@@ -296,7 +296,7 @@ def test_an_interactive_prompt_has_all_the_room() -> None:
     for rows in (1, 2, 3):
         policy.costs.learn("decode", rows, 0.05)
     begun = Prefilling(id=9, tier=CHAT, priority=0, arrived=0, remaining=500)
-    view = View(rows={CHAT: 1, BATCH: 2}, along=2, prefilling=(begun,))
+    view = View(rows={CHAT: 1, BATCH: 2}, shared_rows=2, prefilling=(begun,))
     assert isinstance(policy.decide(view), Prefill)
     policy.done(Prefill(9, 64), view, 1.0)
     assert policy.decide(view) == Decode(CHAT, 0)
@@ -437,12 +437,14 @@ def test_calls_are_units_of_their_tier() -> None:
     assert Policy().decide(View(calls=(Unit(id=4, tier=BATCH, arrived=0),), waiting=waiting)) == Begin(1)
 
 
-def test_calls_and_prompts_take_turns_beside_rows_that_go_along() -> None:
+def test_calls_and_prompts_take_turns_beside_rows_in_the_chats_pass() -> None:
     policy = Policy()
     for rows in (1, 2, 3):
         policy.costs.learn("decode", rows, 0.05)
     begun = Prefilling(id=9, tier=BATCH, priority=0, arrived=0, remaining=500)
-    view = View(rows={CHAT: 1, BATCH: 1}, along=1, prefilling=(begun,), calls=(Unit(id=4, tier=BATCH, arrived=0),))
+    view = View(
+        rows={CHAT: 1, BATCH: 1}, shared_rows=1, prefilling=(begun,), calls=(Unit(id=4, tier=BATCH, arrived=0),)
+    )
     seen = []
     for _ in range(6):
         action = policy.decide(view)

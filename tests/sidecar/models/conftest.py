@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.backend import loader
 from sidecar.models.starter import eyes
 
 
@@ -24,5 +25,5 @@ def seeing(seeing_dir: Path) -> tuple[Any, Any]:
     from mlx_vlm.utils import load
 
     model, processor = load(str(seeing_dir), lazy=True)
-    assert eyes.share_output_layer(model)
+    assert loader.share_output_layer(model)
     return model, processor

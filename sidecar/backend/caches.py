@@ -1,0 +1,62 @@
+"""Key-value caches of rows and prompts: made, joined, copied, cut. The engine sees lists with one entry a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_vlm import apc
+from mlx_vlm.generate import ar
+
+
+@dataclass(frozen=True, kw_only=True)
+class KVQuantization:
+    """How the KV cache is quantized, if at all."""
+
+    bits: int = 0
+    group_size: int = 64
+
+    @classmethod
+    def of(cls, bits: int, config: Mapping[str, Any]) -> KVQuantization:
+        """Choose the group size for a model's heads. Raises ValueError where they can't be quantized."""
+        text = config.get("text_config") or config
+        size = text.get("head_dim") or text.get("hidden_size", 0) // (text.get("num_attention_heads") or 1)
+        group = next((g for g in (64, 32) if size and size % g == 0), 0)
+        if bits and not group:
+            raise ValueError(f"its heads have {size} values, not a multiple of 32; start without --kv-bits")
+        return cls(bits=bits, group_size=group or 64)
+
+    def kwargs(self) -> dict[str, Any]:
+        """Return the arguments of mlx-vlm's prompt batch."""
+        return {"kv_bits": self.bits, "kv_group_size": self.group_size} if self.bits else {}
+
+
+def extend(cache: list[Any], other: list[Any]) -> list[Any]:
+    """Join the rows of ``other`` behind those of ``cache``. Raises where a layer's cache can't be joined."""
+    joined: list[Any] = ar._extend_cache(cache, other)
+    return joined
+
+
+def snapshot(cache: Sequence[Any], row: int) -> list[Any] | None:
+    """Return a copy of one row's cache; None where a layer can't be copied."""
+    copy: list[Any] | None = apc.snapshot_prompt_cache_row(cache, row)
+    return copy
+
+
+def clone(cache: list[Any], length: int | None = None) -> list[Any] | None:
+    """Return a copy of a single row's cache, of its first ``length`` tokens if given; None where it can't be copied."""
+    source = cache if length is None else apc._dense_checkpoint_prefix(cache, length)
+    copy: list[Any] | None = apc._clone_prompt_cache_for_apc(source)
+    return copy
+
+
+def can_be_cut(cache: Sequence[Any], tokens: int) -> bool:
+    """Return whether a single row's cache of ``tokens`` tokens holds every shorter prefix of them, too."""
+    return bool(apc._dense_checkpoint_trimmable(cache, tokens))
+
+
+def without_rewind(model: Any) -> list[str]:
+    """Return the names of the kinds of cache of ``model`` that can't take tokens back, sorted."""
+    language = getattr(model, "language_model", model)
+    return sorted({type(c).__name__ for c in ar._make_cache(language, [0]) if not c.is_trimmable()})

@@ -1,0 +1,194 @@
+"""Forward passes over a model: a prompt on its way into the cache, piece by piece, and rows being decoded.
+
+Prompts go through mlx-vlm's ``PromptProcessingBatch``. Its stepping is used, but never its sampling: the last pass is
+done here and gives the raw scores, so that each row chooses by its own parameters. What it doesn't cut to the piece
+that is processed is cut here: positions, whose last axis is that of the tokens, and lists that are aligned to the
+pictures' tokens (``deepstack_visual_embeds``: without this each piece adds the features of the first picture again).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_vlm.generate import ar
+from mlx_vlm.generate.common import _chunked_prefill_enabled
+
+from sidecar.backend.caches import KVQuantization
+from sidecar.backend.positions import Embedded, Positions
+
+_FROM_ENCODER = ("cross_attention_states", "encoder_outputs")
+
+
+@dataclass(frozen=True)
+class RowState:
+    """What rows need beside their caches. ``rope_deltas`` [B, 1]; ``carried``: an encoder's states, of a single row."""
+
+    rope_deltas: mx.array | None = None
+    carried: dict[str, Any] = field(default_factory=dict)
+    positions: Positions = field(default_factory=Positions)
+
+    def joins(self, other: RowState) -> bool:
+        """Return whether rows with this state can be decoded in one pass with rows of another's."""
+        if self.carried or other.carried:
+            return False
+        return (self.rope_deltas is None) == (other.rope_deltas is None)
+
+    def joined(self, other: RowState) -> RowState:
+        """Return the state of these rows and then the other's."""
+        if self.rope_deltas is None or other.rope_deltas is None:
+            return RowState()
+        return RowState(mx.concatenate([self.rope_deltas, other.rope_deltas]))
+
+    def take(self, index: mx.array) -> RowState:
+        """Return the state of some of the rows."""
+        return RowState(None if self.rope_deltas is None else self.rope_deltas[index], self.carried)
+
+
+class PromptBatch:
+    """One prompt, or several padded on the left to the length of the longest. Lengths count embeddings, not tokens."""
+
+    def __init__(
+        self,
+        model: Any,
+        ids: Sequence[int],
+        tokens: Sequence[list[int]],
+        prompts: Sequence[Embedded],
+        *,
+        whole: bool = False,
+        cache: list[Any] | None = None,
+        start: int = 0,
+        quantization: KVQuantization | None = None,
+    ) -> None:
+        """``ids``: a number for each prompt; ``tokens``: its ids; ``prompts``: what ``positions.embed`` gave for it.
+
+        ``whole``: never in pieces. ``start``: tokens already in ``cache`` (a kept prefix of a single prompt).
+        """
+        # The language model itself: the whole model would embed the tokens anew and lose the images.
+        self._lm = getattr(model, "language_model", model)
+        self._total = max(p.length for p in prompts)
+        self._state = prompts[0].positions if len(prompts) == 1 else Positions()
+        embeds, kwargs = prompts[0].embeds, dict(prompts[0].kwargs)
+        if len(prompts) > 1:
+            merge = [{**p.kwargs, "inputs_embeds": p.embeds} for p in prompts]
+            embeds, kwargs = ar._merge_prefill_prompt_kwargs(merge, tokens)
+        self._single_positions = kwargs.pop("position_ids", None) if len(prompts) == 1 else None
+        kwargs = {k: self._from(k, v, start) for k, v in kwargs.items()}
+        if start:  # the pictures are all in the prefix
+            kwargs = {k: v for k, v in kwargs.items() if not _by_picture_token(v)}
+        self._batch = ar.PromptProcessingBatch(
+            model=self._lm,
+            uids=list(ids),
+            input_ids=[_filled(t, p.length)[start:] for t, p in zip(tokens, prompts, strict=True)],
+            max_tokens=[1] * len(tokens),
+            inputs_embeds=embeds[:, start:],
+            prompt_kwargs=kwargs,
+            prefill_step_size=256,
+            warm_cache=cache,
+            **(quantization or KVQuantization()).kwargs(),
+        )
+        # mlx-vlm asks the language model alone here; some families' rule stands on the whole model.
+        self.whole = whole or self._batch.prefill_step_size is None or not self._may_be_cut(model)
+
+    def _from(self, name: str, value: Any, start: int) -> Any:
+        """Return an input of the language model without its first ``start`` tokens, where it has tokens."""
+        if start and isinstance(value, mx.array) and ar._is_sequence_aligned_prompt_kwarg(name, value, self._total):
+            return ar._slice_sequence_aligned_prompt_kwarg(name, value, start=start)
+        return value
+
+    def _may_be_cut(self, model: Any) -> bool:
+        """Return whether the whole model's own rule lets these prompts be processed in pieces."""
+        batch = self._batch
+        return bool(
+            _chunked_prefill_enabled(
+                model,
+                input_ids=batch._input_ids,
+                inputs_embeds=batch._inputs_embeds,
+                prompt_cache=batch.prompt_cache,
+                prefill_kwargs=batch._prompt_kwargs,
+            )
+        )
+
+    @property
+    def remaining(self) -> int:
+        """Embeddings still to process, of the longest prompt."""
+        return int(self._batch._inputs_embeds.shape[1])
+
+    @property
+    def processed(self) -> int:
+        """Embeddings in the cache, padding included."""
+        return self._total - self.remaining
+
+    @property
+    def cache(self) -> list[Any]:
+        """The caches, a row for each prompt."""
+        return list(self._batch.prompt_cache)
+
+    def drop(self, number: int) -> None:
+        """Take one of several prompts out."""
+        self._batch.remove(number)
+
+    def step(self, tokens: int) -> None:
+        """Process up to ``tokens`` more, all but the last one."""
+        batch, before = self._batch, self.processed
+        seen = batch._prompt_kwargs.get("visual_pos_masks")
+        count = min(max(1, tokens), self.remaining - 1)
+        batch.prefill_step_size = count
+        self._put_positions(count)
+        with self._state.installed(self._lm):
+            batch.prompt_step()
+            mx.eval([c.state for c in batch.prompt_cache])
+        if isinstance(seen, mx.array) and seen.ndim == 2 and seen.shape[1] > self.remaining:
+            used = int(np.count_nonzero(np.array(seen[:, : self.processed - before])))
+            batch._prompt_kwargs = {k: _without_first(v, used) for k, v in batch._prompt_kwargs.items()}
+
+    def _put_positions(self, count: int) -> None:
+        """Give the next pass the positions of its ``count`` tokens."""
+        if self._single_positions is not None:
+            part = self._single_positions[..., self.processed : self.processed + count]
+            self._batch._prompt_kwargs["position_ids"] = part
+
+    def finish(self) -> tuple[mx.array, RowState]:
+        """Process all that is left; return the scores of the first answer tokens [B, V] and the rows' state."""
+        batch = self._batch
+        self._put_positions(self.remaining)
+        kwargs = {**batch._prompt_kwargs, "logits_to_keep": 1}
+        with self._state.installed(self._lm):
+            output = self._lm(batch._input_ids, cache=batch.prompt_cache, inputs_embeds=batch._inputs_embeds, **kwargs)
+            deltas = batch._capture_rope_deltas_from_prompt_kwargs(kwargs, self._lm, len(batch.uids))
+        logits = getattr(output, "logits", output)[:, -1, :]
+        carried = {n: v for n in _FROM_ENCODER if (v := getattr(output, n, None)) is not None}
+        return logits, RowState(deltas, carried, self._state)
+
+    def evaluate(self, state: RowState) -> None:
+        """Finish what is still being computed of the last pass."""
+        mx.eval([c.state for c in self._batch.prompt_cache], [] if state.rope_deltas is None else state.rope_deltas)
+
+
+def _filled(tokens: list[int], length: int) -> list[int]:
+    """Return a prompt's ids with the last one repeated, where it has more embeddings than tokens."""
+    return tokens + [tokens[-1]] * (length - len(tokens))
+
+
+def _by_picture_token(value: Any) -> bool:
+    """Return whether an input is a list of arrays with a line for each token of a picture."""
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(v, mx.array) for v in value)
+
+
+def _without_first(value: Any, used: int) -> Any:
+    return [v[used:] for v in value] if used and _by_picture_token(value) else value
+
+
+def decode(language: Any, ids: mx.array, cache: list[Any], state: RowState) -> mx.array:
+    """Return the scores [B, N, V] after ``ids`` [B, N], which follow what is in ``cache`` for B rows."""
+    kwargs: dict[str, Any] = dict(state.carried)
+    if state.rope_deltas is not None:
+        kwargs["rope_deltas"] = state.rope_deltas
+        state.positions.kept["_rope_deltas"] = state.rope_deltas
+    with state.positions.installed(language):
+        output = language(ids, cache=cache, **kwargs)
+    scores: mx.array = getattr(output, "logits", output)
+    return scores

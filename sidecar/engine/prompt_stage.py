@@ -1,0 +1,157 @@
+"""Requests between the queue and their first token: embedded, then processed a piece at a time, alone or in groups."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sidecar.backend import pausing
+from sidecar.backend.caches import KVQuantization
+from sidecar.backend.loader import LoadedModel
+from sidecar.backend.pausing import Cancelled
+from sidecar.backend.positions import embed
+from sidecar.engine.metrics import Meter
+from sidecar.engine.prefill import Begun, Part, Prefill
+from sidecar.engine.prefix_cache import PrefixCache, key_of
+from sidecar.engine.recovery import Recovery
+from sidecar.engine.rows import Admitted, GenerationRequest
+
+
+@dataclass(eq=False)
+class Encoding:
+    """A picture being encoded; a paused one sits lower on the stack."""
+
+    request: GenerationRequest
+    since: float = field(default_factory=time.monotonic)
+
+
+class PromptStage:
+    """Begun prompts of one model."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        prefixes: PrefixCache,
+        meter: Meter,
+        kv: KVQuantization,
+        recovery: Recovery,
+    ) -> None:
+        self._loaded = loaded
+        self._prefixes = prefixes
+        self._meter = meter
+        self._kv = kv
+        self._recovery = recovery
+        self._features = pausing.feature_cache()
+        self._cancelled: set[int] = set()
+        self.prefills: dict[int, Prefill] = {}
+        self.encoding: list[Encoding] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether any prompt was begun and has no token yet."""
+        return bool(self.prefills or self.encoding)
+
+    @property
+    def requests(self) -> list[GenerationRequest]:
+        """Requests whose prompts are being processed."""
+        return [r for p in self.prefills.values() for r in p.requests]
+
+    def forget(self) -> None:
+        """Drop picture features."""
+        self._features = pausing.feature_cache()
+
+    def cancel(self, request_id: int) -> bool:
+        """Take a request out, or note that it ends at the next pause of its picture; return whether it is here."""
+        if any(e.request.id == request_id for e in self.encoding):
+            self._cancelled.add(request_id)
+            return True
+        for key, prefill in self.prefills.items():
+            if any(r.id == request_id for r in prefill.requests):
+                del self.prefills[key]
+                if len(prefill.requests) > 1:
+                    prefill.drop(request_id)
+                    self._put(prefill)
+                self._meter.cancelled()
+                return True
+        return False
+
+    def check_cancelled(self, request: GenerationRequest) -> None:
+        """Raise Cancelled if the request was cancelled while its picture is encoded."""
+        if request.id in self._cancelled:
+            raise Cancelled
+
+    def begin(self, request: GenerationRequest) -> None:
+        """Embed a request's prompt; what a kept prefix holds of it isn't processed again."""
+        self._meter.queued(request.tier, time.monotonic() - request.arrived)
+        request.sink([Admitted()])
+        images = request.prompt.inputs is not None
+        if images:
+            self.encoding.append(Encoding(request))
+        try:
+            tokens = [*request.prompt.tokens, *request.resumed]
+            prompt = embed(
+                self._loaded.model,
+                tokens,
+                request.prompt.inputs,
+                media=request.prompt.media,
+                vision_cache=self._features,
+            )
+            self.check_cancelled(request)
+            hit = None
+            if not self._loaded.can.keep and prompt.length == len(tokens):
+                key, least = key_of(tokens, request.prompt.media, self._loaded.media_ids)
+                hit = self._prefixes.lookup(key, at_least=least)
+            cache, start = hit if hit is not None else (None, 0)
+            self._meter.prefix(hit=hit is not None, tokens=start)
+            self._put(self._prefill([Part(request, prompt)], cache=cache, start=start))
+        except Cancelled:
+            self._meter.cancelled()
+        except Exception as exc:
+            self._recovery.fault(request, exc)
+        finally:
+            self._cancelled.discard(request.id)
+            if images:
+                self.encoding.pop()
+
+    def begin_group(self, requests: Sequence[GenerationRequest]) -> None:
+        """Begin prompts without pictures; those with a kept prefix go on by themselves, the others together."""
+        parts: list[Part] = []
+        for request in requests:
+            key, _ = key_of(request.prompt.tokens, "", self._loaded.media_ids)
+            if not self._loaded.can.keep and self._prefixes.match(key):
+                self.begin(request)
+                continue
+            self._meter.queued(request.tier, time.monotonic() - request.arrived)
+            request.sink([Admitted()])
+            self._meter.prefix(hit=False, tokens=0)
+            try:
+                parts.append(Part(request, embed(self._loaded.model, request.prompt.tokens)))
+            except Exception as exc:
+                self._recovery.fault(request, exc)
+        try:
+            if parts:
+                self._put(self._prefill(parts))
+        except Exception as exc:
+            self._recovery.group_failed([p.request for p in parts], exc)
+
+    def _prefill(self, parts: Sequence[Part], *, cache: list[object] | None = None, start: int = 0) -> Prefill:
+        return Prefill(self._loaded.model, parts, can=self._loaded.can, cache=cache, start=start, quantization=self._kv)
+
+    def _put(self, prefill: Prefill) -> None:
+        self.prefills[prefill.requests[0].id] = prefill
+
+    def step(self, prefill: Prefill, tokens: int) -> Begun | None:
+        """Process up to ``tokens`` more of a prompt; return its rows when it is done."""
+        try:
+            if not (prefill.ready or tokens >= prefill.remaining):
+                prefill.step(tokens)
+                return None
+            begun = prefill.finish()
+        except Exception as exc:
+            self.prefills.pop(prefill.requests[0].id, None)
+            self._recovery.group_failed(prefill.requests, exc)
+            return None
+        self.prefills.pop(prefill.requests[0].id)
+        return begun
