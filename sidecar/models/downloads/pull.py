@@ -64,19 +64,8 @@ async def pull(
     meter = PullMeter(hub_id, noted, clock)
     lock: FileLock | None = None
     try:
-        try:
-            store.prepare()
-            lock = FileLock(store.lock)
-            while not lock.try_exclusive():
-                _tell_of_other(store, meter, report)
-                await asyncio.sleep(_POLL)
-            mine = True
-            store.prepare()  # who had it may have tidied up
-        except (OSError, StateDirError) as exc:
-            why = getattr(exc, "strerror", None) or exc
-            raise PullError(
-                f"{cache}: can't be used ({why}). Choose another folder with --cache-dir.", code="unusable", status=500
-            ) from exc
+        lock = await _locked(store, meter, report)
+        mine = True
         if endpoints is None:
             endpoints = await asyncio.to_thread(hub_api.endpoints, mirrors)
         listing = await _listing(hub_id, endpoints, effort, meter)
@@ -95,6 +84,32 @@ async def pull(
             store.tidy()
         if lock is not None:
             lock.close()
+
+
+async def _locked(store: Store, meter: PullMeter, report: Report) -> FileLock:
+    """Return the model's lock once no other process pulls it. Raises PullError."""
+    lock: FileLock | None = None
+    try:
+        store.prepare()
+        lock = FileLock(store.lock)
+        while not lock.try_exclusive():
+            _tell_of_other(store, meter, report)
+            await asyncio.sleep(_POLL)
+        store.prepare()  # who had it may have tidied up
+    except (OSError, StateDirError) as exc:
+        if lock is not None:
+            lock.close()
+        why = getattr(exc, "strerror", None) or exc
+        raise PullError(
+            f"{store.cache}: can't be used ({why}). Choose another folder with --cache-dir.",
+            code="unusable",
+            status=500,
+        ) from exc
+    except BaseException:
+        if lock is not None:
+            lock.close()
+        raise
+    return lock
 
 
 def _tell_of_other(store: Store, meter: PullMeter, report: Report) -> None:
