@@ -1,0 +1,156 @@
+"""Requests as clients really send them, brought into the one form the routes read. ASGI, inside the guard.
+
+Clients name their JSON ``text/plain`` or a form (curl's ``-d`` does), compress it, cut an emoji in two, write the whole
+address into the request line, or ask with HEAD whether anyone is there. What can be understood without guessing is
+served; the rest is refused with the name of the header to change.
+
+A body is read whole here, before the framework parses it, because three things must be known first: how large it is
+unpacked (a gzip of 64 KiB may hold 64 MiB), how many values it holds (an array of a million numbers takes seconds to
+validate, and tens of bytes for each of its own), and whether it holds half a surrogate pair, which no UTF-8 text can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_VALUES = 1_000_000
+"""JSON values in one body: a prompt of a million tokens is longer than any context."""
+_JSON = b"application/json"
+_PLAIN = frozenset(
+    {b"", _JSON, b"text/plain", b"text/json", b"application/octet-stream", b"application/x-www-form-urlencoded"}
+)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+
+Refuse = Callable[[int, str, str | None], Exception]
+"""Makes the server's own exception of a status, a message and the name of the header that is to blame."""
+
+
+class Bodies:
+    """ASGI middleware. ``refuse`` makes the errors; ``max_body`` is in bytes, unpacked."""
+
+    def __init__(self, app: ASGIApp, *, refuse: Refuse, max_body: int) -> None:
+        self._app = app
+        self._refuse = refuse
+        self._max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
+            await self._app(scope, receive, send)
+            return
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        kept = [
+            (n, v)
+            for n, v in scope["headers"]
+            if n.lower() not in (b"content-type", b"content-encoding", b"content-length")
+        ]
+        inner = {**scope, "headers": [*kept, (b"content-type", _JSON)]}
+        await self._app(inner, self._prepared(headers, receive), send)
+
+    def _prepared(self, headers: dict[bytes, bytes], receive: Receive) -> Receive:
+        """Return a ``receive`` that gives the body in one message; what it refuses is raised in the application."""
+        given = False
+
+        async def prepared() -> Message:
+            nonlocal given
+            if given:
+                return await receive()
+            given = True
+            self._check_type(headers)
+            parts: list[bytes] = []
+            while True:
+                message = await receive()
+                if message["type"] != "http.request":
+                    return message
+                parts.append(message.get("body", b""))
+                if not message.get("more_body", False):
+                    break
+            body = b"".join(parts)
+            parts.clear()
+            if len(body) > 1 << 20:
+                body = await asyncio.to_thread(self._read, headers, body)
+            else:
+                body = self._read(headers, body)
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        return prepared
+
+    def _check_type(self, headers: dict[bytes, bytes]) -> None:
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind not in _PLAIN and not kind.endswith(b"+json"):
+            raise self._refuse(
+                415, f"content-type: {_text(kind)} is not read here; send JSON as application/json.", "content-type"
+            )
+
+    def _read(self, headers: dict[bytes, bytes], body: bytes) -> bytes:
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        body = self._unpacked(headers.get(b"content-encoding", b"").strip().lower(), body)
+        if kind not in (b"", _JSON) and not kind.endswith(b"+json") and body.lstrip()[:1] not in (b"{", b"["):
+            raise self._refuse(
+                415, f"content-type: the body was sent as {_text(kind)} and is not JSON; send JSON.", "content-type"
+            )
+        if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_VALUES:
+            raise self._refuse(413, f"The body holds over {MAX_VALUES:,} JSON values; send fewer.", None)
+        return whole_characters(body) if _SURROGATE.search(body) else body
+
+    def _unpacked(self, encoding: bytes, body: bytes) -> bytes:
+        if encoding in (b"", b"identity"):
+            return body
+        if encoding not in (b"gzip", b"x-gzip", b"deflate"):
+            raise self._refuse(
+                415,
+                f"content-encoding: {_text(encoding)} is not read here; send gzip, deflate or the plain body.",
+                "content-encoding",
+            )
+        # zlib's own header, gzip's, or for "deflate" none at all, as some clients have it.
+        raw = encoding == b"deflate" and body[:1] not in (b"\x78", b"\x58", b"\x68", b"\x48")
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS if raw else zlib.MAX_WBITS | 32)
+        try:
+            out = inflater.decompress(body, self._max_body + 1)
+        except zlib.error as exc:
+            raise self._refuse(
+                400, f"content-encoding: the body is not {_text(encoding)} ({exc}).", "content-encoding"
+            ) from exc
+        if len(out) > self._max_body:
+            raise self._refuse(413, f"The body is over {self._max_body} bytes when unpacked; send less.", None)
+        if not inflater.eof:
+            raise self._refuse(400, f"content-encoding: the {_text(encoding)} body is cut off.", "content-encoding")
+        return out
+
+
+class RequestLines:
+    """ASGI middleware, outside of the guard: the whole address in the request line, and HEAD as GET without a body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            if scope["path"].startswith(("http://", "https://")):  # as a proxy is asked (RFC 9112, 3.2.2)
+                path = urlsplit(scope["raw_path"].decode("latin-1")).path or "/"
+                scope = {**scope, "path": unquote(path), "raw_path": path.encode("latin-1")}
+            if scope["method"] == "HEAD":  # the server leaves the body out by itself
+                scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)
+
+
+def whole_characters(body: bytes) -> bytes:
+    """Return a JSON body with each half of a surrogate pair replaced by U+FFFD; as it was when it is not JSON."""
+    try:
+        document: Any = json.loads(body.decode("utf-8", "surrogatepass"))
+        text = json.dumps(document, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return body
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+
+
+def _text(value: bytes) -> str:
+    return value.decode("latin-1")[:80]
