@@ -10,10 +10,12 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from starlette.types import ASGIApp, Scope
 
+from host_api.loopback import docs_page
 from host_api.loopback.access_log import AccessLog
 from host_api.loopback.guard import Guard
 from sidecar import __version__
 from sidecar.api import chat, completions, embeddings, errors, health, models
+from sidecar.api.bodies import Bodies, RequestLines
 from sidecar.api.service import Service
 from sidecar.errors import ApiError
 
@@ -23,7 +25,7 @@ _HEALTH = frozenset({"/health", "/health/ready"})
 
 def create_app(service: Service, *, token: str | None) -> ASGIApp:
     """The ASGI application for ``service``; ``token`` is the bearer token clients must send, if any."""
-    app = FastAPI(title="mlx-sidecar", version=__version__, docs_url="/docs", redoc_url=None)
+    app = FastAPI(title="mlx-sidecar", version=__version__, docs_url=None, redoc_url=None)
     app.state.service = service
     errors.install(app)
     for module in (health, models, chat, completions, embeddings):
@@ -34,13 +36,24 @@ def create_app(service: Service, *, token: str | None) -> ASGIApp:
         """Prometheus metrics."""
         return Response(request.app.state.service.metrics(), media_type="text/plain; version=0.0.4")
 
+    @app.get("/", tags=["health"], include_in_schema=False)
+    async def front() -> dict[str, str]:
+        """Say who is here, for people and for clients that only look whether someone is."""
+        return {"name": "mlx-sidecar", "version": __version__, "api": "/v1", "docs": "/docs", "health": "/health"}
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        """Show the API as a page that loads nothing."""
+        return Response(docs_page.page(app.openapi()), media_type="text/html", headers=docs_page.HEADERS)
+
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     settings = service.settings
+    max_body = int(settings.max_body_mb * 1024 * 1024)
     guard = Guard(
-        app,
+        Bodies(app, refuse=_refuse_header, max_body=max_body),
         refuse=_refuse,
         key=token,
-        max_body=int(settings.max_body_mb * 1024 * 1024),
+        max_body=max_body,
         client_timeout=settings.client_timeout,
         origins=settings.allow_origin,
         hosts=settings.allow_host,
@@ -55,7 +68,7 @@ def create_app(service: Service, *, token: str | None) -> ASGIApp:
     def done(scope: Scope, status: int) -> None:
         service.meter.request(getattr(scope.get("route"), "path", "other"), status)
 
-    return AccessLog(guard, log, quiet=_HEALTH, done=done)
+    return AccessLog(RequestLines(guard), log, quiet=_HEALTH, done=done)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
@@ -71,6 +84,10 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             document.get("components", {}).get("schemas", {}).pop(name, None)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _refuse_header(status: int, message: str, header: str | None) -> ApiError:
+    return ApiError(status, message, param=header)
 
 
 def _refuse(status: int, message: str, code: str, wait: int | None = None) -> ApiError:

@@ -10,8 +10,9 @@ from fastapi.responses import Response
 
 from sidecar.api import generation, pictures
 from sidecar.api.answers import Answers
+from sidecar.api.conversation import AllowedTools, ImagePart, Message, NamedTool
 from sidecar.api.replies import base_document, respond, service_of
-from sidecar.api.schemas import ChatRequest, ImagePart, Message, NamedTool, error_responses
+from sidecar.api.schemas import ChatRequest, error_responses
 from sidecar.config import Settings
 from sidecar.engine.messages import Conversation, Generate, ModelInfo, PictureData, Piece, Scores, Tier, TokenText
 from sidecar.errors import bad_request
@@ -47,7 +48,7 @@ async def chat_completions(
 def _job(settings: Settings, model: ModelInfo, body: ChatRequest, tier: Tier, priority: int) -> Generate:
     """Return the job of a body. Raises ApiError; blocking work, off the event loop."""
     tools, forced = _tools(body)
-    form = body.response_format.type if body.response_format is not None else "text"
+    form, schema = _form(body)
     if forced and form != "text":
         raise bad_request("response_format and a required tool call exclude each other.", param="response_format")
     return Generate(
@@ -58,9 +59,9 @@ def _job(settings: Settings, model: ModelInfo, body: ChatRequest, tier: Tier, pr
             pictures=_pictures(settings, model, body),
             tools=tuple(tools),
             forced=forced,
-            parallel=body.parallel_tool_calls is not False,
+            parallel=body.parallel_tool_calls is not False and not isinstance(body.tool_choice, NamedTool),
             form=form,
-            schema=_schema(body),
+            schema=schema,
             template=_template(model, body),
         ),
         samplings=generation.samplings(model, body, logprobs=bool(body.logprobs), top_logprobs=body.top_logprobs or 0),
@@ -110,7 +111,7 @@ def _pictures(settings: Settings, model: ModelInfo, body: ChatRequest) -> tuple[
                     param = f"messages.{i}.content.{j}.image_url"
                     if message.role not in ("user", "tool"):
                         raise bad_request(f"{param}: images belong in user messages.", param=param)
-                    urls.append((param, part.image_url.url))
+                    urls.append((param, part.url))
     if urls and not model.sees:
         raise bad_request(
             "This model takes no images; choose one that does, such as qwen3-vl-4b.",
@@ -134,6 +135,13 @@ def _tools(body: ChatRequest) -> tuple[list[dict[str, Any]], bool]:
                 f"tool_choice names {choice.function.name!r}, which is not in tools.", param="tool_choice"
             )
         return tools, True
+    if isinstance(choice, AllowedTools):
+        allowed = {t.function.name for t in choice.allowed_tools.tools}
+        missing = sorted(allowed - {t["function"]["name"] for t in tools})
+        if missing:
+            raise bad_request(f"tool_choice allows {missing[0]!r}, which is not in tools.", param="tool_choice")
+        tools = [t for t in tools if t["function"]["name"] in allowed]
+        return tools, choice.allowed_tools.mode == "required"
     if choice == "required":
         if not tools:
             raise bad_request("tool_choice is required, and there are no tools.", param="tool_choice")
@@ -141,16 +149,21 @@ def _tools(body: ChatRequest) -> tuple[list[dict[str, Any]], bool]:
     return ([], False) if choice == "none" else (tools, False)
 
 
-def _schema(body: ChatRequest) -> dict[str, Any] | None:
+def _form(body: ChatRequest) -> tuple[str, dict[str, Any] | None]:
+    """Return the form of the answer, and its schema where it has one."""
     form = body.response_format
-    if form is None or form.type != "json_schema":
-        return None
-    schema = form.json_schema.schema_ if form.json_schema else None
+    if form is None:
+        return "text", None
+    if form.type == "json_object" and form.schema_ is not None:
+        return "json_schema", form.schema_
+    if form.type != "json_schema":
+        return form.type, None
+    schema = form.json_schema.schema_ if form.json_schema else form.schema_
     if schema is None:
         raise bad_request("response_format.json_schema.schema is missing.", param="response_format")
     if isinstance(schema, bool):
         raise bad_request("response_format.json_schema.schema: give an object.", param="response_format")
-    return schema
+    return "json_schema", schema
 
 
 class ChatForm:

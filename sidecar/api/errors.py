@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from sidecar.errors import ApiError, envelope
 
 log = logging.getLogger("sidecar.api")
+_PLACES = frozenset({"body", "query", "path", "header"})  # where FastAPI found a field
 
 
 def install(app: FastAPI) -> None:
@@ -26,15 +27,17 @@ def install(app: FastAPI) -> None:
         # What the guard raises while a body is read comes wrapped in FastAPI's own "error parsing the body".
         if isinstance(exc.__cause__, ApiError):
             return await _known(_, exc.__cause__)
-        message = {404: "There is nothing at this path.", 405: "This path does not take that method."}.get(
-            exc.status_code, str(exc.detail)
-        )
+        message = {
+            400: "The body is not valid JSON, or nested too deeply.",
+            404: "There is nothing at this path; /docs lists what there is.",
+            405: "This path does not take that method.",
+        }.get(exc.status_code, str(exc.detail))
         return JSONResponse(envelope(exc.status_code, message), exc.status_code, exc.headers)
 
     @app.exception_handler(RequestValidationError)
     async def _validation(_: Request, exc: RequestValidationError) -> JSONResponse:
         first = exc.errors()[0]
-        where = [str(part) for part in first.get("loc", ()) if part not in ("body", "query", "path", "header")]
+        where = [str(part) for part in first.get("loc", ()) if str(part) not in _PLACES and str(part)[:1] != "<"]
         param = ".".join(where) or None
         if first.get("type") == "json_invalid":
             message, param = f"The body is not valid JSON: {first.get('ctx', {}).get('error', '')}.", None

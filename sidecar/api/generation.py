@@ -69,8 +69,8 @@ def samplings(model: ModelInfo, body: SamplingFields, *, logprobs: bool, top_log
 
 
 def stops_of(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return the stop strings as a tuple."""
-    return (stop,) if isinstance(stop, str) else tuple(stop or ())
+    """Return the stop strings; an empty one stops nothing."""
+    return tuple(s for s in ([stop] if isinstance(stop, str) else stop or ()) if s)
 
 
 def _bias(bias: dict[str, float] | None, vocabulary: int) -> tuple[tuple[int, float], ...]:

@@ -11,11 +11,12 @@ from sidecar.config import Settings
 from sidecar.errors import bad_request
 
 _FETCH_TIMEOUT = 15.0
+_URL_SAFE = str.maketrans("-_", "+/")  # the other alphabet of RFC 4648
 
 
 def fetch(url: str, settings: Settings, *, param: str) -> bytes:
-    """The bytes an ``image_url`` names. Raises ApiError. Blocking."""
-    if url.startswith("data:"):
+    """Return the bytes an ``image_url`` names. Raises ApiError. Blocking."""
+    if url[:5].lower() == "data:":
         return _data_url(url, param)
     scheme = urlsplit(url).scheme.lower()
     if scheme in ("http", "https"):
@@ -30,8 +31,9 @@ def _data_url(url: str, param: str) -> bytes:
     if not comma:
         raise bad_request(f"{param}: the data URL has no data.", param=param)
     try:
-        if head.rstrip().endswith(";base64"):
-            return base64.b64decode(unquote(body) if "%" in body else body, validate=False)
+        if head.rstrip().lower().endswith(";base64"):
+            body = "".join((unquote(body) if "%" in body else body).split()).translate(_URL_SAFE).rstrip("=")
+            return base64.b64decode(body + "=" * (-len(body) % 4), validate=True)
         return unquote(body).encode("latin-1")
     except (binascii.Error, ValueError) as exc:
         raise bad_request(f"{param}: the data URL is not valid base64 ({exc}).", param=param) from exc

@@ -1,8 +1,7 @@
 """OpenAI's request bodies, as far as a local model honours them.
 
 Nulls mean absent. ``fields.py`` says of each further field that is known whether it is refused or ignored; what nobody
-knows is ignored. Where a field takes several forms, the form is told first and then checked, so that an error names
-the field and not a branch of a union.
+knows is ignored.
 """
 
 from __future__ import annotations
