@@ -40,6 +40,7 @@ async def chat_completions(
     return await respond(
         request,
         body,
+        tier,
         lambda model: _job(settings, model, body, tier, priority),
         lambda name, job: ChatForm(body, name, job.tier, job.choices),
     )

@@ -37,6 +37,7 @@ async def completions(
     return await respond(
         request,
         body,
+        tier,
         lambda model: _job(model, body, tier, priority),
         lambda name, job: TextForm(body, name, job.tier),
     )

@@ -50,8 +50,8 @@ async def _embed(service: Service, body: EmbeddingRequest, tier: Tier) -> dict[s
     inputs = tuple(one for one in inputs_of(body.input) if one or isinstance(one, str))
     if not 1 <= len(inputs) <= MAX_INPUTS:
         raise bad_request(f"input: give 1 to {MAX_INPUTS} texts.", param="input")
-    async with service.models.use(body.model, kind="embedding", keep_alive=body.keep_alive) as (name, model):
-        with service.queued(tier):
+    with service.queued(tier):
+        async with service.models.use(body.model, kind="embedding", keep_alive=body.keep_alive) as (name, model):
             answer = await service.engine.embed(Embed(id=0, path=model.path, inputs=inputs, tier=tier))
     count = len(answer.vectors) // 4
     flat = struct.unpack(f"<{count}f", answer.vectors)

@@ -63,17 +63,22 @@ class Form(Protocol):
 async def respond(
     request: Request,
     body: SamplingFields,
+    tier: Tier,
     plan: Callable[[ModelInfo], Generate],
     form: Callable[[str, Generate], Form],
 ) -> Response:
-    """Run a request: load its model, make its job by ``plan`` (on another thread), answer in its ``form``."""
+    """Run a request: load its model, make its job by ``plan`` (on another thread), answer in its ``form``.
+
+    It counts as waiting from here on, through the load, until the engine begins with it.
+    """
     service = service_of(request)
     async with AsyncExitStack() as stack:
         stack.enter_context(service.active())
+        begun = stack.enter_context(service.queued(tier))
         try:
-            name, answers, source = await until_gone(request, _begin(stack, service, body, plan))
+            name, answers, source = await until_gone(request, _begin(stack, service, body, plan, begun))
             shape = form(name, answers.job)
-            headers = {PRIORITY_HEADER: answers.job.tier.label}
+            headers = {PRIORITY_HEADER: tier.label}
             if not body.stream:
                 document = await until_gone(request, _whole(shape, answers, source))
                 return JSONResponse(document, headers=headers)
@@ -90,27 +95,29 @@ async def respond(
 
 
 async def _begin(
-    stack: AsyncExitStack, service: Service, body: SamplingFields, plan: Callable[[ModelInfo], Generate]
+    stack: AsyncExitStack,
+    service: Service,
+    body: SamplingFields,
+    plan: Callable[[ModelInfo], Generate],
+    begun: Callable[[], None],
 ) -> tuple[str, Answers, AsyncGenerator[Piece]]:
     name, model = await stack.enter_async_context(service.models.use(body.model, keep_alive=body.keep_alive))
     job = await asyncio.to_thread(plan, model)
     answers = Answers(job)
-    source = _pieces(service, answers)
+    source = _pieces(service, answers, begun)
     stack.push_async_callback(source.aclose)
     return name, answers, source
 
 
-async def _pieces(service: Service, answers: Answers) -> AsyncGenerator[Piece]:
+async def _pieces(service: Service, answers: Answers, begun: Callable[[], None]) -> AsyncGenerator[Piece]:
     """Yield the pieces of all choices as they come, counted in ``answers``; leaving cancels what still runs."""
-    job = answers.job
-    with service.queued(job.tier) as begun:
-        async with aclosing(service.engine.generate(job)) as replies:
-            async for reply in replies:
-                answers.add(reply)
-                if not isinstance(reply, Prepared):
-                    begun()
-                if isinstance(reply, Piece):
-                    yield reply
+    async with aclosing(service.engine.generate(answers.job)) as replies:
+        async for reply in replies:
+            answers.add(reply)
+            if not isinstance(reply, Prepared):
+                begun()
+            if isinstance(reply, Piece):
+                yield reply
 
 
 async def _whole(form: Form, answers: Answers, source: AsyncIterator[Piece]) -> dict[str, Any]:

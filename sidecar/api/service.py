@@ -97,11 +97,11 @@ class Service:
             try:
                 for name in await self.residency.sweep():
                     log.info("%s was not used any more and is unloaded", name)
+                if self.settings.pressure_watch and time.monotonic() - checked >= _PRESSURE_INTERVAL:
+                    checked = time.monotonic()
+                    await self.relieve(pressure.read(), checked)
             except Exception:
-                log.exception("an unused model could not be unloaded")
-            if self.settings.pressure_watch and time.monotonic() - checked >= _PRESSURE_INTERVAL:
-                checked = time.monotonic()
-                await self.relieve(pressure.read(), checked)
+                log.exception("memory could not be given up; it is tried again")
 
     async def relieve(self, level: pressure.Level, now: float) -> None:
         """Give up what the policy says at a level of memory pressure."""

@@ -6,25 +6,25 @@ without an engine must not go on listening.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import queue
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field, replace
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from sidecar.config import Settings
-from sidecar.engine.actions import Call, Idle, Unit
+from sidecar.engine.actions import Call, Idle, View
+from sidecar.engine.commands import Commands, fail, settle, tell
+from sidecar.engine.embeddings import EmbeddingJob, EmbeddingQueue, Vectors, first
 from sidecar.engine.messages import Tier
 from sidecar.engine.metrics import Meter
-from sidecar.engine.rows import GenerationRequest
+from sidecar.engine.rows import Failed, GenerationRequest
 from sidecar.engine.scheduler import Policy
+from sidecar.engine.turns import Turns
 from sidecar.errors import LoadError
 
 if TYPE_CHECKING:
@@ -32,24 +32,6 @@ if TYPE_CHECKING:
     from sidecar.engine.runner import ModelRunner
 
 log = logging.getLogger("sidecar.engine")
-
-T = TypeVar("T")
-
-EMBED_ROWS = 8  # texts of one embedding unit
-
-
-@dataclass(eq=False, kw_only=True)
-class _Embedding:
-    """An embedding request, worked off a few texts at a time."""
-
-    path: Path
-    texts: list[str]
-    tier: Tier
-    future: Future[tuple[list[list[float]], int]]
-    arrived: float = field(default_factory=time.monotonic)
-    id: int = 0
-    done: list[list[float]] = field(default_factory=list)
-    tokens: int = 0
 
 
 class EngineThread:
@@ -59,19 +41,17 @@ class EngineThread:
         self._settings = settings
         self._meter = meter
         self._on_death = on_death
-        self._commands: queue.SimpleQueue[tuple[Callable[[], None], bool] | None] = queue.SimpleQueue()
+        self._commands = Commands()
         self._thread: threading.Thread | None = None
         self._start = threading.Lock()
         self.models: dict[Path, ModelRunner] = {}
-        self._embedders: dict[Path, LoadedModel] = {}
-        self._calls: dict[int, _Embedding] = {}
-        self._deferred: deque[Callable[[], None]] = deque()
+        self._embeddings = EmbeddingQueue()
+        self._turns: Turns[Path] = Turns(share=settings.batch_share)
         self._stopping = False
         self._loading = False
         self._working = False  # inside a piece of work
         self._loaded_at = 0.0  # when the load now running last let others work
         self._beat: float | None = None  # when the work now running began
-        self._next_call = 1
         self.load_progress: float | None = None
 
     # --- from any thread -----------------------------------------------------------------------------
@@ -84,7 +64,7 @@ class EngineThread:
     def unload(self, path: Path) -> Future[None]:
         """Let a model's memory go; what still uses it ends with an error."""
         future: Future[None] = Future()
-        self._put(lambda: _settle(future, lambda: self._unload(path)), heavy=True)
+        self._put(lambda: settle(future, lambda: self._unload(path)), heavy=True)
         return future
 
     def submit(self, path: Path, request: GenerationRequest) -> None:
@@ -95,17 +75,16 @@ class EngineThread:
         """Drop a request of the model loaded from ``path``; unknown ones are ignored."""
         self._put(lambda: self._cancel(path, request_id))
 
-    def embed(self, path: Path, texts: Sequence[str], tier: Tier) -> Future[tuple[list[list[float]], int]]:
+    def embed(self, path: Path, texts: Sequence[str], tier: Tier) -> Future[Vectors]:
         """Vectors and token count of ``texts`` by the embedding model loaded from ``path``."""
-        future: Future[tuple[list[list[float]], int]] = Future()
-        job = _Embedding(path=path, texts=list(texts), tier=tier, future=future)
-        self._put(lambda: self._queue_call(job))
-        return future
+        job = EmbeddingJob(path=path, texts=list(texts), tier=tier, future=Future())
+        self._put(lambda: self._embeddings.add(job))
+        return job.future
 
     def shed(self) -> Future[None]:
         """Give up what only saves time: kept prefixes, image features, MLX's freed buffers."""
         future: Future[None] = Future()
-        self._put(lambda: _settle(future, self._shed), heavy=True)
+        self._put(lambda: settle(future, self._shed), heavy=True)
         return future
 
     def stop(self, timeout: float = 10.0) -> None:
@@ -113,7 +92,7 @@ class EngineThread:
         thread = self._thread
         if thread is not None:
             self._stopping = True
-            self._commands.put(None)
+            self._commands.put_stop()
             thread.join(timeout)
 
     def stalled_for(self) -> float:
@@ -122,7 +101,7 @@ class EngineThread:
         return 0.0 if beat is None else time.monotonic() - beat
 
     def _put(self, command: Callable[[], None], *, heavy: bool = False) -> None:
-        self._commands.put((command, heavy))
+        self._commands.put(command, heavy=heavy)
         with self._start:
             if self._thread is None and not self._stopping:
                 self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
@@ -143,43 +122,14 @@ class EngineThread:
             self._on_death(exc)
 
     def _busy(self) -> bool:
-        return bool(self._calls) or any(runner.busy for runner in self.models.values())
+        return bool(len(self._embeddings)) or any(runner.busy for runner in self.models.values())
 
     def _poll(self, *, block: bool = False) -> None:
-        """Carry out the commands that came; with ``block`` wait for one.
-
-        Inside a piece of work or a load, other loads and what gives memory back only are noted: a load that began while
-        a picture is encoded would hold up every stream for as long as it takes.
-        """
-        nested = self._working or self._loading
-        if block and not self._deferred:
-            self._beat = None
-        while True:
-            if self._deferred and not nested:
-                self._run(self._deferred.popleft())
-                block = False
-                continue
-            try:
-                item = self._commands.get(block=block)
-            except queue.Empty:
-                return
-            if item is None:
-                self._stopping = True
-                return
-            command, heavy = item
-            self._beat = time.monotonic()
-            block = False
-            if heavy:
-                self._deferred.append(command)
-            else:
-                self._run(command)
-
-    def _run(self, command: Callable[[], None]) -> None:
-        """Carry out one command. What it raises is told to who waits for it; here it must not end the thread."""
-        try:
-            command()
-        except Exception:
-            log.exception("a command of the engine failed")
+        """Carry out the commands that came; with ``block`` wait for one."""
+        self._beat = None if block else time.monotonic()
+        if self._commands.carry_out(block=block, nested=self._working or self._loading):
+            self._stopping = True
+        self._beat = time.monotonic()
 
     def _work(self) -> None:
         self._working = True
@@ -189,24 +139,35 @@ class EngineThread:
             self._working = False
 
     def _step(self) -> None:
-        runner = next((c for c in self.models.values() if c.busy), None)
-        units = tuple(Unit(id=c.id, tier=c.tier, arrived=c.arrived) for c in self._calls.values())
-        if runner is None:
-            first = min(units, key=lambda u: (u.tier, u.arrived))
-            self._run_call(first.id)
-            return
-        view = replace(runner.view(), calls=units)
+        """Let the model whose turn it is do what its policy says; another where it has nothing it could do now."""
+        units = self._embeddings.units()
+        views = {path: runner.view() for path, runner in self.models.items() if runner.busy}
+        while views:
+            path = self._turns.choose({p: urgency(v) for p, v in views.items()})
+            view = views.pop(path)
+            start = time.monotonic()
+            if self._step_model(self.models[path], replace(view, calls=units)):
+                self._turns.spent(path, urgency(view), time.monotonic() - start)
+                return
+        if units:
+            self._embeddings.run(first(units).id)
+        else:
+            time.sleep(0.005)  # what waits has no room yet
+
+    def _step_model(self, runner: ModelRunner, view: View) -> bool:
+        """Carry out one action of a model's policy; False where there was none."""
         action = runner.policy.decide(view)
         if isinstance(action, Call):
             start = time.monotonic()
-            self._run_call(action.id)
+            self._embeddings.run(action.id)
             seconds = time.monotonic() - start
             runner.policy.done(action, view, seconds)
             runner.policy.costs.learn("call", 1, seconds)
         elif isinstance(action, Idle):
-            time.sleep(0.005)  # what waits has no room yet
+            return False
         else:
             runner.perform(action, view)
+        return True
 
     def _load(self, path: Path, future: Future[LoadedModel]) -> None:
         if future.cancelled():
@@ -224,11 +185,11 @@ class EngineThread:
             if loaded.kind == "chat":
                 self.models[path] = self._runner(loaded)
             else:
-                self._embedders[path] = loaded
+                self._embeddings.models[path] = loaded
         except Exception as exc:
-            _fail(future, exc)
+            fail(future, exc)
         else:
-            _tell(future, loaded)
+            tell(future, loaded)
         finally:
             self._loading, self.load_progress = False, None
 
@@ -277,7 +238,7 @@ class EngineThread:
         if runner is not None:
             runner.fail_all(503, "The model was unloaded.")
             runner.forget()
-        self._embedders.pop(path, None)
+        self._embeddings.models.pop(path, None)
         del runner
         self._give_back()
 
@@ -295,8 +256,6 @@ class EngineThread:
     def _submit(self, path: Path, request: GenerationRequest) -> None:
         runner = self.models.get(path)
         if runner is None:
-            from sidecar.engine.rows import Failed
-
             request.sink([Failed(503, "The model was unloaded; send the request again.")])
             return
         runner.submit(request)
@@ -306,50 +265,9 @@ class EngineThread:
         if runner is not None:
             runner.cancel(request_id)
 
-    def _queue_call(self, job: _Embedding) -> None:
-        job.id = self._next_call
-        self._next_call += 1
-        self._calls[job.id] = job
 
-    def _run_call(self, call_id: int) -> None:
-        from sidecar.backend import loader
-
-        job = self._calls[call_id]
-        if job.future.cancelled():
-            del self._calls[call_id]
-            return
-        try:
-            start = len(job.done)
-            vectors, tokens = loader.embed_texts(self._embedders[job.path], job.texts[start : start + EMBED_ROWS])
-            job.done.extend(vectors)
-            job.tokens += tokens
-        except Exception as exc:
-            del self._calls[call_id]
-            _fail(job.future, exc)
-            return
-        if len(job.done) == len(job.texts):
-            del self._calls[call_id]
-            _tell(job.future, (job.done, job.tokens))
-
-
-def _tell(future: Future[T], result: T) -> None:
-    """Give who waits a result. Nobody may: a client that left cancelled its future, perhaps in this very moment."""
-    with contextlib.suppress(InvalidStateError):
-        future.set_result(result)
-
-
-def _fail(future: Future[T], exc: BaseException) -> None:
-    """Tell who waits, if anybody does, of an error."""
-    with contextlib.suppress(InvalidStateError):
-        future.set_exception(exc)
-
-
-def _settle(future: Future[T], work: Callable[[], T]) -> None:
-    """Do ``work``, wanted or not by now, and tell who waits of its result or error."""
-    try:
-        result = work()
-    except Exception as exc:
-        log.exception("a command of the engine failed")
-        _fail(future, exc)
-    else:
-        _tell(future, result)
+def urgency(view: View) -> Tier:
+    """Return the most urgent tier that a model has work of."""
+    tiers = [t for t, count in view.rows.items() if count]
+    tiers += [w.tier for w in view.waiting] + [p.tier for p in view.prefilling] + list(view.encoding)
+    return min(tiers, default=Tier.BATCH)

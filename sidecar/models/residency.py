@@ -55,6 +55,7 @@ class _Change:
     name: str
     path: Path
     loading: bool
+    task: asyncio.Task[None] | None = None
 
 
 class Residency:
@@ -117,7 +118,8 @@ class Residency:
         Raises ``LoadError`` or NotEnoughMemory; models loaded before stay usable.
         """
         entry = await self._acquire(name, path, kind)
-        entry.keep_alive = self._keep_alive if keep_alive is None else keep_alive
+        if keep_alive is not None:  # else the time an earlier request gave goes on
+            entry.keep_alive = keep_alive
         try:
             yield entry.model
         finally:
@@ -136,12 +138,13 @@ class Residency:
                     return entry
                 if self._change is None:
                     # A task of its own: who asked may leave, and the engine has the model all the same.
-                    self._change = _Change(name, path, True)
                     task = asyncio.create_task(self._load_and_settle(name, path, kind))
+                    self._change = _Change(name, path, True, task)
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
                     task.add_done_callback(lambda t: t.cancelled() or t.exception())
-                    await asyncio.shield(task)
+                if self._change.path == path and self._change.task is not None:
+                    await asyncio.shield(self._change.task)  # all who wait for this load share its failure
                 else:
                     await self._news.wait()
         finally:

@@ -242,6 +242,54 @@ def test_a_broken_model_leaves_the_old_one(engine: LocalClient, folders: dict[st
     play(engine, scene, room=lambda held: 1 << 40)
 
 
+def test_all_who_wait_for_a_load_share_its_failure(
+    engine: LocalClient, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad"
+    shutil.copytree(folders["a"], bad)
+    (bad / "config.json").write_text('{"model_type": "no_such_thing"}')
+
+    async def scene(table: Residency) -> None:
+        loads: list[Path] = []
+        real = engine.load
+
+        def counting(path: Path) -> Any:
+            loads.append(path)
+            return real(path)
+
+        async def ask(name: str, path: Path) -> None:
+            async with table.use(name, path, "chat"):
+                pass
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine, "load", counting)
+            asked = [ask("bad", bad) for _ in range(10)]
+            told = await asyncio.gather(ask("a", folders["a"]), *asked, return_exceptions=True)
+        assert told[0] is None
+        assert all(isinstance(one, LoadError) for one in told[1:])
+        assert loads.count(bad) == 1
+
+    play(engine, scene)
+
+
+def test_a_keep_alive_once_set_stays_until_another_is_given(engine: LocalClient, folders: dict[str, Path]) -> None:
+    clock = Clock()
+
+    async def scene(table: Residency) -> None:
+        async with table.use("a", folders["a"], "chat", keep_alive=math.inf):
+            pass
+        async with table.use("a", folders["a"], "chat"):
+            pass
+        clock.now += 1e6
+        assert await table.sweep() == []
+        async with table.use("a", folders["a"], "chat", keep_alive=5):
+            pass
+        clock.now += 6
+        assert await table.sweep() == ["a"]
+
+    play(engine, scene, keep_alive=60.0, clock=clock)
+
+
 def test_answers_go_on_between_the_steps_of_a_load(folders: dict[str, Path], tmp_path: Path) -> None:
     bench = Bench(folders["a"], tmp_path)
     grown: list[int] = []
