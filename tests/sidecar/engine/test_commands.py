@@ -17,7 +17,9 @@ def test_a_result_that_comes_after_the_client_left_is_dropped() -> None:
     tell(future, 1)
     assert future.cancelled()
     done: list[int] = []
-    settle(future, lambda: done.append(1))
+    unwanted: Future[None] = Future()
+    assert unwanted.cancel()
+    settle(unwanted, lambda: done.append(1))
     assert done == [1], "the work is done although nobody waits"
 
 
