@@ -6,8 +6,11 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+
+from tools import diagrams
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"(?<!\\)\[(?:[^\]\[]|\[[^\]]*\])*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)|(?:src|srcset|href)=\"([^\"]+)\"")
@@ -72,3 +75,12 @@ def test_every_page_named_in_the_code_is_there() -> None:
             if not (ROOT / name).exists() and path.name != "test_docs.py":
                 missing.append(f"{path.relative_to(ROOT)} names {name}")
     assert not missing, "\n".join(missing)
+
+
+def test_the_diagrams_are_what_their_code_draws() -> None:
+    drawn = diagrams.files()
+    assert {p.name for p in diagrams.FOLDER.glob("*.svg")} == set(drawn)
+    for name, text in drawn.items():
+        assert (diagrams.FOLDER / name).read_text("utf-8") == text, "run: python -m tools.diagrams"
+        ElementTree.fromstring(text)  # well formed
+        assert "{" not in text
