@@ -95,6 +95,9 @@ class Settings:
     )
     kv_bits: int = option(0, "quantize the KV cache to 4 or 8 bits; 0 = off", group=_MEMORY, choices=(0, 4, 8))
 
+    response_dir: Path | None = option(
+        None, "folder that keeps the answers of /v1/responses over restarts; default: memory alone", group=_ACCESS
+    )
     api_key_file: Path | None = option(None, "file with the key clients must send", group=_ACCESS)
     open: bool = option(False, "managed, but without a key: any program of this machine may ask", group=_ACCESS)
     allow_origin: tuple[str, ...] = option(

@@ -16,6 +16,8 @@ from host_api.loopback.guard import Guard
 from sidecar import __version__
 from sidecar.api import chat, completions, embeddings, errors, health, models
 from sidecar.api.bodies import Bodies, RequestLines
+from sidecar.api.responses import routes as responses
+from sidecar.api.responses.store import ResponseStore
 from sidecar.api.service import Service
 from sidecar.errors import ApiError
 
@@ -27,8 +29,10 @@ def create_app(service: Service, *, token: str | None) -> ASGIApp:
     """The ASGI application for ``service``; ``token`` is the bearer token clients must send, if any."""
     app = FastAPI(title="mlx-sidecar", version=__version__, docs_url=None, redoc_url=None)
     app.state.service = service
+    settings = service.settings
     errors.install(app)
-    for module in (health, models, chat, completions, embeddings):
+    app.state.responses = ResponseStore(settings.response_dir)
+    for module in (health, models, chat, completions, responses, embeddings):
         app.include_router(module.router)
 
     @app.get("/metrics", tags=["health"], response_class=Response)
@@ -47,7 +51,6 @@ def create_app(service: Service, *, token: str | None) -> ASGIApp:
         return Response(docs_page.page(app.openapi()), media_type="text/html", headers=docs_page.HEADERS)
 
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    settings = service.settings
     max_body = int(settings.max_body_mb * 1024 * 1024)
     guard = Guard(
         Bodies(app, refuse=_refuse_header, max_body=max_body),

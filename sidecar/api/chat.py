@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from sidecar.api import generation, pictures
 from sidecar.api.answers import Answers
 from sidecar.api.conversation import AllowedTools, ImagePart, Message, NamedTool
-from sidecar.api.replies import base_document, respond, service_of
+from sidecar.api.replies import Asked, PlainErrors, base_document, respond, service_of
 from sidecar.api.schemas import ChatRequest, error_responses
 from sidecar.config import Settings
 from sidecar.engine.messages import Conversation, Generate, ModelInfo, PictureData, Piece, Scores, Tier, TokenText
@@ -39,38 +39,43 @@ async def chat_completions(
     settings = service_of(request).settings
     return await respond(
         request,
-        body,
-        tier,
-        lambda model: _job(settings, model, body, tier, priority),
+        Asked(model=body.model, keep_alive=body.keep_alive, stream=bool(body.stream), tier=tier),
+        lambda model: chat_job(settings, model, body, tier, priority),
         lambda name, job: ChatForm(body, name, job.tier, job.choices),
     )
 
 
-def _job(settings: Settings, model: ModelInfo, body: ChatRequest, tier: Tier, priority: int) -> Generate:
+def chat_job(settings: Settings, model: ModelInfo, body: ChatRequest, tier: Tier, priority: int) -> Generate:
     """Return the job of a body. Raises ApiError; blocking work, off the event loop."""
-    tools, forced = _tools(body)
-    form, schema = _form(body)
-    if forced and form != "text":
-        raise bad_request("response_format and a required tool call exclude each other.", param="response_format")
     return Generate(
         id=0,
         path=model.path,
-        conversation=Conversation(
-            messages=plain(body.messages),
-            pictures=_pictures(settings, model, body),
-            tools=tuple(tools),
-            forced=forced,
-            parallel=body.parallel_tool_calls is not False and not isinstance(body.tool_choice, NamedTool),
-            form=form,
-            schema=schema,
-            template=_template(model, body),
-        ),
+        conversation=conversation_of(settings, model, body),
         samplings=generation.samplings(model, body, logprobs=bool(body.logprobs), top_logprobs=body.top_logprobs or 0),
         max_tokens=body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens,
         stops=generation.stops_of(body.stop),
         tier=tier,
         priority=priority,
         call_key=uuid.uuid4().hex,
+    )
+
+
+def conversation_of(settings: Settings, model: ModelInfo, body: ChatRequest, *, pictures: bool = True) -> Conversation:
+    """Return what of a body makes the prompt and binds the answer. Raises ApiError; blocking work."""
+    tools, forced = _tools(body)
+    form, schema = _form(body)
+    if forced and form != "text":
+        raise bad_request("response_format and a required tool call exclude each other.", param="response_format")
+    messages = plain(body.messages)
+    return Conversation(
+        messages=messages if pictures else without_pictures(messages),
+        pictures=_pictures(settings, model, body) if pictures else (),
+        tools=tuple(tools),
+        forced=forced,
+        parallel=body.parallel_tool_calls is not False and not isinstance(body.tool_choice, NamedTool),
+        form=form,
+        schema=schema,
+        template=_template(model, body),
     )
 
 
@@ -86,6 +91,14 @@ def plain(messages: list[Message]) -> tuple[dict[str, Any], ...]:
             ]
         out.append(document)
     return tuple(out)
+
+
+def without_pictures(messages: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+    """Return messages without the parts that stand for pictures."""
+    for message in messages:
+        if isinstance(message.get("content"), list):
+            message["content"] = [p for p in message["content"] if p["type"] != "image_url"]
+    return messages
 
 
 def _template(model: ModelInfo, body: ChatRequest) -> dict[str, Any]:
@@ -167,7 +180,7 @@ def _form(body: ChatRequest) -> tuple[str, dict[str, Any] | None]:
     return "json_schema", schema
 
 
-class ChatForm:
+class ChatForm(PlainErrors):
     """OpenAI's chat.completion documents."""
 
     def __init__(self, body: ChatRequest, name: str, tier: Tier, choices: int) -> None:

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from sidecar.api import generation
 from sidecar.api.answers import Answers
-from sidecar.api.replies import base_document, respond
+from sidecar.api.replies import Asked, PlainErrors, base_document, respond
 from sidecar.api.schemas import MAX_CHOICES, CompletionRequest, error_responses
 from sidecar.engine.messages import Generate, ModelInfo, Piece, Scores, Tier
 from sidecar.errors import bad_request
@@ -36,8 +36,7 @@ async def completions(
     tier, priority = generation.tier_of(x_request_priority, body)
     return await respond(
         request,
-        body,
-        tier,
+        Asked(model=body.model, keep_alive=body.keep_alive, stream=bool(body.stream), tier=tier),
         lambda model: _job(model, body, tier, priority),
         lambda name, job: TextForm(body, name, job.tier),
     )
@@ -71,7 +70,7 @@ def inputs_of(given: Any) -> tuple[str | tuple[int, ...], ...]:
     return tuple(one if isinstance(one, str) else tuple(one) for one in given)
 
 
-class TextForm:
+class TextForm(PlainErrors):
     """OpenAI's text_completion documents."""
 
     def __init__(self, body: CompletionRequest, name: str, tier: Tier) -> None:

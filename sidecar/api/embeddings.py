@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 
 from sidecar.api import generation
-from sidecar.api.chat import plain
+from sidecar.api.chat import plain, without_pictures
 from sidecar.api.completions import inputs_of
 from sidecar.api.replies import CLIENT_CLOSED, PRIORITY_HEADER, service_of
 from sidecar.api.schemas import EmbeddingRequest, SamplingFields, TokenizeRequest, error_responses
@@ -94,7 +94,7 @@ async def tokenize(request: Request, body: TokenizeRequest) -> dict[str, Any]:
         if not body.messages:
             raise bad_request("messages: give at least one.", param="messages")
         tools = tuple(t.model_dump(exclude_none=True) for t in body.tools or [])
-        conversation = Conversation(messages=_without_pictures(plain(body.messages)), tools=tools)
+        conversation = Conversation(messages=without_pictures(plain(body.messages)), tools=tools)
     service = service_of(request)
     async with service.models.use(body.model) as (name, model):
         asked = Tokenize(id=0, path=model.path, prompt=body.prompt, conversation=conversation)
@@ -102,10 +102,3 @@ async def tokenize(request: Request, body: TokenizeRequest) -> dict[str, Any]:
     limits = [n for n in (service.settings.max_context, model.context) if n > 0]
     tokens = list(answer.tokens)
     return {"model": name, "count": len(tokens), "max_model_len": min(limits, default=0), "tokens": tokens}
-
-
-def _without_pictures(messages: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
-    for message in messages:
-        if isinstance(message.get("content"), list):
-            message["content"] = [p for p in message["content"] if p["type"] != "image_url"]
-    return messages

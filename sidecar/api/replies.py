@@ -8,13 +8,13 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from sidecar.api.answers import Answers
-from sidecar.api.schemas import SamplingFields
 from sidecar.api.service import Service
 from sidecar.api.sse import ClientGone, EventStream, until_gone
 from sidecar.engine.messages import Generate, ModelInfo, Piece, Prepared, Tier
@@ -44,8 +44,20 @@ def base_document(prefix: str, model: str, tier: Tier) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What of a body decides how it is answered, whatever its API. ``keep_alive`` as clients write it."""
+
+    model: str | None
+    keep_alive: str | float | None = None
+    stream: bool = False
+    tier: Tier = Tier.INTERACTIVE
+
+
 class Form(Protocol):
-    """How answers look on the wire. Made anew for each request."""
+    """How answers look on the wire. Made anew for each request. ``named``: events go out under their type."""
+
+    named: bool
 
     def whole(self, answers: Answers) -> dict[str, Any]:
         """Return the document of finished answers."""
@@ -59,49 +71,67 @@ class Form(Protocol):
     def closing(self, answers: Answers) -> list[dict[str, Any]]:
         """Return the chunks after the last piece."""
 
+    def failed(self, error: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the chunks of a stream that ends by an error, whose OpenAI document is given."""
+
+
+class PlainErrors:
+    """What the forms of chat and texts share: unnamed chunks, and an error as its envelope."""
+
+    named = False
+
+    def failed(self, error: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the error's envelope."""
+        return [{"error": error}]
+
 
 async def respond(
     request: Request,
-    body: SamplingFields,
-    tier: Tier,
+    asked: Asked,
     plan: Callable[[ModelInfo], Generate],
     form: Callable[[str, Generate], Form],
+    *,
+    ended: Callable[[], None] = lambda: None,
 ) -> Response:
     """Run a request: load its model, make its job by ``plan`` (on another thread), answer in its ``form``.
 
-    It counts as waiting from here on, through the load, until the engine begins with it.
+    ``ended`` is called once the answer is whole, or its stream is over, however that came.
     """
     service = service_of(request)
     async with AsyncExitStack() as stack:
         stack.enter_context(service.active())
-        begun = stack.enter_context(service.queued(tier))
         try:
-            name, answers, source = await until_gone(request, _begin(stack, service, body, plan, begun))
+            name, answers, source = await until_gone(request, begin(stack, service, asked, plan))
             shape = form(name, answers.job)
-            headers = {PRIORITY_HEADER: tier.label}
-            if not body.stream:
+            headers = {PRIORITY_HEADER: asked.tier.label}
+            if not asked.stream:
                 document = await until_gone(request, _whole(shape, answers, source))
+                ended()
                 return JSONResponse(document, headers=headers)
             head = await until_gone(request, first(source, HEADERS_AFTER))
         except ClientGone:
             return Response(status_code=CLIENT_CLOSED)
+        stack.callback(ended)
         held = stack.pop_all()
         return EventStream(
             _stream(shape, answers, source, head),
             held=held,
             headers=headers,
+            named=shape.named,
+            failed=shape.failed,
             on_error=lambda exc: log.error("a stream ended by an error: %s", exc),
         )
 
 
-async def _begin(
-    stack: AsyncExitStack,
-    service: Service,
-    body: SamplingFields,
-    plan: Callable[[ModelInfo], Generate],
-    begun: Callable[[], None],
+async def begin(
+    stack: AsyncExitStack, service: Service, asked: Asked, plan: Callable[[ModelInfo], Generate]
 ) -> tuple[str, Answers, AsyncGenerator[Piece]]:
-    name, model = await stack.enter_async_context(service.models.use(body.model, keep_alive=body.keep_alive))
+    """Return the model's name, the answers to come and their pieces; ``stack`` holds the model and ends the work.
+
+    The request counts as waiting from here on, through the load, until the engine begins with it.
+    """
+    begun = stack.enter_context(service.queued(asked.tier))
+    name, model = await stack.enter_async_context(service.models.use(asked.model, keep_alive=asked.keep_alive))
     job = await asyncio.to_thread(plan, model)
     answers = Answers(job)
     source = _pieces(service, answers, begun)

@@ -53,6 +53,9 @@ def event(document: Any, name: str | None = None) -> bytes:
 class EventStream(Response):
     """Sends a stream of documents as events, ``[DONE]`` last; an error becomes an ``error`` event.
 
+    ``named`` events go out under the document's ``type``, without a ``[DONE]``, as newer APIs have it; ``failed``
+    gives the documents that tell of an error there.
+
     The iterator is closed as soon as the client goes away, and ``held`` (the model in use, the count of running
     requests) with it: an iterator that was never begun would not do so itself.
     """
@@ -65,12 +68,16 @@ class EventStream(Response):
         *,
         held: AsyncExitStack,
         headers: dict[str, str] | None = None,
+        named: bool = False,
+        failed: Callable[[dict[str, Any]], list[dict[str, Any]]] | None = None,
         on_error: Callable[[BaseException], None] = lambda exc: None,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})})
         del self.headers["content-length"]
         self._documents = documents
         self._held = held
+        self._named = named
+        self._failed = failed
         self._on_error = on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,6 +93,9 @@ class EventStream(Response):
                     one.cancel()
                     with contextlib.suppress(asyncio.CancelledError, OSError):
                         await one
+
+    def _event(self, document: dict[str, Any]) -> bytes:
+        return event(document, str(document["type"]) if self._named else None)
 
     async def _send_all(self, send: Send) -> None:
         async def write(data: bytes, *, more: bool = True) -> None:
@@ -106,14 +116,17 @@ class EventStream(Response):
                 document = pending.result()
                 if document is None:
                     break
-                await write(event(document))
-            await write(b"data: [DONE]\n\n", more=False)
+                await write(self._event(document))
+            await write(b"" if self._named else b"data: [DONE]\n\n", more=False)
         except OSError:
             raise
         except Exception as exc:
             self._on_error(exc)
             body = exc.body() if isinstance(exc, ApiError) else envelope(500, "The server met an unexpected error.")
-            await write(event(body, "error"), more=False)
+            if self._failed is None:
+                await write(event(body, "error"), more=False)
+            else:
+                await write(b"".join(map(self._event, self._failed(body["error"]))), more=False)
         finally:
             close = getattr(iterator, "aclose", None)
             if close is not None:
