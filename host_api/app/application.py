@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,13 +14,16 @@ from starlette.types import ASGIApp
 
 from host_api.app import errors
 from host_api.app.chat import tools
+from host_api.app.chat.runs import Runs
 from host_api.app.chat.tools import Tool
 from host_api.app.config import HostSettings
 from host_api.app.data.chats import Sessions
-from host_api.app.data.engine import Job, open_engine
+from host_api.app.data.database import Database, Directory
+from host_api.app.data.files import Files
 from host_api.app.data.jobs import Jobs
 from host_api.app.data.keys import KeyStore
 from host_api.app.data.providers import Store
+from host_api.app.data.tables import Job
 from host_api.app.documents import readers, tagging
 from host_api.app.documents.index import Indexer
 from host_api.app.documents.vectors import Vectors
@@ -34,6 +38,7 @@ from host_api.loopback.access_log import AccessLog
 from host_api.loopback.guard import Guard
 
 log = logging.getLogger("host.api")
+THREADS = 32
 
 
 def build(
@@ -41,62 +46,86 @@ def build(
     *,
     control: Callable[[HostSettings], Control] = SidecarControl,
     extra_tools: Sequence[Tool] = (),
+    directory: Directory | None = None,
 ) -> FastAPI:
-    """The bare application, for a product that mounts it behind a guard of its own and adds tools for chats."""
+    """Return the bare application, for a product that mounts it behind a guard of its own and adds tools for chats.
+
+    ``directory`` is the open data directory; without it the application opens and closes it itself.
+    """
+
+    given = directory
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = open_engine(settings.data_dir / "host.sqlite3")
-        store = Store(engine, KeyStore(settings.data_dir / "keys.json"))
-        store.first_start()
-        reconciler = Reconciler(store, control(settings), stop_delay=settings.stop_delay)
-        gateway = Gateway(store, reconciler, timeout=settings.request_timeout)
-        jobs = Jobs(engine, settings.data_dir / "files")
-        vectors = Vectors(settings.data_dir / "vectors")
-        indexer = Indexer(jobs, vectors, gateway)
-
-        async def tag(job: Job, _: Progress) -> dict[str, Any]:
-            text = readers.text_of(job.name, await asyncio.to_thread(jobs.content, job))
-            return {"tags": await tagging.tags_of(gateway, text, attempt=job.attempts + 1)}
-
-        worker = Worker(jobs, {"tag": tag, "index": indexer.index}, attempts=settings.job_attempts)
-        app.state.services = Services(
-            settings=settings,
-            engine=engine,
-            store=store,
-            reconciler=reconciler,
-            gateway=gateway,
-            sessions=Sessions(engine),
-            tools=tuple(tools.available(extra_tools)),
-            jobs=jobs,
-            vectors=vectors,
-            indexer=indexer,
-            worker=worker,
-            pulls=Pulls(gateway, store),
-        )
-        reconciler.start()
-        worker.start()
+        # The loop's own pool has six threads on two cores: a locked database would keep everything else waiting.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "host"))
+        mine = given if given is not None else Directory(settings.data_dir)
+        if given is None:
+            await asyncio.to_thread(mine.open)
+        database = mine.database()
+        found = await asyncio.to_thread(_services, settings, database, control(settings), extra_tools)
+        app.state.services = found
+        left = await found.runs.recover()
+        if left:
+            log.info("%d answers were interrupted; what came of them is kept", left)
+        found.reconciler.start()
+        found.worker.start()
         try:
             yield
         finally:
-            await app.state.services.pulls.close()
-            await worker.close()
-            await reconciler.close()
-            engine.dispose()
+            await found.runs.close()
+            await found.pulls.close()
+            await found.worker.close()
+            await found.reconciler.close()
+            database.close()
+            if given is None:
+                mine.close()
 
-    app = FastAPI(title="mlx-host", lifespan=lifespan, redoc_url=None)
+    app = FastAPI(title="mlx-host", lifespan=lifespan, docs_url=None, redoc_url=None)
     errors.install(app)
     for module in (page, status, models, pulls, chat, tasks):
         app.include_router(module.router)
     return app
 
 
-def create_app(settings: HostSettings) -> ASGIApp:
-    """The application as ``mlx-host serve`` runs it. Raises ConfigError."""
+def _services(settings: HostSettings, database: Database, control: Control, extra_tools: Sequence[Tool]) -> Services:
+    files = Files(settings.data_dir / "files")
+    store = Store(database, KeyStore(settings.data_dir / "keys.json"))
+    store.first_start()
+    reconciler = Reconciler(store, control, stop_delay=settings.stop_delay)
+    gateway = Gateway(store, reconciler, timeout=settings.request_timeout)
+    jobs = Jobs(database, files)
+    vectors = Vectors(settings.data_dir / "vectors")
+    indexer = Indexer(jobs, vectors, gateway)
+    sessions = Sessions(database, Files(settings.data_dir / "pictures"))
+
+    async def tag(job: Job, _: Progress) -> dict[str, Any]:
+        text = await asyncio.to_thread(lambda: readers.text_of(job.name, jobs.content(job)))
+        return {"tags": await tagging.tags_of(gateway, text, attempt=job.attempts)}
+
+    return Services(
+        settings=settings,
+        files=sessions.files,
+        store=store,
+        reconciler=reconciler,
+        gateway=gateway,
+        sessions=sessions,
+        runs=Runs(sessions),
+        tools=tuple(tools.available(extra_tools)),
+        jobs=jobs,
+        vectors=vectors,
+        indexer=indexer,
+        worker=Worker(jobs, {"tag": tag, "index": indexer.index}, attempts=settings.job_attempts),
+        pulls=Pulls(gateway, store),
+    )
+
+
+def create_app(settings: HostSettings, key: str | None, directory: Directory) -> ASGIApp:
+    """Return the application as ``mlx-host serve`` runs it: behind the guard, which asks for ``key``, if any."""
     guard = Guard(
-        build(settings),
+        build(settings, directory=directory),
         refuse=_refuse,
-        key=settings.token(),
+        key=key,
         max_body=settings.max_body_mb * 1024 * 1024,
         client_timeout=settings.client_timeout,
         origins=settings.allow_origin,

@@ -41,7 +41,12 @@ class HostSettings:
     data_dir: Path = option(default_data_dir, "database, keys, uploaded files, logs", group=_LISTEN)
     log_dir: Path | None = option(None, "folder for log files; default: logs in the data directory", group=_LISTEN)
 
-    api_key_file: Path | None = option(None, "file with the key clients must send", group=_ACCESS)
+    api_key_file: Path | None = option(
+        None,
+        "file with the key clients must send; default: key in the data directory, made at the first start",
+        group=_ACCESS,
+    )
+    open: bool = option(False, "ask nobody for a key: any program of this machine may use the service", group=_ACCESS)
     allow_origin: tuple[str, ...] = option(
         (), "web origin allowed besides Tauri's and the page's own (repeatable)", group=_ACCESS
     )
@@ -82,19 +87,15 @@ class HostSettings:
         """Return the folder for log files."""
         return self.log_dir or self.data_dir / "logs"
 
-    def token(self) -> str | None:
-        """Return the key from ``api_key_file``, or None. Raises ConfigError."""
-        return settings.read_key(self.api_key_file)
-
 
 def load(argv: Sequence[str], env: Mapping[str, str] | None = None) -> HostSettings:
     """Return settings from flags over environment over defaults. Raises ConfigError; ``--help`` exits."""
     parser = argparse.ArgumentParser(prog="mlx-host serve", description="Run the host service.")
     settings.add_arguments(parser, HostSettings, ENV_PREFIX)
     found = settings.load(HostSettings, ENV_PREFIX, parser.parse_args(list(argv)), env)
-    if found.api_key_file is None and listen.beyond_loopback(found.host):
+    if found.open and found.api_key_file is None and listen.beyond_loopback(found.host):
         raise ConfigError(
-            f"--host {found.host}: other machines could use this service; give --api-key-file, or listen on 127.0.0.1"
+            f"--host {found.host}: other machines could use this service; leave --open out, or listen on 127.0.0.1"
         )
     return found
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 log = logging.getLogger("host.api")
+_ADVICE = {
+    errno.ENOSPC: "Make room on the disk; nothing of this request was kept.",
+    errno.EDQUOT: "Make room on the disk; nothing of this request was kept.",
+    errno.EMFILE: "Too much is open at once; try again in a moment.",
+    errno.ENFILE: "Too much is open on this machine; try again in a moment.",
+}
 
 
 class ApiError(HTTPException):
@@ -55,6 +63,20 @@ def install(app: FastAPI) -> None:
         if first.get("type") == "json_invalid":
             message = "The body is not valid JSON."
         return JSONResponse(envelope(message, "invalid_request"), 422)
+
+    @app.exception_handler(SQLAlchemyError)
+    async def _database(request: Request, exc: SQLAlchemyError) -> JSONResponse:
+        why = str(getattr(exc, "orig", None) or type(exc).__name__)
+        log.error("the database failed on %s: %s", request.method, why)
+        words = f"The database can't be used now ({why}); nothing of this request was kept. Try again."
+        return JSONResponse(envelope(words, "database_unavailable"), 503, {"Retry-After": "2"})
+
+    @app.exception_handler(OSError)
+    async def _system(request: Request, exc: OSError) -> JSONResponse:
+        log.error("the system refused something on %s", request.method, exc_info=exc)
+        full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+        words = f"The system says: {exc.strerror or exc}. {_ADVICE.get(exc.errno or 0, 'Try again.')}"
+        return JSONResponse(envelope(words, "disk_full" if full else "system"), 507 if full else 503)
 
     @app.exception_handler(Exception)
     async def _crash(request: Request, exc: Exception) -> JSONResponse:

@@ -9,10 +9,12 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from host_api.app import config
+from host_api.app import access, config
 from host_api.loopback import listen
 from host_api.loopback.daily_log import DailyFile, writable
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 EXIT_STARTUP = 3
 EXIT_CONFIG = 78
+LEAVE_WITHIN = 4.5  # seconds from the first signal
 
 log = logging.getLogger("host.server")
 
@@ -29,12 +32,11 @@ def serve(argv: Sequence[str]) -> int:
     """Run the host service; returns the process's exit status (0, 3 start-up failure, 78 configuration)."""
     try:
         settings = config.load(argv)
-        settings.token()
-    except config.ConfigError as exc:
-        return _fail(EXIT_CONFIG, str(exc))
-    try:
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         writable(settings.logs)
+        key = access.key_of(settings)
+    except config.ConfigError as exc:
+        return _fail(EXIT_CONFIG, str(exc))
     except OSError as exc:
         return _fail(EXIT_CONFIG, f"{exc.filename}: can't be written ({exc.strerror}); choose another --data-dir")
     handler = DailyFile(settings.logs, "api")
@@ -43,18 +45,19 @@ def serve(argv: Sequence[str]) -> int:
         logger.setLevel(settings.log_level.upper())
         logger.addHandler(handler)
     try:
-        return _run(settings)
+        return _run(settings, key)
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
         handler.close()
 
 
-def _run(settings: config.HostSettings) -> int:
+def _run(settings: config.HostSettings, key: str | None) -> int:
     try:
         import uvicorn
 
         from host_api.app.application import create_app
+        from host_api.app.data.database import DataError, Directory
     except ImportError as exc:
         return _fail(
             EXIT_STARTUP, f"{exc.name} is missing; install the host service with: pip install 'mlx-sidecar[host]'"
@@ -66,25 +69,39 @@ def _run(settings: config.HostSettings) -> int:
     except OSError as exc:
         return _fail(EXIT_STARTUP, f"port {settings.port} on {settings.host} can't be used ({exc})")
     with sock:
-        url = listen.url_of(sock)
-        log.info("listening on %s pid %d", url, os.getpid())
-        _say(f"mlx-host: {url}  (data in {settings.data_dir}, logs in {settings.logs})")
+        try:
+            directory = Directory(settings.data_dir).open()
+        except DataError as exc:
+            return _fail(EXIT_CONFIG, str(exc))
+        for note in directory.notes:
+            log.warning("%s", note)
+            sys.stderr.write(f"mlx-host: {note}\n")
+        try:
+            url = listen.url_of(sock)
+            access.announce(settings.data_dir, url, key)
+            log.info("listening on %s pid %d", url, os.getpid())
+            _say(f"mlx-host: {url}  (data in {settings.data_dir}, logs in {settings.logs})")
+            # The link has the key: it goes to a person's terminal, not to a file that others may read.
+            shown = f"the page: {access.link(url, key)}" if sys.stdout.isatty() else "the page: run mlx-host open"
+            _say(f"mlx-host: {shown}")
 
-        class Server(uvicorn.Server):
-            # uvicorn's own handlers would end the process by the signal again; a clean stop is status 0.
-            @contextlib.contextmanager
-            def capture_signals(self) -> Iterator[None]:
-                yield
+            class Server(uvicorn.Server):
+                # uvicorn's own handlers would end the process by the signal again; a clean stop is status 0.
+                @contextlib.contextmanager
+                def capture_signals(self) -> Iterator[None]:
+                    yield
 
-        server_config = uvicorn.Config(
-            create_app(settings),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=5,
-            timeout_keep_alive=30,
-        )
-        return asyncio.run(_serve(Server(server_config), sock))
+            server_config = uvicorn.Config(
+                create_app(settings, key, directory),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=1,
+                timeout_keep_alive=30,
+            )
+            return asyncio.run(_serve(Server(server_config), sock))
+        finally:
+            directory.close()
 
 
 async def _serve(server: uvicorn.Server, sock: socket.socket) -> int:
@@ -92,6 +109,8 @@ async def _serve(server: uvicorn.Server, sock: socket.socket) -> int:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
+        if not server.should_exit:
+            threading.Thread(target=_surely_leave, name="leave", daemon=True).start()
         server.force_exit = server.should_exit
         server.should_exit = True
 
@@ -100,6 +119,18 @@ async def _serve(server: uvicorn.Server, sock: socket.socket) -> int:
             loop.add_signal_handler(number, stop)
     await server.serve(sockets=[sock])
     return 0 if server.started else EXIT_STARTUP
+
+
+def _surely_leave() -> None:
+    """End the process although a thread of it works on: in Excel, in a keyring, in a start of the sidecar.
+
+    What is acknowledged is in the database by then, locks and leases go with the process, and a launchd or Docker that
+    waits longer would only kill it.
+    """
+    time.sleep(LEAVE_WITHIN)
+    log.warning("something still runs after %g s: leaving without it", LEAVE_WITHIN)
+    logging.shutdown()
+    os._exit(0)
 
 
 def _say(text: str) -> None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
-from sqlalchemy import Engine
 
+from host_api.app.chat.runs import Runs
 from host_api.app.chat.tools import Tool
 from host_api.app.config import HostSettings
 from host_api.app.data.chats import Sessions
+from host_api.app.data.files import Files
 from host_api.app.data.jobs import Jobs
 from host_api.app.data.providers import Store
 from host_api.app.documents.index import Indexer
@@ -27,11 +28,12 @@ class Services:
     """One running host service."""
 
     settings: HostSettings
-    engine: Engine
+    files: Files
     store: Store
     reconciler: Reconciler
     gateway: Gateway
     sessions: Sessions
+    runs: Runs
     tools: tuple[Tool, ...]
     jobs: Jobs
     vectors: Vectors

@@ -31,8 +31,20 @@ class HostProcess:
     folder: Path
 
     def client(self, **kwargs: Any) -> httpx.Client:
-        """An HTTP client for it."""
-        return httpx.Client(base_url=self.url, timeout=180, **kwargs)
+        """An HTTP client for it that has its key."""
+        own = {"authorization": f"Bearer {self.key}"} if (self.folder / "data" / "key").exists() else {}
+        headers = {**own, **kwargs.pop("headers", {})}
+        return httpx.Client(base_url=self.url, timeout=180, headers=headers, trust_env=False, **kwargs)
+
+    @property
+    def key(self) -> str:
+        """The key it made at its first start."""
+        return (self.folder / "data" / "key").read_text().strip()
+
+    @property
+    def link(self) -> str:
+        """The page's address with the key."""
+        return f"{self.url}/#key={self.key}"
 
     def sidecar(self) -> dict[str, Any]:
         """The sidecar as /status shows it."""

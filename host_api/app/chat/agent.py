@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
-from anyio import CancelScope
 from openai import AsyncOpenAI
+from pydantic import TypeAdapter
 from pydantic_ai import Agent
 from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError, UsageLimitExceeded
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
-from pydantic_ai.run import AgentRunResult
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.ui.vercel_ai import VercelAIAdapter, VercelAIEventStream
-from pydantic_ai.ui.vercel_ai.request_types import FileUIPart, RequestData
-from pydantic_ai.ui.vercel_ai.response_types import BaseChunk, ErrorChunk, TextDeltaChunk
+from pydantic_ai.ui.vercel_ai.request_types import RequestData, SubmitMessage, UIMessage
+from pydantic_ai.ui.vercel_ai.response_types import BaseChunk, DoneChunk, ErrorChunk
 from pydantic_ai.usage import UsageLimits
-from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
 
+from host_api.app import outgoing
 from host_api.app.chat.tools import Tool
+from host_api.app.data.chats import FILE_URL, Begun
+from host_api.app.data.files import Files
+from host_api.app.data.tables import ChatTurn
+from host_api.app.errors import ApiError
 from host_api.app.models.gateway import Target, reason
 
 log = logging.getLogger("host.chat")
@@ -33,45 +36,115 @@ log = logging.getLogger("host.chat")
 SDK_VERSION: Final = 7
 MAX_MODEL_REQUESTS = 8
 INSTRUCTIONS = "You are a helpful assistant on the user's own computer. Answer briefly and truthfully."
+_REQUEST: TypeAdapter[RequestData] = TypeAdapter(RequestData)
+_MESSAGES: TypeAdapter[list[UIMessage]] = TypeAdapter(list[UIMessage])
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One request of a chat. ``saved`` receives the whole conversation, also when it ends early."""
+    """What answers, and how. ``failed`` hears that the model's server gave an error."""
 
-    run_input: RequestData
     target: Target
     tools: Sequence[Tool]
     timeout: float
     settings: ModelSettings
-    saved: Callable[[list[dict[str, Any]]], None]
-    failed: Callable[[Exception], None]
+    failed: Callable[[], None]
+    toolsets: Sequence[Any] = ()
 
 
-def has_images(run_input: RequestData) -> bool:
-    """Whether any message of the conversation carries an image."""
-    return any(
-        isinstance(part, FileUIPart) and part.media_type.startswith("image/")
-        for message in run_input.messages
-        for part in message.parts
-    )
+@dataclass(frozen=True)
+class Asked:
+    """What a client asks: ``message`` is the question (None: an answer anew), ``parent_id`` the turn it follows."""
+
+    session_id: str
+    message: dict[str, Any] | None
+    parent_id: str | None
+    branch: bool
+    extra: dict[str, Any]
+
+
+def parse(body: bytes) -> Asked:
+    """Read the request ``useChat`` sends: of its messages the last is taken, the one before it names the parent.
+
+    Clients that send the last message alone name the parent as ``parent_id``. Raises pydantic's ValidationError or
+    ApiError.
+    """
+    request = _REQUEST.validate_json(body)
+    extra = dict(request.model_extra or {})
+    if not request.messages:
+        raise ApiError(422, "messages: give at least one.", code="invalid_request")
+    last = request.messages[-1]
+    before = request.messages[-2].id if len(request.messages) > 1 else None
+    if request.trigger == "regenerate-message":
+        question = last.id if last.role == "user" else before
+        return Asked(request.id, None, extra.get("parent_id", question), True, extra)
+    if last.role != "user":
+        raise ApiError(422, "messages: the last one must be the user's question.", code="invalid_request")
+    document = last.model_dump(mode="json", by_alias=True)
+    parts = [{k: v for k, v in part.items() if v is not None} for part in document["parts"]]
+    message = {"id": last.id, "role": "user", "parts": parts}
+    parent = extra.get("parent_id", before)
+    if not isinstance(parent, str | None) or not request.id or not last.id or max(len(request.id), len(last.id)) > 200:
+        raise ApiError(422, "id, messages.id, parent_id: give texts of up to 200 letters.", code="invalid_request")
+    return Asked(request.id, message, parent, bool(extra.get("branch")), extra)
+
+
+def keep_files(message: dict[str, Any], files: Files) -> None:
+    """Put the files of a question where they are kept once, and refer to them. Raises a 422. Blocking.
+
+    An address would make this machine fetch what a page names: it stays a word of the question.
+    """
+    for part in message["parts"]:
+        url = str(part.get("url", ""))
+        if part["type"] != "file" or not url.startswith("data:"):
+            continue
+        head, _, data = url.partition(",")
+        try:
+            content = base64.b64decode(data, validate=True) if head.endswith(";base64") else None
+        except ValueError:
+            content = None
+        if not content:
+            raise ApiError(422, "A file's data URL is not base64.", code="invalid_request")
+        part["url"] = FILE_URL + files.put(content)
+
+
+def has_images(turns: Sequence[ChatTurn]) -> bool:
+    """Return whether any turn carries a picture."""
+    return any(str(p.get("mediaType", "")).startswith("image/") for t in turns for p in t.parts if p["type"] == "file")
+
+
+def history(turns: Sequence[ChatTurn], files: Files) -> list[UIMessage]:
+    """Return what the model is told: the turns of the branch, with their files inside. Blocking."""
+    documents = []
+    for turn in turns:
+        parts = []
+        for part in turn.parts:
+            if part["type"].startswith("data-"):
+                continue
+            url = str(part.get("url", ""))
+            if part["type"] == "file" and url.startswith(FILE_URL):
+                try:
+                    data = base64.b64encode(files.get(url.removeprefix(FILE_URL))).decode()
+                except OSError:
+                    parts.append({"type": "text", "text": "[A file that is not there any more]"})
+                    continue
+                part = {**part, "url": f"data:{part['mediaType']};base64,{data}"}
+            parts.append(part)
+        if any(part["type"] != "step-start" for part in parts):
+            documents.append({"id": turn.id, "role": turn.role, "parts": parts})
+    return _MESSAGES.validate_python(documents)
 
 
 def model_settings(target: Target, *, temperature: float, max_tokens: int) -> ModelSettings:
-    """How a turn is sampled; ``temperature`` concerns the built-in model alone, below 0 it is the model's own."""
+    """Return how a turn is sampled; ``temperature`` concerns the built-in model alone, below 0 it is the model's."""
     settings = ModelSettings(max_tokens=max_tokens)
     if target.builtin and temperature >= 0:
         settings["temperature"] = temperature
     return settings
 
 
-def parse(body: bytes) -> RequestData:
-    """The request ``useChat`` sent. Raises pydantic's ValidationError."""
-    return VercelAIAdapter.build_run_input(body)
-
-
 def explain(error: Exception) -> str:
-    """What an error means for the person who asked."""
+    """Return what an error means for the person who asked."""
     if isinstance(error, ModelHTTPError):
         return f"The model's server says {error.status_code}: {reason(error.body)}"
     if isinstance(error, ModelAPIError) and error.body is not None:  # an error amid the stream
@@ -80,6 +153,8 @@ def explain(error: Exception) -> str:
         return f"The model kept calling tools; it was stopped after {MAX_MODEL_REQUESTS} rounds."
     if isinstance(error, (ModelAPIError, httpx.HTTPError)):
         return "The connection to the model was lost; it is being looked after. Please send that again."
+    if isinstance(error, ApiError):
+        return error.message
     return f"The answer failed: {error or type(error).__name__}"
 
 
@@ -101,70 +176,31 @@ class _Adapter(VercelAIAdapter[None, str]):
         )
 
 
-class _Closing(StreamingResponse):
-    """Closes its source when the client leaves: one that left between two events would else wait for the
-    garbage collector, and the model would go on answering nobody."""
-
-    source: AsyncGenerator[BaseChunk, None]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            with CancelScope(shield=True):
-                await self.source.aclose()
-
-
-def respond(turn: Turn) -> StreamingResponse:
-    """The streaming answer; a client that leaves cancels the run, and with it the model's request."""
-    message_id = uuid.uuid4().hex
-    client = AsyncOpenAI(
-        base_url=turn.target.api_url,
-        api_key=turn.target.key or "none",
-        max_retries=0,
-        timeout=turn.timeout,
-    )
-    model = OpenAIChatModel(turn.target.model, provider=OpenAIProvider(openai_client=client))
-    agent = Agent(model, instructions=INSTRUCTIONS, tools=list(turn.tools), retries=2)
-    adapter = _Adapter(
-        agent=agent,
-        run_input=turn.run_input,
-        sdk_version=SDK_VERSION,
-        server_message_id=message_id,
-        # Files come as data URLs; an address would make this machine fetch what a page names.
-        allowed_file_url_schemes=frozenset(),
-    )
-    sent = [m.model_dump(mode="json", by_alias=True) for m in turn.run_input.messages]
-    answer: list[Any] = []
-    partial: list[str] = []
-
-    def complete(result: AgentRunResult[Any]) -> None:
-        dumped = VercelAIAdapter.dump_messages(result.new_messages(), sdk_version=SDK_VERSION)
-        for message in dumped:
-            if message.role == "assistant":
-                answer.extend(p.model_dump(mode="json", by_alias=True) for p in message.parts)
-
-    async def events() -> AsyncGenerator[BaseChunk, None]:
-        try:
-            limits = UsageLimits(request_limit=MAX_MODEL_REQUESTS)
-            stream = adapter.run_stream(usage_limits=limits, model_settings=turn.settings, on_complete=complete)
-            async with aclosing(stream):  # type: ignore[type-var]
-                async for chunk in stream:
-                    if isinstance(chunk, TextDeltaChunk):
-                        partial.append(chunk.delta)
-                    elif isinstance(chunk, ErrorChunk):
-                        log.warning("a chat failed: %s", chunk.error_text)
-                        turn.failed(RuntimeError(chunk.error_text))
-                    yield chunk
-        finally:
-            parts = answer or ([{"type": "text", "text": "".join(partial), "state": "done"}] if partial else [])
-            turn.saved([*sent, {"id": message_id, "role": "assistant", "parts": parts}] if parts else sent)
-            await client.close()
-
-    source = events()
-    plain = adapter.streaming_response(source)
-    response = _Closing(plain.body_iterator, headers=dict(plain.headers))
-    response.source = source
-    response.headers["X-Session-Id"] = turn.run_input.id
-    response.headers["Cache-Control"] = "no-store"
-    return response
+async def answer(turn: Turn, begun: Begun, messages: list[UIMessage]) -> AsyncGenerator[dict[str, Any], None]:
+    """Yield the chunks of an answer; closing it cancels the model's request."""
+    target = turn.target
+    async with outgoing.sdk_client(target.api_url, timeout=turn.timeout) as http:
+        client = AsyncOpenAI(base_url=target.api_url, api_key=target.key or "none", max_retries=0, http_client=http)
+        model = OpenAIChatModel(target.model, provider=OpenAIProvider(openai_client=client))
+        agent = Agent(
+            model, instructions=INSTRUCTIONS, tools=list(turn.tools), toolsets=list(turn.toolsets) or None, retries=2
+        )
+        adapter = _Adapter(
+            agent=agent,
+            run_input=SubmitMessage(id=begun.session_id, messages=messages),
+            sdk_version=SDK_VERSION,
+            server_message_id=begun.turn_id,
+            # Files come as data URLs; an address would make this machine fetch what a page names.
+            allowed_file_url_schemes=frozenset(),
+        )
+        limits = UsageLimits(request_limit=MAX_MODEL_REQUESTS)
+        stream = adapter.run_stream(usage_limits=limits, model_settings=turn.settings)
+        async with aclosing(stream):  # type: ignore[type-var]
+            async for chunk in stream:
+                if isinstance(chunk, DoneChunk):
+                    continue
+                if isinstance(chunk, ErrorChunk):
+                    log.warning("a chat failed: %s", chunk.error_text)
+                    turn.failed()
+                document: dict[str, Any] = json.loads(chunk.encode(SDK_VERSION))
+                yield document

@@ -7,8 +7,8 @@ import base64
 from typing import Any
 
 from host_api.app.data.capabilities import Capability
-from host_api.app.data.engine import Job
 from host_api.app.data.jobs import Jobs
+from host_api.app.data.tables import Job
 from host_api.app.documents import chunks, readers
 from host_api.app.documents.readers import Page
 from host_api.app.documents.vectors import Child, Vectors
@@ -34,18 +34,23 @@ class Indexer:
         embedder = await self._gateway.target(Capability.EMBEDDING)
         content = await asyncio.to_thread(self._jobs.content, job)
         total = await asyncio.to_thread(readers.count, job.name, content)
-        finished = await asyncio.to_thread(self._jobs.units, job.id)
+        finished = await asyncio.to_thread(self._jobs.units, job.id, embedder.identity)
         done = len(finished)
         await progress.report(done, total, "reading")
         source = readers.pages(job.name, content, frozenset(int(k) for k in finished))
         while (page := await asyncio.to_thread(next, source, None)) is not None:
-            await self._page(job, page, embedder, progress, done, total)
+            # Asked for anew each page: a sidecar that was restarted has another address and key.
+            now = await self._gateway.target(Capability.EMBEDDING)
+            if now.identity != embedder.identity:
+                message = "The embedding model was changed meanwhile; the document is indexed with the new one."
+                raise ApiError(503, message, code="model_changed")
+            await self._page(job, page, now, progress, done, total)
             done += 1
             await progress.report(done, total, f"page {page.number} is done")
         for old in await asyncio.to_thread(self._jobs.superseded, job):
             await asyncio.to_thread(self._vectors.remove, old.id)
             await asyncio.to_thread(self._jobs.remove, old.id)
-        units = await asyncio.to_thread(self._jobs.units, job.id)
+        units = await asyncio.to_thread(self._jobs.units, job.id, embedder.identity)
         return {
             "pages": len(units),
             "pictures": sum(len(u["descriptions"]) for u in units.values()),
@@ -70,7 +75,7 @@ class Indexer:
             "parents": [{"text": p.text, "pictures": list(p.pictures)} for p in parents],
             "children": len(children),
         }
-        await asyncio.to_thread(self._jobs.finish_unit, job.id, unit, data)
+        await asyncio.to_thread(self._jobs.finish_unit, job.id, unit, data, embedder.identity)
 
     async def _describe(self, picture: bytes) -> str:
         """What a picture shows; empty where no vision model is assigned."""
@@ -115,7 +120,7 @@ class Indexer:
             key = (hit.job, hit.unit, hit.parent)
             if key in found or len(found) == limit:
                 continue
-            unit = await asyncio.to_thread(self._jobs.unit, hit.job, hit.unit)
+            unit = await asyncio.to_thread(self._jobs.unit, hit.job, hit.unit, target.identity)
             if unit is None:
                 continue
             job = await asyncio.to_thread(self._jobs.get, hit.job)

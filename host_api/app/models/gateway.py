@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 import httpx
 
+from host_api.app import outgoing
 from host_api.app.data.capabilities import Capability
-from host_api.app.data.engine import BUILTIN, Model, Provider
 from host_api.app.data.providers import Assigned, Store
+from host_api.app.data.tables import BUILTIN, Model, Provider
 from host_api.app.errors import ApiError
 
 START_WAIT = 60.0
@@ -63,6 +64,11 @@ class Target:
     model: str
     builtin: bool
 
+    @property
+    def identity(self) -> str:
+        """Return what tells this model's work from another's, at whatever address it is."""
+        return f"{self.provider}/{self.model}"
+
 
 class Gateway:
     """Every call to a model goes through here."""
@@ -106,7 +112,7 @@ class Gateway:
 
     async def target_of(self, model: Model, provider: Provider) -> Target:
         """Where one model is served, assigned or not. Raises a 503."""
-        key = await asyncio.to_thread(self._store.key, provider.id) if provider.has_key else None
+        key = await asyncio.to_thread(self._store.key, provider)
         return await self._locate(provider.id, provider.kind, provider.base_url, key, model.name)
 
     async def builtin(self) -> Target:
@@ -125,12 +131,8 @@ class Gateway:
     @asynccontextmanager
     async def client(self, target: Target) -> AsyncIterator[httpx.AsyncClient]:
         """An HTTP client for the target's API; what it raises about the connection becomes an ApiError."""
-        headers = {"authorization": f"Bearer {target.key}"} if target.key else {}
-        timeout = httpx.Timeout(self._timeout, connect=10.0)
         try:
-            async with httpx.AsyncClient(
-                base_url=target.api_url, headers=headers, timeout=timeout, trust_env=not target.builtin
-            ) as http:
+            async with outgoing.client(target.api_url, key=target.key, timeout=self._timeout) as http:
                 yield http
         except httpx.TimeoutException as exc:
             raise ApiError(504, f"{target.api_url} did not answer in time.", code="provider_timeout") from exc

@@ -12,8 +12,8 @@ from typing import Any
 
 import httpx
 
-from host_api.app.data.engine import BUILTIN
 from host_api.app.data.providers import Store
+from host_api.app.data.tables import BUILTIN
 from host_api.app.errors import ApiError, not_found
 from host_api.app.models.gateway import Gateway, Target, checked, reason
 

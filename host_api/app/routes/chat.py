@@ -1,64 +1,102 @@
-"""``POST /chat/agent-stream`` for ``useChat``, and the stored conversations."""
+"""``POST /chat/agent-stream`` for ``useChat``, answers that go on, and the stored conversations."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ValidationError
 
+from host_api.app.chat import runs
+from host_api.app.chat.runs import Run
 from host_api.app.data.capabilities import Capability
-from host_api.app.data.engine import ChatSession
-from host_api.app.errors import ApiError
+from host_api.app.data.chats import RUNNING
+from host_api.app.data.tables import ChatSession, ChatTurn
+from host_api.app.errors import ApiError, not_found
 from host_api.app.services import Host, Services
 
+if TYPE_CHECKING:
+    from host_api.app.chat.agent import Asked, Turn
+
 router = APIRouter(prefix="/chat", tags=["chat"])
+_HEADERS = {
+    "x-vercel-ai-ui-message-stream": "v1",
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",
+}
 
 
-class Title(BaseModel):
-    """A new title."""
+class Change(BaseModel):
+    """A new title, or the turn whose branch is to be shown."""
 
-    title: str
+    title: str | None = None
+    head: str | None = None
 
 
 @router.post("/agent-stream", response_model=None)
 async def agent_stream(request: Request, host: Host) -> Response:
     """The AI SDK's UI message stream (header included) for the request ``useChat`` sends.
 
-    Besides its fields the body may have ``model_id`` (a model for this turn) and ``tools`` (false: none).
+    The service has the history: of ``messages`` the last one is taken, and the one before it says what it follows;
+    ``parent_id`` says so too. A stale parent is a 409, unless ``branch`` is true. Besides, the body may have
+    ``model_id`` (a model for this turn) and ``tools`` (false: none). A client that leaves stops nothing.
     """
     from host_api.app.chat import agent
 
     try:
-        run_input = agent.parse(await request.body())
+        asked = agent.parse(await request.body())
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(str(p) for p in first["loc"]) or "body"
         raise ApiError(422, f"{where}: {first['msg']}.", code="invalid_request") from None
-    if not run_input.messages:
-        raise ApiError(422, "messages: give at least one.", code="invalid_request")
-    extra: dict[str, Any] = run_input.model_extra or {}
-    images = agent.has_images(run_input)
-    target, with_tools = await _target(host, extra, images=images)
-    tools = host.tools if with_tools and extra.get("tools", True) is not False else ()
+    if asked.message is not None:
+        await asyncio.to_thread(agent.keep_files, asked.message, host.files)
+    turn = await _turn(host, asked)
+    begun = await asyncio.to_thread(
+        host.sessions.begin,
+        asked.session_id,
+        asked.message,
+        asked.parent_id,
+        turn_id=uuid.uuid4().hex,
+        branch=asked.branch,
+    )
 
-    def failed(_: Exception) -> None:
-        if target.builtin:
-            host.reconciler.suspect()
+    async def source() -> AsyncGenerator[dict[str, Any], None]:
+        messages = await asyncio.to_thread(agent.history, begun.path, host.files)
+        async with aclosing(agent.answer(turn, begun, messages)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
-    turn = agent.Turn(
-        run_input=run_input,
+    return _followed(host.runs.start(begun, source))
+
+
+async def _turn(host: Services, asked: Asked) -> Turn:
+    """Choose the model of a turn and what it may call. Raises ApiError before anything is written down."""
+    from host_api.app.chat import agent
+
+    earlier: list[ChatTurn] = []
+    if asked.parent_id is not None:
+        _, branch = await asyncio.to_thread(host.sessions.get, asked.session_id, asked.parent_id)
+        earlier = branch.turns
+    fresh = ChatTurn(
+        session_id="", id="", position=0, role="user", parts=asked.message["parts"] if asked.message else []
+    )
+    target, with_tools = await _target(host, asked.extra, images=agent.has_images([*earlier, fresh]))
+    tools = host.tools if with_tools and asked.extra.get("tools", True) is not False else ()
+    return agent.Turn(
         target=target,
         tools=tools,
         timeout=host.settings.request_timeout,
         settings=agent.model_settings(
             target, temperature=host.settings.temperature, max_tokens=host.settings.max_answer
         ),
-        saved=lambda messages: host.sessions.save(run_input.id, messages),
-        failed=failed,
+        failed=host.reconciler.suspect if target.builtin else lambda: None,
     )
-    return agent.respond(turn)
 
 
 async def _target(host: Services, extra: dict[str, Any], *, images: bool) -> tuple[Any, bool]:
@@ -75,31 +113,83 @@ async def _target(host: Services, extra: dict[str, Any], *, images: bool) -> tup
     return target, same
 
 
-def _session(row: ChatSession) -> dict[str, Any]:
-    return {"id": row.id, "title": row.title, "created_at": row.created_at, "updated_at": row.updated_at}
+def _followed(run: Run) -> StreamingResponse:
+    async def stream() -> AsyncIterator[str]:
+        async for chunk in run.follow():
+            yield runs.sse(chunk)
+        yield "data: [DONE]\n\n"
+
+    headers = {**_HEADERS, "X-Session-Id": run.session_id}
+    return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
+
+
+@router.get("/agent-stream/{session_id}/stream", response_model=None)
+async def resume(session_id: str, host: Host) -> Response:
+    """The answer of a conversation that is being written, from its beginning; 204 when none is.
+
+    This is where the AI SDK's ``resumeStream`` looks.
+    """
+    found = host.runs.of(session_id)
+    return _followed(found[-1]) if found else Response(status_code=204)
+
+
+@router.post("/sessions/{session_id}/stop")
+async def stop(session_id: str, host: Host) -> dict[str, Any]:
+    """Stop the answer that is being written; what came of it is kept."""
+    return {"stopped": await host.runs.stop(session_id)}
+
+
+def _session(row: ChatSession, host: Services) -> dict[str, Any]:
+    document = {name: getattr(row, name) for name in ("id", "title", "created_at", "updated_at")}
+    return {**document, "running": bool(host.runs.of(row.id))}
 
 
 @router.get("/sessions")
-def sessions(host: Host) -> list[dict[str, Any]]:
-    """Every conversation, the newest first."""
-    return [_session(s) for s in host.sessions.all()]
+def sessions(host: Host, words: str = Query("", max_length=200)) -> list[dict[str, Any]]:
+    """Every conversation, the newest first; or those with ``words`` in them."""
+    return [_session(s, host) for s in host.sessions.all(words.strip())]
 
 
 @router.get("/sessions/{session_id}")
-def session(session_id: str, host: Host) -> dict[str, Any]:
-    """One conversation; its ``messages`` are what ``useChat`` takes to go on with it."""
-    row, messages = host.sessions.get(session_id)
-    return {**_session(row), "messages": messages}
+def session(session_id: str, host: Host, leaf: str | None = None) -> dict[str, Any]:
+    """One conversation; its ``messages`` are what ``useChat`` takes to go on with it.
+
+    They are those of the branch shown, or of the one that the turn ``leaf`` is on; ``siblings`` has the turns that
+    could stand in each one's place. An answer that is being written is not among them: resume its stream.
+    """
+    row, branch = host.sessions.get(session_id, leaf)
+    shown = [t for t in branch.turns if t.state != RUNNING]
+    messages = [{"id": t.id, "role": t.role, "parts": t.parts, "metadata": {"state": t.state}} for t in shown]
+    return {**_session(row, host), "head": row.head_id, "messages": messages, "siblings": branch.siblings}
+
+
+@router.get("/files/{digest}")
+def file(digest: str, host: Host, request: Request) -> Response:
+    """A file of a conversation, as bytes."""
+    try:
+        content = host.files.get(digest)
+    except FileNotFoundError:
+        raise not_found("file", digest, "Its conversation was deleted, perhaps.") from None
+    headers = {"Content-Security-Policy": "default-src 'none'; sandbox", "Cache-Control": "private, max-age=31536000"}
+    return Response(content, media_type="application/octet-stream", headers=headers)
 
 
 @router.patch("/sessions/{session_id}")
-def rename(session_id: str, body: Title, host: Host) -> dict[str, Any]:
-    """Rename a conversation."""
-    return _session(host.sessions.rename(session_id, body.title))
+def change(session_id: str, body: Change, host: Host) -> dict[str, Any]:
+    """Rename a conversation, or show another of its branches."""
+    if body.title is None and body.head is None:
+        raise ApiError(422, "Give title or head.", code="invalid_request")
+    if body.head is not None:
+        host.sessions.show(session_id, body.head)
+    if body.title is not None:
+        return _session(host.sessions.rename(session_id, body.title), host)
+    return session(session_id, host)
 
 
 @router.delete("/sessions/{session_id}", status_code=204)
-def remove(session_id: str, host: Host) -> Response:
-    """Delete a conversation."""
-    host.sessions.remove(session_id)
+async def remove(session_id: str, host: Host) -> Response:
+    """Delete a conversation; an answer that is being written ends."""
+    found = host.runs.of(session_id)
+    await asyncio.to_thread(host.sessions.remove, session_id)
+    await asyncio.gather(*(run.stop() for run in found))
     return Response(status_code=204)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from host_api.app.data import capabilities
 from host_api.app.data.capabilities import Capability
-from host_api.app.data.engine import Model, Provider
+from host_api.app.data.tables import Model, Provider
 from host_api.app.errors import ApiError
 from host_api.app.models import probes
 from host_api.app.services import Host, Services

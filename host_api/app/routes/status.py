@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import os
 import time
-from collections import Counter
 from typing import Any
 
 import httpx
 import psutil
 from fastapi import APIRouter
 
+from host_api.app import outgoing
 from host_api.app.services import Host
 
 router = APIRouter(tags=["status"])
@@ -31,9 +31,9 @@ async def status(host: Host) -> dict[str, Any]:
     engine: dict[str, Any] | None = None
     if state.url is not None:
         with contextlib.suppress(httpx.HTTPError, ValueError):
-            async with httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
-                engine = (await http.get(f"{state.url}/health")).json()
-    jobs = await asyncio.to_thread(host.jobs.all, 1000)
+            async with outgoing.client(state.url, key=None, timeout=5.0) as http:
+                engine = (await http.get("/health")).json()
+    counts = await asyncio.to_thread(host.jobs.counts)
     assigned = await asyncio.to_thread(host.store.assignments)
     return {
         "host": {
@@ -50,7 +50,8 @@ async def status(host: Host) -> dict[str, Any]:
             "queue": engine.get("queue") if engine else None,
             "error": engine.get("error") if engine else None,
         },
-        "tasks": dict(Counter(j.state for j in jobs)),
+        "tasks": counts,
+        "tasks_trouble": host.worker.trouble,
         "capabilities": {c: {"model": m.name, "provider": p.name} for c, (m, p) in assigned.items()},
     }
 

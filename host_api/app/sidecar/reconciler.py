@@ -17,8 +17,9 @@ from typing import Any, Protocol
 
 import httpx
 
-from host_api.app.data.engine import BUILTIN
+from host_api.app import outgoing
 from host_api.app.data.providers import Store
+from host_api.app.data.tables import BUILTIN
 from host_api.app.errors import ApiError
 from host_api.app.models.gateway import Link
 
@@ -253,8 +254,8 @@ class Reconciler:
         if self._phase is not Phase.RUNNING:
             await self._set(Phase.RUNNING, f"serving on {link.url}")
         try:
-            async with httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
-                answer = await http.get(f"{link.url}/health")
+            async with outgoing.client(link.url, key=None, timeout=5.0) as http:
+                answer = await http.get("/health")
             document = answer.json()
         except httpx.TimeoutException:
             self._misses += 1
@@ -266,9 +267,8 @@ class Reconciler:
         return document.get("instance_id") == link.instance_id and not leaving
 
     async def _learn(self, link: Link) -> None:
-        headers = {"authorization": f"Bearer {link.token}"} if link.token else {}
-        async with httpx.AsyncClient(trust_env=False, timeout=30.0, headers=headers) as http:
-            answer = await http.get(f"{link.api_url}/models")
+        async with outgoing.client(link.api_url, key=link.token, timeout=30.0) as http:
+            answer = await http.get("/models")
             answer.raise_for_status()
             models = {m["id"]: m.get("capabilities", []) for m in answer.json()["data"]}
         await asyncio.to_thread(self._store.sync_models, BUILTIN, models)

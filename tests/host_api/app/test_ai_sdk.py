@@ -39,7 +39,7 @@ def say(running: HostProcess) -> Say:
             (folder / "ready").touch()
 
     def run(*args: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        command = ["node", "chat.mjs", running.url, *args]
+        command = ["node", "chat.mjs", running.url, running.key, *args]
         out = subprocess.run(command, cwd=folder, check=True, timeout=150, capture_output=True, text=True)
         first, second = out.stdout.splitlines()
         return json.loads(first), json.loads(second)

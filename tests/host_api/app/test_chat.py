@@ -139,7 +139,7 @@ def test_an_image_address_is_never_fetched(http: httpx.Client) -> None:
     assert "Paris" in text(events)
 
 
-def test_a_client_that_leaves_frees_the_engine(http: httpx.Client, running: HostProcess) -> None:
+def test_a_client_that_leaves_stops_nothing_and_stop_frees_the_engine(http: httpx.Client, running: HostProcess) -> None:
     def rows() -> int:
         queue = running.sidecar()["queue"]
         return int(queue["interactive"]["running"])
@@ -151,8 +151,14 @@ def test_a_client_that_leaves_frees_the_engine(http: httpx.Client, running: Host
         while next(source)["type"] != "text-delta":
             pass
         assert rows() == 1
+    assert http.get(f"/chat/sessions/{request['id']}").json()["running"] is True
+    assert rows() == 1
+    assert http.post(f"/chat/sessions/{request['id']}/stop").json() == {"stopped": 1}
     wait_for(lambda: rows() == 0, 20)
-    wait_for(lambda: len(http.get(f"/chat/sessions/{request['id']}").json().get("messages", [])) == 2)
+    stored = http.get(f"/chat/sessions/{request['id']}").json()
+    assert [m["metadata"]["state"] for m in stored["messages"]] == ["done", "stopped"]
+    assert stored["messages"][1]["parts"][-1]["text"]
+    assert http.post(f"/chat/sessions/{request['id']}/stop").json() == {"stopped": 0}
 
 
 def test_a_tool_call_runs_and_its_result_goes_back(http: httpx.Client, script: tuple[Scripted, int]) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from host_api.app.data.keys import KeyStore
+from host_api.app.data.keys import KeyStore, KeysUnreadable
 from tests.support.host_servers import host
 from tests.support.servers import wait_for
 
@@ -60,8 +62,7 @@ def test_a_key_is_kept_in_the_keyring_and_forgotten_with_its_provider(
     tmp_path: Path, data_dir: Path, secret_service: dict[str, str]
 ) -> None:
     def stored(provider: str) -> str:
-        entry = f"{(tmp_path / 'data' / 'keys.json').resolve()}:{provider}"
-        command = [sys.executable, "-c", SEARCH, entry]
+        command = [sys.executable, "-c", SEARCH, provider]
         env = {**os.environ, **secret_service}
         return subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
@@ -69,22 +70,112 @@ def test_a_key_is_kept_in_the_keyring_and_forgotten_with_its_provider(
         body = {"name": "kept", "base_url": "http://127.0.0.1:9/v1", "api_key": "a-secret"}
         made = http.post("/models/providers", json=body).json()
         assert made["has_key"] is True
-        assert stored(made["id"]) == "a-secret"
+        assert json.loads(stored(made["id"])) == {"key": "a-secret", "origin": "http://127.0.0.1:9"}
         assert not (tmp_path / "data" / "keys.json").exists()
         http.put(f"/models/providers/{made['id']}", json={"api_key": "another"})
-        assert stored(made["id"]) == "another"
+        assert json.loads(stored(made["id"]))["key"] == "another"
         http.delete(f"/models/providers/{made['id']}")
         assert stored(made["id"]) == "None"
         assert "a-secret" not in running.logs()
 
 
+HERE = "https://api.example/v1"
+
+
 def test_without_a_keyring_a_private_file_keeps_it(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     keys = KeyStore(path, use_keyring=False)
-    keys.put("p", "secret")
-    assert KeyStore(path, use_keyring=False).get("p") == "secret"
+    keys.put("p", "secret", HERE)
+    assert KeyStore(path, use_keyring=False).get("p", HERE) == "secret"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     keys.drop("p")
-    assert keys.get("p") is None
-    path.write_text("not JSON")
-    assert keys.get("p") is None
+    assert keys.get("p", HERE) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("https://api.example/other/path", True),
+        ("https://API.example:443", True),
+        ("http://api.example/v1", False),
+        ("https://api.example:8443/v1", False),
+        ("https://api.example.evil/v1", False),
+        ("https://evil/v1", False),
+    ],
+)
+def test_a_key_is_for_the_origin_it_was_given_for(url: str, same: bool, tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    KeyStore(path, use_keyring=False).put("p", "secret", HERE)
+    assert (KeyStore(path, use_keyring=False).get("p", url) == "secret") is same
+
+
+def test_a_key_of_an_earlier_release_is_still_there(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text('{"p": "old-secret"}')
+    assert KeyStore(path, use_keyring=False).get("p", HERE) == "old-secret"
+
+
+def test_a_file_that_cannot_be_read_now_keeps_its_keys(tmp_path: Path) -> None:
+    """Too many open files, here by the limit of a process of its own."""
+    path = tmp_path / "keys.json"
+    KeyStore(path, use_keyring=False).put("first", "kept", HERE)
+    code = (
+        "import os, resource, sys\n"
+        "from pathlib import Path\n"
+        "from host_api.app.data.keys import KeyStore, KeysUnreadable, KeysUnreadable\n"
+        "keys = KeyStore(Path(sys.argv[1]), use_keyring=False)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 64))\n"
+        "try:\n"
+        "    keys.put('second', 'new', 'https://b.example')\n"
+        "except KeysUnreadable as exc:\n"
+        "    print('refused:', exc)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60)
+    assert "nothing was changed" in done.stdout, done.stderr
+    assert KeyStore(path, use_keyring=False).get("first", HERE) == "kept"
+
+
+def test_a_damaged_file_is_set_aside_not_wiped(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text('{"p": "half a sec')
+    keys = KeyStore(path, use_keyring=False)
+    keys.put("q", "new", HERE)
+    assert keys.get("q", HERE) == "new"
+    (aside,) = tmp_path.glob("keys.json.damaged-*")
+    assert aside.read_text() == '{"p": "half a sec'
+
+
+def test_threads_lose_none_of_each_others_keys(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    keys = KeyStore(path, use_keyring=False)
+    threads = [threading.Thread(target=keys.put, args=(f"p{i}", f"k{i}", HERE)) for i in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    again = KeyStore(path, use_keyring=False)
+    assert [again.get(f"p{i}", HERE) for i in range(24)] == [f"k{i}" for i in range(24)]
+
+
+class Hung:
+    """A keyring whose daemon is gone or whose dialog nobody answers."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.released = threading.Event()
+
+    def get_password(self, service: str, name: str) -> None:
+        self.asked += 1
+        self.released.wait(60)
+
+
+def test_a_keyring_that_hangs_is_asked_once_and_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = Hung()
+    monkeypatch.setattr("host_api.app.data.keys._system_keyring", lambda: ring)
+    monkeypatch.setattr("host_api.app.data.keys.PATIENCE", 0.2)
+    keys = KeyStore(tmp_path / "keys.json")
+    for _ in range(3):
+        with pytest.raises(KeysUnreadable, match="did not answer"):
+            keys.get("p", HERE)
+    assert ring.asked == 1
+    ring.released.set()

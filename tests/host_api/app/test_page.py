@@ -48,7 +48,7 @@ def page(browser: Browser, running: HostProcess) -> Iterator[Page]:
     said: list[str] = []
     found.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
     found.on("pageerror", lambda e: said.append(str(e)))
-    found.goto(running.url)
+    found.goto(running.link)
     expect(question(found)).to_be_focused()
     expect(found.get_by_test_id("phase")).to_have_text("model process: running")
     yield found
@@ -341,7 +341,7 @@ def test_the_key_stays_with_the_page(tmp_path: Path, data_dir: Path, browser: Br
     with host(tmp_path, "--api-key-file", str(key), data_dir=data_dir) as running:
         context = browser.new_context(viewport=WIDE)  # type: ignore[arg-type]
         page = context.new_page()
-        page.goto(running.url)
+        page.goto(running.link)
         expect(page.get_by_label("The key")).to_be_focused()
         shot(page, "key")
         accessible(page)

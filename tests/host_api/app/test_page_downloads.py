@@ -39,7 +39,7 @@ def test_a_model_is_downloaded_cancelled_tried_again_and_used(
     with host(tmp_path, data_dir=data_dir, env=env | {"MLX_SIDECAR_PULL_ATTEMPTS": "1"}) as running:
         context = browser.new_context(viewport=WIDE, color_scheme="light")  # type: ignore[arg-type]
         page = context.new_page()
-        page.goto(running.url)
+        page.goto(running.link)
         expect(page.get_by_test_id("phase")).to_have_text("model process: running", timeout=SLOW)
         page.get_by_text("Download models").click()
         offers = page.get_by_role("list", name="Models to download")

@@ -99,7 +99,8 @@ def test_another_provider_needs_no_sidecar(own: httpx.Client, second: tuple[Side
 
 def test_a_hundred_changes_in_a_second_start_at_most_once(changing: HostProcess, own: httpx.Client) -> None:
     async def burst(url: str, last: bool) -> None:
-        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        headers = {"authorization": f"Bearer {changing.key}"}
+        async with httpx.AsyncClient(base_url=url, timeout=60, headers=headers, trust_env=False) as client:
             for i in range(100):
                 body = STARTER if (i % 2 == 1) == last else {"model_id": None}
                 await client.post("/models/global_capability/text?wait=false", json=body)
@@ -174,4 +175,4 @@ def test_settings_that_cannot_be_used_are_named(tmp_path: Path, capsys: pytest.C
         taken.listen()
         args = ["--port", str(taken.getsockname()[1]), "--data-dir", str(tmp_path), "--state-dir", str(tmp_path)]
         assert serve(args) == 3
-    assert "in use" in capsys.readouterr().err
+    assert "is busy" in capsys.readouterr().err

@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from host_api.app.data.capabilities import Capability
-from host_api.app.data.engine import BUILTIN, open_engine
+from host_api.app.data.database import Directory
 from host_api.app.data.keys import KeyStore
 from host_api.app.data.providers import Store
+from host_api.app.data.tables import BUILTIN
 
 STARTER = {"starter": ["text", "vision", "structured_output", "tool_use"]}
 BOTH = {**STARTER, "starter-embedding": ["embedding"]}
 
 
 def test_starter_models_are_given_what_they_declare_once_also_when_one_comes_later(tmp_path: Path) -> None:
-    engine = open_engine(tmp_path / "host.sqlite3")
-    store = Store(engine, KeyStore(tmp_path / "keys.json", use_keyring=False))
+    directory = Directory(tmp_path).open()
+    database = directory.database()
+    store = Store(database, KeyStore(tmp_path / "keys.json", use_keyring=False))
 
     def seen(declared: dict[str, list[str]]) -> list[str]:
         store.sync_models(BUILTIN, declared)
@@ -31,4 +33,5 @@ def test_starter_models_are_given_what_they_declare_once_also_when_one_comes_lat
     store.first_start()
     assert seen(BOTH) == []
     assert set(store.assignments()) == {"text", "structured_output", "tool_use"}
-    engine.dispose()
+    database.close()
+    directory.close()

@@ -1,13 +1,12 @@
-"""The tables, in one SQLite file in the data directory."""
+"""The tables. A change of them is a new file in ``migrations/``; a test compares the two."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, Column, Engine, UniqueConstraint, event
-from sqlmodel import Field, Session, SQLModel, create_engine, select
+from sqlalchemy import JSON, Column, UniqueConstraint
+from sqlmodel import Field, Session, SQLModel, select
 
 BUILTIN = "builtin"
 
@@ -49,26 +48,52 @@ class Setting(SQLModel, table=True):
 
 
 class ChatSession(SQLModel, table=True):
-    """A conversation. Times are Unix seconds."""
+    """A conversation. ``head_id`` is the last turn of the branch shown. Times are Unix seconds."""
 
     id: str = Field(primary_key=True)
     title: str
+    head_id: str | None = None
     created_at: float = Field(default_factory=time.time)
     updated_at: float = Field(default_factory=time.time, index=True)
 
 
-class ChatMessage(SQLModel, table=True):
-    """One message of a conversation, its parts as the AI SDK's UI messages have them."""
+class ChatTurn(SQLModel, table=True):
+    """One message of a conversation and the one it follows; its parts as the AI SDK's UI messages have them.
+
+    ``state``: running, done, stopped, failed or interrupted. Turns are added and ended, never changed after that.
+    """
 
     session_id: str = Field(primary_key=True, foreign_key="chatsession.id", ondelete="CASCADE")
-    position: int = Field(primary_key=True)
-    id: str
+    id: str = Field(primary_key=True)
+    parent_id: str | None = Field(default=None, index=True)
+    position: int
     role: str
+    state: str = "done"
     parts: list[Any] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    created_at: float = Field(default_factory=time.time)
+
+
+class ChatChunk(SQLModel, table=True):
+    """A piece of an answer as it came, until the answer has ended."""
+
+    session_id: str = Field(primary_key=True, foreign_key="chatsession.id", ondelete="CASCADE")
+    turn_id: str = Field(primary_key=True)
+    position: int = Field(primary_key=True)
+    chunks: list[Any] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+
+
+class ChatFile(SQLModel, table=True):
+    """That a conversation uses a file, which is kept once by its content."""
+
+    session_id: str = Field(primary_key=True, foreign_key="chatsession.id", ondelete="CASCADE")
+    digest: str = Field(primary_key=True, index=True)
 
 
 class Job(SQLModel, table=True):
-    """A task: what is to be done, how far it is, what came of it."""
+    """A task: what is to be done, how far it is, what came of it.
+
+    ``owner`` holds it until ``lease_until``; ``live_key`` is there while it is queued, running or done, and unique.
+    """
 
     id: str = Field(primary_key=True)
     kind: str = Field(index=True)
@@ -82,46 +107,34 @@ class Job(SQLModel, table=True):
     note: str = ""
     error: str | None = None
     result: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    owner: str | None = None
+    lease_until: float = 0.0
+    live_key: str | None = Field(default=None, unique=True)
     created_at: float = Field(default_factory=time.time, index=True)
     updated_at: float = Field(default_factory=time.time)
 
 
 class JobUnit(SQLModel, table=True):
-    """A finished piece of a task (a page, say), kept so that it is never done twice."""
+    """A finished piece of a task (a page, say) by a model, kept so that it is never done twice."""
 
     job_id: str = Field(primary_key=True, foreign_key="job.id", ondelete="CASCADE")
     key: str = Field(primary_key=True)
+    model: str = Field(default="", primary_key=True)
     data: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
-
-
-def open_engine(path: Path) -> Engine:
-    """The database at ``path``, made when new. Raises SQLAlchemyError or OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False, "timeout": 30})
-
-    @event.listens_for(engine, "connect")
-    def _pragmas(connection: Any, _: Any) -> None:
-        cursor = connection.cursor()
-        for statement in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-            cursor.execute(f"PRAGMA {statement}")
-        cursor.close()
-
-    SQLModel.metadata.create_all(engine)
-    path.chmod(0o600)
-    return engine
 
 
 __all__ = [
     "BUILTIN",
     "Assignment",
-    "ChatMessage",
+    "ChatChunk",
+    "ChatFile",
     "ChatSession",
+    "ChatTurn",
     "Job",
     "JobUnit",
     "Model",
     "Provider",
     "Session",
     "Setting",
-    "open_engine",
     "select",
 ]
