@@ -1,0 +1,71 @@
+"""JSON schemas as rules of llguidance's Lark, and the place of what it can't hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from sidecar.text.schemas.walk import Path, children, pointer, rebased
+
+WHITESPACE = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    # No \uXXXX: a model can't write half of a surrogate pair, and a string has as many characters as it seems to have.
+    "json_allowed_escapes": 'nrbtf\\"',
+}
+"""How documents are written: on one line, with a space after each comma and colon, as ``json.dumps`` does."""
+
+_WHOLE = "x-whole"
+_NOISE = re.compile(r"^at \d+\(\d+\): |failed to compile JSON schema: ")
+
+
+def json_rule(schema: dict[str, Any], path: Path = ()) -> str:
+    """Return the right side of a Lark rule for documents of ``schema``, or of the part of it at ``path``.
+
+    A part keeps the root of its schema: what it refers to is looked for there.
+    """
+    if path:
+        document = {"$ref": pointer((_WHOLE, *path)), _WHOLE: rebased(schema, f"/{_WHOLE}")}
+    else:
+        document = dict(schema)
+    return f"%json {json.dumps(document | {'x-guidance': WHITESPACE})}"
+
+
+def fault_of(schema: dict[str, Any], path: Path = ()) -> str:
+    """Return why llguidance can't hold a schema or a part of it; "" when it can."""
+    import llguidance
+
+    return str(llguidance.LLMatcher.validate_grammar(_grammar(f"start: {json_rule(schema, path)}")))
+
+
+def _grammar(lark: str) -> str:
+    import llguidance
+
+    return str(llguidance.LLMatcher.grammar_from_lark(lark))
+
+
+def innermost_fault(schema: dict[str, Any]) -> tuple[Path, str] | None:
+    """Return the path and the reason of the innermost part that llguidance can't hold; None when it holds all.
+
+    It names no place itself; so the parts are tried, from outside to inside.
+    """
+    reason = fault_of(schema)
+    if not reason:
+        return None
+    path: Path = ()
+    here: Any = schema
+    while True:
+        for step, child in children(here):
+            if isinstance(child, dict) and (inner := fault_of(schema, path + step)):
+                path, here, reason = path + step, child, inner
+                break
+        else:
+            return path, _plain(reason)
+
+
+def _plain(reason: str) -> str:
+    """Return llguidance's words without positions and the grammar it prints after them."""
+    lines = [line for line in _NOISE.sub("", reason).strip().splitlines() if line.strip()]
+    return _NOISE.sub("", lines[0])[:200] if lines else "unknown"
