@@ -1,31 +1,48 @@
-"""Grammars that bind a row's answer: JSON schemas and tool calls, through llguidance.
+"""Grammars that bind a row's answer, through llguidance.
 
 Compiled off the engine's thread; the engine asks for a mask and reports the token chosen.
 """
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_ANY_OBJECT = {"type": "object"}
-
 
 class GrammarError(ValueError):
-    """A schema llguidance can't enforce; the message says which part."""
+    """A grammar llguidance can't use; the message says which part."""
+
+
+class _Words:
+    """What llguidance wants to know of a vocabulary."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, tokens: Sequence[bytes], special: Sequence[int], eos: int) -> None:
+        self.tokens = tokens
+        self.special_token_ids = special
+        self.eos_token_id = eos
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        """Return the tokens of a text: asked for once, to see whether there is a tokenizer; nothing is forced here."""
+        return []
 
 
 class Grammars:
-    """Compiles grammars for one tokenizer. Building its token trie takes up to seconds; done once."""
+    """Compiles grammars for one vocabulary. Building its trie takes up to seconds; it is done once.
 
-    def __init__(self, tokenizer: Any, eos: Sequence[int]) -> None:
-        self._tokenizer = tokenizer
+    ``tokens``: the bytes of each, by id, asked for at the first grammar; ``special``: ids no text may be read as.
+    """
+
+    def __init__(self, tokens: Callable[[], Sequence[bytes]], special: Sequence[int], eos: Sequence[int]) -> None:
+        self._tokens = tokens
+        self._special = sorted(special)
         self._eos = list(eos)
         self._lock = threading.Lock()
         self._trie: Any = None
@@ -33,51 +50,31 @@ class Grammars:
     def _llg(self) -> Any:
         with self._lock:
             if self._trie is None:
-                import llguidance.hf
+                from llguidance import LLTokenizer
 
-                self._trie = llguidance.hf.from_tokenizer(self._tokenizer, eos_token=self._eos or None)
+                tokens = list(self._tokens())
+                eos = self._eos or [len(tokens) - 1]
+                words: Any = _Words(tokens, sorted({*self._special, *eos}), eos[0])
+                self._trie = LLTokenizer(words, eos_token=eos)
             return self._trie
 
-    def json_schema(self, schema: dict[str, Any] | None, *, start_after: int | None = None) -> Constraint:
-        """A constraint to documents of ``schema`` (None: any object). Raises GrammarError."""
-        return self._constraint(json_grammar(_ANY_OBJECT if schema is None else schema), start_after)
-
-    def lark(self, grammar: str, *, start_after: int | None = None) -> Constraint:
-        """A constraint to a Lark grammar. Raises GrammarError."""
-        import llguidance
-
-        try:
-            return self._constraint(llguidance.grammar_from("lark", grammar), start_after)
-        except ValueError as exc:
-            raise GrammarError(str(exc)) from exc
-
-    def _constraint(self, grammar: str, start_after: int | None) -> Constraint:
+    def lark(self, grammar: str) -> Constraint:
+        """Return a constraint to a Lark grammar (llguidance's syntax). Raises GrammarError."""
         from llguidance import LLMatcher
 
         trie = self._llg()
-        matcher = LLMatcher(trie, grammar)
+        matcher = LLMatcher(trie, LLMatcher.grammar_from_lark(grammar))
         if matcher.is_error():
             raise GrammarError(matcher.get_error())
-        return Constraint(matcher, trie.vocab_size, start_after)
-
-
-def json_grammar(schema: dict[str, Any]) -> str:
-    """llguidance's grammar of a JSON schema, with one space after commas and colons. Raises GrammarError."""
-    import llguidance
-
-    try:
-        return str(llguidance.JsonCompiler(separators=(", ", ": "), whitespace_pattern="").compile(json.dumps(schema)))
-    except (ValueError, TypeError) as exc:
-        raise GrammarError(str(exc)) from exc
+        return Constraint(matcher, trie.vocab_size)
 
 
 class Constraint:
-    """The state of one row's grammar. ``start_after``: bind only once this token has come (a thought's end)."""
+    """The state of one row's grammar."""
 
-    def __init__(self, matcher: Any, vocab: int, start_after: int | None) -> None:
+    def __init__(self, matcher: Any, vocab: int) -> None:
         self._matcher = matcher
         self._vocab = vocab
-        self._start_after = start_after
         import numpy as np
 
         self._bits = np.full((1, (vocab + 31) // 32), -1, dtype=np.int32)
@@ -85,22 +82,21 @@ class Constraint:
     @property
     def finished(self) -> bool:
         """Whether nothing more may follow."""
-        return self._start_after is None and bool(self._matcher.is_stopped())
+        return bool(self._matcher.is_stopped())
+
+    @property
+    def accepting(self) -> bool:
+        """Whether the answer may end here."""
+        return bool(self._matcher.is_accepting())
 
     def accept(self, token: int) -> None:
         """Move on by the token chosen. Raises GrammarError when the grammar forbids it."""
-        if self._start_after is not None:
-            if token == self._start_after:
-                self._start_after = None
-            return
         self._matcher.consume_token(token)
         if self._matcher.is_error():
             raise GrammarError(self._matcher.get_error())
 
     def mask(self, width: int) -> NDArray[np.bool_] | None:
-        """Which of ``width`` tokens may come next [width]; None: any."""
-        if self._start_after is not None:
-            return None
+        """Return which of ``width`` tokens may come next [width]; None: any."""
         import llguidance.numpy
         import numpy as np
 
@@ -111,5 +107,5 @@ class Constraint:
         return allowed[:width]
 
     def copy(self) -> Constraint:
-        """An independent constraint in the same state."""
-        return Constraint(self._matcher.deep_copy(), self._vocab, self._start_after)
+        """Return an independent constraint in the same state."""
+        return Constraint(self._matcher.deep_copy(), self._vocab)

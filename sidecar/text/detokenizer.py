@@ -64,6 +64,12 @@ class Vocabulary:
         alphabet = _byte_alphabet() if self._byte_level else {}
         return [self._bytes(i, name, alphabet) for i, name in enumerate(names)]
 
+    @cached_property
+    def control(self) -> tuple[dict[str, int], re.Pattern[str]]:
+        """The control tokens by their text, and what finds them in a text, the longest first."""
+        by_text = {self.added[i]: i for i in sorted(self.special) if self.added.get(i)}
+        return by_text, re.compile("|".join(map(re.escape, sorted(by_text, key=len, reverse=True))) or r"(?!)")
+
     def _bytes(self, token: int, name: str | None, alphabet: Mapping[str, int]) -> bytes:
         if token in self.added:
             return self.added[token].encode("utf-8", "replace")
@@ -102,9 +108,8 @@ class Symbols:
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        self._texts = {i: vocabulary.added[i] for i in sorted(vocabulary.special) if vocabulary.added.get(i)}
-        self._by_text = {text: token for token, text in self._texts.items()}
-        self._pattern = re.compile("|".join(map(re.escape, sorted(self._by_text, key=len, reverse=True))) or r"(?!)")
+        self._texts = vocabulary.added
+        self._by_text, self._pattern = vocabulary.control
         self.used: dict[int, str] = {}
 
     def parts(self, marker: str) -> list[str | int]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from sidecar.text.schemas.prepare import SchemaError
 from sidecar.text.schemas.walk import MAX_DEPTH, resolve
 
 
@@ -48,6 +48,17 @@ def literal_texts(schema: dict[str, Any]) -> list[str] | None:
     return None
 
 
-def plain_json(value: Any) -> str:
-    """Return a value as the grammar writes it."""
-    return json.dumps(value, ensure_ascii=False)
+def properties_of(schema: dict[str, Any]) -> tuple[dict[str, Any], frozenset[str], Any]:
+    """Return an object's properties, which of them are required, and the schema of others (False: there are none).
+
+    Raises SchemaError for objects that are more than that.
+    """
+    for word in ("allOf", "anyOf", "oneOf", "$ref", "patternProperties", "const", "enum", "minProperties"):
+        if word in schema and not (word == "minProperties" and not schema[word]):
+            raise SchemaError((word,), "only plain properties can be enforced here")
+    names = schema.get("properties") or {}
+    required = frozenset(schema.get("required") or ())
+    others = schema.get("additionalProperties", not names)
+    if not required <= names.keys():
+        raise SchemaError(("required",), "it names what isn't in properties")
+    return names, required, others

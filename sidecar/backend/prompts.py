@@ -1,0 +1,59 @@
+"""mlx-vlm's part in making prompts: chat templates, and what a processor makes of text and pictures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from sidecar.backend.loader import LoadedModel
+
+_processing = threading.Lock()  # processors keep state between calls
+
+
+def rendered(loaded: LoadedModel, messages: Sequence[dict[str, Any]], images: int, extra: dict[str, Any]) -> Any:
+    """Return a conversation as the model's template writes it. Raises what the template raises."""
+    from mlx_vlm.prompt_utils import apply_chat_template
+
+    return apply_chat_template(loaded.processor, loaded.model.config, list(messages), num_images=images, **extra)
+
+
+def adds_special_tokens(loaded: LoadedModel) -> bool:
+    """Return whether the tokenizer adds markers of its own around a prompt, which the template leaves out."""
+    from mlx_vlm.utils import should_add_special_tokens
+
+    return bool(should_add_special_tokens(loaded.model_type, loaded.processor))
+
+
+def picture_inputs(loaded: LoadedModel, text: str, images: Sequence[Any], *, special: bool) -> dict[str, Any]:
+    """Return the processor's arrays of a prompt with pictures, evaluated. Raises what the processor raises."""
+    import mlx.core as mx
+    from mlx_vlm.utils import prepare_inputs
+
+    with _processing:
+        inputs = prepare_inputs(
+            loaded.processor,
+            images=list(images),
+            prompts=text,
+            image_token_index=getattr(loaded.model.config, "image_token_index", None),
+            add_special_tokens=special,
+        )
+        mx.eval([v for v in inputs.values() if isinstance(v, mx.array)])
+    return dict(inputs)
+
+
+def kept_columns(inputs: dict[str, Any], kept: Sequence[int]) -> dict[str, Any] | None:
+    """Return the arrays without the tokens whose positions aren't ``kept``.
+
+    None where other arrays say by number at which tokens the pictures stand, so that none may go.
+    """
+    import mlx.core as mx
+
+    if any(word in name for name in inputs for word in ("bound", "idx", "index", "position")):
+        return None
+    shape = inputs["input_ids"].shape
+    columns = mx.array(list(kept))
+    return {
+        name: value[:, columns] if isinstance(value, mx.array) and value.shape == shape else value
+        for name, value in inputs.items()
+    }

@@ -1,0 +1,353 @@
+"""Reads tool calls out of an answer's text as it comes, by the structure of their markup.
+
+Where a call's arguments end is told by the arguments themselves (a bracket that closes, a quote that ends), not by the
+next thing that looks like an end marker: markers may stand inside arguments. A call is sent once, piece by piece as it
+is written. What was cut off stands as far as it came; nothing of the markup becomes content, and nothing is made up.
+
+A block that is no call after all (a model not held by a grammar may write one) goes out as the text it is, unless its
+name was sent already.
+
+The reader is a generator that is resumed with every piece of text: it is written as if all the text were there, and
+waits inside ``_more``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+from sidecar.text.delta import Delta
+from sidecar.text.detokenizer import Symbols
+from sidecar.text.schemas.kinds import is_text
+from sidecar.text.stops import held_back
+from sidecar.text.tool_calls.calls import Calls
+from sidecar.text.tool_calls.markup import Arguments, Markup
+from sidecar.text.tool_calls.scan import JsonScanner, entry_end, gemma_value, python_value, tagged_value
+
+_Wait = Generator[None, None, None]
+
+
+class _EndError(Exception):
+    """The answer is over."""
+
+
+class _NoCallError(Exception):
+    """What was read is not the markup of a call."""
+
+
+class ToolReader:
+    """Splits content from calls. ``schemas``: of the arguments, by tool; ``one``: the first call ends the answer."""
+
+    def __init__(
+        self,
+        markup: Markup,
+        schemas: Mapping[str, dict[str, Any]],
+        *,
+        symbols: Symbols | None = None,
+        one: bool = False,
+        key: str = "",
+    ) -> None:
+        encode = symbols.encode if symbols is not None else str
+        self._plain = symbols.plain if symbols is not None else str
+        self._markup = markup
+        self._begin, self._head, self._mid, self._tail, self._sep, self._end = map(
+            encode, (markup.begin, markup.head, markup.mid, markup.tail, markup.sep or "", markup.end)
+        )
+        self._tags = (encode(markup.key), encode(markup.value), encode(markup.done))
+        self._quote = encode('<|"|>')
+        self._schemas = schemas
+        self._names = sorted(schemas, key=len, reverse=True)
+        self._calls = Calls(key, one=one)
+        self._buffer = ""
+        self._taken = ""  # what was read of the present group
+        self._over = False
+        self._delta = Delta()
+        self._work = self._read()
+        next(self._work)
+
+    @property
+    def done(self) -> bool:
+        """Whether the answer may end: the one call allowed is there, or a call came a second time."""
+        return self._calls.done
+
+    @property
+    def count(self) -> int:
+        """How many calls were found so far."""
+        return self._calls.count
+
+    def feed(self, text: str) -> Delta:
+        """Return the content and the call deltas that became clear."""
+        self._buffer += text
+        return self._resumed()
+
+    def finish(self) -> Delta:
+        """Return what was held back: content that might have become a marker; no part of a call."""
+        self._over = True
+        return self._resumed()
+
+    def _resumed(self) -> Delta:
+        if not self.done:
+            next(self._work, None)
+        delta, self._delta = self._delta, Delta()
+        return delta
+
+    # --- the reader as a program -----------------------------------------------------------------------
+    def _read(self) -> _Wait:
+        try:
+            yield
+            if not self._begin:
+                yield from self._bare()
+                return
+            while not self.done:
+                yield from self._content()
+                yield from self._group()
+        except _EndError:
+            self._calls.cut()
+
+    def _more(self) -> _Wait:
+        if self._over:
+            raise _EndError
+        yield
+
+    def _take(self, count: int) -> str:
+        text, self._buffer = self._buffer[:count], self._buffer[count:]
+        self._taken += text
+        return text
+
+    def _say(self, text: str) -> None:
+        if text.strip() or not self.count:  # the space after calls is markup
+            self._delta.content += self._plain(text)
+
+    def _content(self) -> _Wait:
+        """Let content through up to the marker that opens a group of calls."""
+        while (at := self._buffer.find(self._begin)) < 0:
+            keep = held_back(self._buffer, (self._begin,))
+            # Space may turn out to stand before a call, and belongs to its markup then.
+            keep = max(keep, len(self._buffer) - len(self._buffer[: len(self._buffer) - keep].rstrip()))
+            self._say(self._take(len(self._buffer) - (0 if self._over else keep)))
+            yield from self._more()
+        self._say(self._take(at).rstrip())
+        self._taken = ""
+        self._take(len(self._begin))
+
+    def _bare(self) -> _Wait:
+        """Read an answer that is either nothing but calls or nothing but content."""
+        while (fits := self._match(self._head)) is None and not self._over:
+            yield
+        yield from self._group() if fits else self._plain_rest()
+
+    def _plain_rest(self) -> _Wait:
+        while True:
+            self._say(self._take(len(self._buffer)))
+            yield from self._more()
+
+    def _group(self) -> _Wait:
+        """Read a group of calls; what is none goes out as content."""
+        markup = self._markup
+        try:
+            while True:
+                yield from self._call()
+                if self.done:
+                    return
+                if markup.sep is None:
+                    break
+                if markup.end and (yield from self._followed_by(self._end)):
+                    return
+                if not markup.end and not markup.sep:
+                    return
+                yield from self._followed_by(self._sep)
+            if markup.end:
+                yield from self._literal(self._end)
+        except _NoCallError:
+            if self._calls.open:
+                self._calls.end(self._delta)
+            elif not self.count:
+                self._say(self._taken)
+            self._taken = ""
+            if not self._begin:
+                yield from self._plain_rest()
+
+    def _call(self) -> _Wait:
+        yield from self._literal(self._head)
+        name = yield from self._name()
+        self._calls.begin(name, self._delta)
+        kind = self._markup.arguments
+        if kind is Arguments.JSON:
+            yield from self._json()
+        elif kind is Arguments.TAGS:
+            yield from self._tagged(name)
+        else:
+            yield from self._entries(kind)
+        self._calls.end(self._delta)
+        yield from self._literal(self._tail)
+
+    def _name(self) -> Generator[None, None, str]:
+        """Read the name of a tool and what stands between it and the arguments."""
+        follows = [self._mid] if self._mid.strip() else [self._tags[0], self._end]
+        while True:
+            waits = False
+            for name in self._names:
+                for follow in follows:
+                    fits = self._match(name + follow)
+                    if fits:
+                        self._take(self._match(name + self._mid) or 0)
+                        return name
+                    waits = waits or fits is None
+            if not waits:
+                raise _NoCallError
+            yield from self._more()
+
+    # --- literals: space in and around markup is of no account --------------------------------------------
+    def _match(self, literal: str) -> int | None:
+        """Return how much of the buffer is ``literal``: 0 when it isn't, None when that is still open."""
+        i = j = 0
+        while True:
+            while j < len(literal) and literal[j].isspace():
+                j += 1
+            if j == len(literal):
+                return i
+            while i < len(self._buffer) and self._buffer[i].isspace():
+                i += 1
+            if i == len(self._buffer):
+                return None
+            if self._buffer[i] != literal[j]:
+                return 0
+            i += 1
+            j += 1
+
+    def _literal(self, literal: str) -> _Wait:
+        if not literal.strip():
+            return
+        while (fits := self._match(literal)) is None:
+            yield from self._more()
+        if not fits:
+            raise _NoCallError
+        self._take(fits)
+
+    def _followed_by(self, literal: str) -> Generator[None, None, bool]:
+        """Take a literal if it comes next; whether it did."""
+        if not literal.strip():
+            return False
+        while (fits := self._match(literal)) is None:
+            yield from self._more()
+        self._take(fits)
+        return fits > 0
+
+    def _space(self) -> _Wait:
+        while not (rest := self._buffer.lstrip()):
+            yield from self._more()
+        self._take(len(self._buffer) - len(rest))
+
+    # --- arguments ---------------------------------------------------------------------------------------
+    def _json(self) -> _Wait:
+        yield from self._space()
+        if self._buffer[0] != "{":
+            raise _NoCallError
+        scanner = JsonScanner()
+        while True:
+            end = scanner.feed(self._buffer)
+            self._calls.arguments(self._plain(self._take(len(self._buffer) if end is None else end)), self._delta)
+            if end is not None:
+                return
+            yield from self._more()
+
+    def _tagged(self, name: str) -> _Wait:
+        schema = self._schemas[name]
+        properties = schema.get("properties")
+        key_open, key_close, value_close = self._tags
+        count = 0
+        while (yield from self._next_key(key_open)):
+            key = (yield from self._until(key_close)).strip()
+            self._calls.arguments(("{" if not count else ", ") + _json_text(key) + ": ", self._delta)
+            count += 1
+            one = properties.get(key) if isinstance(properties, dict) else None
+            text, null = is_text(one, schema)
+            yield from self._value(value_close, text=text, null=null)
+        self._calls.arguments("}" if count else "{}", self._delta)
+
+    def _next_key(self, key_open: str) -> Generator[None, None, bool]:
+        close = self._tail or self._end
+        while True:
+            key, end = self._match(key_open), self._match(close)
+            if key:
+                self._take(key)
+                return True
+            if end:
+                return False
+            if key is not None and end is not None:
+                raise _NoCallError
+            yield from self._more()
+
+    def _until(self, marker: str) -> Generator[None, None, str]:
+        """Read up to a marker, and the marker."""
+        marker = marker.strip()
+        while (at := self._buffer.find(marker)) < 0:
+            yield from self._more()
+        text = self._take(at)
+        self._take(len(marker))
+        return self._plain(text)
+
+    def _value(self, close: str, *, text: bool, null: bool) -> _Wait:
+        if not text or null:  # null can't be told from a text before it ends
+            value = self._unlined((yield from self._until(close)))
+            if text:
+                out = "null" if null and value == "null" else _json_text(value)
+            else:
+                out = _json_text(tagged_value(value.strip()))
+            self._calls.arguments(out, self._delta)
+            return
+        marker, begun = close.strip(), False
+        self._calls.arguments('"', self._delta)
+        while True:
+            if self._markup.lines and not begun:
+                while not self._buffer:
+                    yield from self._more()
+                if self._buffer.startswith("\n"):
+                    self._take(1)
+                begun = True
+            at = self._buffer.find(marker)
+            keep = held_back(self._buffer, (marker, "\n" + marker)) if at < 0 else 0
+            part = self._take(len(self._buffer) - keep if at < 0 else at)
+            if at >= 0 and self._markup.lines:
+                part = part.removesuffix("\n")
+            self._calls.arguments(_json_text(self._plain(part))[1:-1], self._delta)
+            if at >= 0:
+                self._take(len(marker))
+                self._calls.arguments('"', self._delta)
+                return
+            yield from self._more()
+
+    def _unlined(self, value: str) -> str:
+        return value.removeprefix("\n").removesuffix("\n") if self._markup.lines else value
+
+    def _entries(self, kind: Arguments) -> _Wait:
+        gemma = kind is Arguments.GEMMA
+        quotes: Sequence[str] = (self._quote,) if gemma else ('"', "'")
+        assign = ":" if gemma else "="
+        count = 0
+        while True:
+            yield from self._space()
+            if self._buffer[0] == ",":
+                self._take(1)
+                continue
+            if self._buffer[0] in ")}":
+                break
+            while (end := entry_end(self._buffer, tuple(quotes), escapes=not gemma)) is None:
+                yield from self._more()
+            key, sign, value = self._take(end).partition(assign)
+            if not sign:
+                raise _NoCallError
+            try:
+                known = gemma_value(value, self._quote) if gemma else python_value(value)
+            except (ValueError, RecursionError) as exc:
+                raise _NoCallError from exc
+            lead = "{" if not count else ", "
+            key = key.strip().removeprefix(self._quote).removesuffix(self._quote) if gemma else key.strip()
+            self._calls.arguments(f"{lead}{_json_text(key)}: {self._plain(_json_text(known))}", self._delta)
+            count += 1
+        self._calls.arguments("}" if count else "{}", self._delta)
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
