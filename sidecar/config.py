@@ -120,7 +120,12 @@ class Settings:
     max_image_mpx: float = option(50.0, "largest image before it is scaled down, megapixels", group=_SIZES, least=0)
     image_side: int = option(1344, "longer side images are scaled down to, pixels", group=_SIZES, least=1)
     max_context: int = option(0, "tokens of prompt plus answer; 0 = the model's own limit", group=_SIZES)
-    max_tokens: int = option(0, "answer tokens when a request gives none; 0 = what the context leaves", group=_SIZES)
+    max_tokens: int = option(
+        0,
+        "answer tokens when a request gives none; 0 = what the context leaves, or 4096 for small models",
+        group=_SIZES,
+    )
+    stop_loops: bool = option(True, "end an answer that only repeats itself, with finish_reason length", group=_SIZES)
     max_queue: int = option(64, "interactive requests waiting before 429", group=_SIZES, least=1)
     max_batch_queue: int = option(512, "batch requests waiting before 429", group=_SIZES, least=1)
     client_timeout: float = option(

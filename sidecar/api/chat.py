@@ -75,6 +75,7 @@ def conversation_of(settings: Settings, model: ModelInfo, body: ChatRequest, *, 
         parallel=body.parallel_tool_calls is not False and not isinstance(body.tool_choice, NamedTool),
         form=form,
         schema=schema,
+        strict=_strict(body),
         template=_template(model, body),
     )
 
@@ -178,6 +179,11 @@ def _form(body: ChatRequest) -> tuple[str, dict[str, Any] | None]:
     if isinstance(schema, bool):
         raise bad_request("response_format.json_schema.schema: give an object.", param="response_format")
     return "json_schema", schema
+
+
+def _strict(body: ChatRequest) -> bool:
+    form = body.response_format
+    return bool(form and form.json_schema and form.json_schema.strict)
 
 
 class ChatForm(PlainErrors):

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sidecar.backend.families import Capabilities
 from sidecar.backend.folder import (
@@ -21,9 +21,6 @@ from sidecar.backend.folder import (
 )
 from sidecar.errors import LoadError
 
-if TYPE_CHECKING:
-    from sidecar.engine.grammar import Grammars
-
 __all__ = ["LoadedModel", "check_safetensors", "context_length", "is_embedding", "load", "read_config"]
 
 Progress = Callable[[float], None]
@@ -32,10 +29,7 @@ Progress = Callable[[float], None]
 
 @dataclass(eq=False, kw_only=True)
 class LoadedModel:
-    """A model in memory. ``context``: tokens of prompt and answer together, 0 when unknown.
-
-    ``grammars`` is the engine's: it puts a compiler of grammars there once the model is loaded.
-    """
+    """A model in memory. ``context``: tokens of prompt and answer together, 0 when unknown."""
 
     path: Path
     kind: str  # "chat" or "embedding"
@@ -46,7 +40,6 @@ class LoadedModel:
     eos: tuple[int, ...]
     media_ids: frozenset[int]
     context: int
-    grammars: Grammars = None  # type: ignore[assignment]
     can: Capabilities = field(default_factory=Capabilities)
     defaults: dict[str, Any] = field(default_factory=dict)  # of sampling
 

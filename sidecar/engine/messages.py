@@ -99,7 +99,8 @@ class Conversation:
     """A chat to answer.
 
     ``messages``: OpenAI's, with a picture's part in each place of ``pictures``. ``forced``: one of ``tools`` must be
-    called; ``parallel``: more than one may. ``form``: "text", "json_object" or "json_schema" (then ``schema``).
+    called; ``parallel``: more than one may. ``form``: "text", "json_object" or "json_schema" (then ``schema``, which
+    is enforced to the letter if ``strict``).
     ``template``: further arguments of the chat template.
     """
 
@@ -110,6 +111,7 @@ class Conversation:
     parallel: bool = True
     form: str = "text"
     schema: dict[str, Any] | None = None
+    strict: bool = False
     template: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -213,11 +215,15 @@ class Refused:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """By prompt: how many tokens it has, and its text where it was given as token ids."""
+    """By prompt: how many tokens it has, and its text where it was given as token ids.
+
+    ``remarks``: what of the request's schemas is not enforced, each with its path.
+    """
 
     id: int
     prompt_tokens: tuple[int, ...]
     texts: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,9 +262,10 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """What one choice gained: text that became visible, and the ``tokens`` it is made of.
+    """What one choice gained: the ``tokens`` that came, and text that became visible.
 
-    ``tool_calls``: deltas in OpenAI's form. ``scores``: one a token where log-probabilities were asked for.
+    ``tool_calls``: deltas in OpenAI's form. ``scores``: where log-probabilities were asked for, one for each token
+    whose text became visible; those behind a stop string never do.
     ``finish``: OpenAI's reason when it is the last piece, which counts the tokens of the whole answer.
     """
 

@@ -176,12 +176,10 @@ class EngineThread:
         self._loaded_at = time.monotonic()
         try:
             from sidecar.backend import loader
-            from sidecar.engine.grammar import Grammars
             from sidecar.engine.memory import set_limits
 
             set_limits()
             loaded = loader.load(path, self._progress)
-            loaded.grammars = Grammars(loaded.tokenizer, loaded.eos)
             if loaded.kind == "chat":
                 self.models[path] = self._runner(loaded)
             else:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -38,6 +37,9 @@ def _byte_alphabet() -> dict[str, int]:
     return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(other)}
 
 
+_ALPHABET = _byte_alphabet()
+
+
 class Vocabulary:
     """The bytes of each token of one tokenizer. ``special``: ids of control tokens, which no text may be read as."""
 
@@ -49,6 +51,7 @@ class Vocabulary:
         self.special = frozenset(int(i) for i, t in added.items() if getattr(t, "special", False)) | frozenset(
             int(i) for i in getattr(tokenizer, "all_special_ids", ())
         )
+        self._known: dict[int, bytes] = {}
         decoders = _decoders(tokenizer)
         self._byte_level = "ByteLevel" in decoders
         self._pieces = not decoders or bool({"ByteFallback", "Metaspace", "Replace"} & decoders.keys())
@@ -59,10 +62,17 @@ class Vocabulary:
 
     @cached_property
     def tokens(self) -> list[bytes]:
-        """The bytes of every token, by id."""
+        """The bytes of every token, by id. Takes a moment where there are many; ``bytes_of`` doesn't."""
         names = self._tokenizer.convert_ids_to_tokens(list(range(self.size)))
-        alphabet = _byte_alphabet() if self._byte_level else {}
-        return [self._bytes(i, name, alphabet) for i, name in enumerate(names)]
+        return [self._bytes(i, name) for i, name in enumerate(names)]
+
+    def bytes_of(self, token: int) -> bytes:
+        """Return the bytes of one token; none for an id outside of the vocabulary (a model's logits are padded)."""
+        known = self._known.get(token)
+        if known is None:
+            name = self._tokenizer.convert_ids_to_tokens([token])[0] if 0 <= token < self.size else None
+            known = self._known[token] = self._bytes(token, name)
+        return known
 
     @cached_property
     def control(self) -> tuple[dict[str, int], re.Pattern[str]]:
@@ -70,24 +80,20 @@ class Vocabulary:
         by_text = {self.added[i]: i for i in sorted(self.special) if self.added.get(i)}
         return by_text, re.compile("|".join(map(re.escape, sorted(by_text, key=len, reverse=True))) or r"(?!)")
 
-    def _bytes(self, token: int, name: str | None, alphabet: Mapping[str, int]) -> bytes:
+    def _bytes(self, token: int, name: str | None) -> bytes:
         if token in self.added:
             return self.added[token].encode("utf-8", "replace")
         if name is None:
             return b""
         if self._byte_level:
-            if all(c in alphabet for c in name):
-                return bytes(alphabet[c] for c in name)
+            if all(c in _ALPHABET for c in name):
+                return bytes(_ALPHABET[c] for c in name)
             return name.encode("utf-8", "replace")
         if self._pieces:
             if byte := _BYTE_TOKEN.fullmatch(name):
                 return bytes([int(byte[1], 16)])
             return name.replace(_WORD_START, " ").encode("utf-8", "replace")
         return str(self._tokenizer.decode([token])).encode("utf-8", "replace")
-
-    def text(self, token: int) -> str:
-        """Return a token's text; bytes that are part of a character show as U+FFFD."""
-        return self.tokens[token].decode("utf-8", "replace") if 0 <= token < self.size else ""
 
 
 def _decoders(tokenizer: Any) -> dict[str, dict[str, Any]]:
@@ -149,8 +155,7 @@ class Detokenizer:
         symbol = self._symbols.get(token)
         if symbol is not None:
             return self._begun(self._decode(b"", True) + symbol)
-        data = self._vocabulary.tokens[token] if 0 <= token < self._vocabulary.size else b""
-        return self._begun(self._decode(data))
+        return self._begun(self._decode(self._vocabulary.bytes_of(token)))
 
     def finish(self) -> str:
         """Return what is left of a character that was never completed."""

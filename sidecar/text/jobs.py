@@ -46,7 +46,7 @@ from sidecar.engine.rows import Admitted, Done, Event, Failed, GenerationRequest
 from sidecar.engine.thread import EngineThread
 from sidecar.errors import ApiError, LoadError
 from sidecar.text import plan as planning
-from sidecar.text.answer import Delta
+from sidecar.text.delta import Delta
 from sidecar.text.plan import Choice, Plan
 
 if TYPE_CHECKING:
@@ -192,7 +192,14 @@ class Jobs:
                 return
             self._preparing.discard(job.id)
             self._running[job.id] = running
-        self._emit(Prepared(id=job.id, prompt_tokens=tuple(len(p.tokens) for p in made.prompts), texts=made.texts))
+        self._emit(
+            Prepared(
+                id=job.id,
+                prompt_tokens=tuple(len(p.tokens) for p in made.prompts),
+                texts=made.texts,
+                remarks=made.remarks,
+            )
+        )
         for index in sorted(running.open):
             self._engine.submit(Path(job.path), running.rows[index])
 
@@ -260,7 +267,7 @@ class Jobs:
     def _read(self, running: _Running, index: int, events: Sequence[Event]) -> None:
         number, choice = running.job.id, running.plan.choices[index]
         answer, delta = choice.answer, Delta()
-        tokens: list[Token] = []
+        tokens: list[int] = []
         finish: str | None = None
         for event in events:
             if isinstance(event, Failed):
@@ -273,13 +280,16 @@ class Jobs:
             elif isinstance(event, Done):
                 finish = event.reason
             elif not answer.stopped:
-                tokens.append(event)
-                delta.add(answer.token(event.id))
+                tokens.append(event.id)
+                delta.add(answer.token(event.id, event))
+        whole = finish == "stop"
         if finish is None and answer.stopped:
             self._engine.cancel(Path(running.job.path), running.rows[index].id)
             finish = "stop"
+        if answer.looping:
+            log.info("an answer of request %d is ended: it only repeats itself", number)
         if finish is not None:
-            delta.add(answer.finish())
+            delta.add(answer.finish(whole=whole))
             finish = answer.finish_reason(finish)
             running.open.discard(index)
         if tokens or finish is not None:
@@ -289,17 +299,17 @@ class Jobs:
                 self._running.pop(number, None)
             self._end(running)
 
-    def _piece(self, running: _Running, index: int, tokens: list[Token], delta: Delta, finish: str | None) -> Piece:
+    def _piece(self, running: _Running, index: int, tokens: list[int], delta: Delta, finish: str | None) -> Piece:
         choice, loaded = running.plan.choices[index], running.loaded
-        scored = choice.sampling.logprobs
+        scored = delta.tokens if choice.sampling.logprobs else []
         return Piece(
             id=running.job.id,
             index=index,
-            tokens=tuple(t.id for t in tokens),
+            tokens=tuple(tokens),
             content=delta.content,
             reasoning=delta.reasoning,
             tool_calls=tuple(delta.tool_calls),
-            scores=tuple(_scores(loaded, t) for t in tokens) if scored else (),
+            scores=tuple(_scores(loaded, t) for t in scored),
             finish=finish,
             completion_tokens=choice.answer.tokens if finish is not None else 0,
             reasoning_tokens=choice.answer.reasoning_tokens if finish is not None else 0,

@@ -7,24 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from sidecar.backend.loader import LoadedModel
 from sidecar.config import Settings
 from sidecar.engine.grammar import Constraint, GrammarError
 from sidecar.engine.messages import Conversation, Generate, ModelInfo, Sampling, Tokenize
 from sidecar.engine.rows import Prompt
-from sidecar.errors import bad_request
+from sidecar.errors import ApiError, bad_request
 from sidecar.text import images
-from sidecar.text.answer import Answer, ForcedCalls, ReasoningSplitter, ToolSplitter, calls_grammar
-from sidecar.text.prompt import (
-    build_prompt,
-    knows_thinking,
-    knows_tools,
-    template_text,
-    thinking_can_be_off,
-    tokenize_text,
-)
+from sidecar.text.answer import Answer, MarkupReader
+from sidecar.text.answer_grammar import Shape, answer_grammar
+from sidecar.text.detokenizer import Detokenizer
+from sidecar.text.harmony import HarmonyReader
+from sidecar.text.language import Language, language_of
+from sidecar.text.lark import Lark
+from sidecar.text.prompt import build_prompt, tokenize_text
+from sidecar.text.repeats import RepeatWatch
+from sidecar.text.schemas import Prepared, SchemaError, arguments_schema, response_schema
+from sidecar.text.thinking import ReasoningSplitter, ThinkingMarkers, can_be_off
+from sidecar.text.tool_calls import BARE, Markup, ToolReader
+
+SMALL = 1_000_000_000
+"""Parameters below which a model is small."""
+SMALL_LIMIT = 4096
+"""Tokens of a small model's answer when the request gives no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +48,15 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A job ready to run. ``texts``: of prompts that came as token ids, "" for the others."""
+    """A job ready to run. ``texts``: of prompts that came as token ids, "" for the others.
+
+    ``remarks``: what of its schemas is not enforced.
+    """
 
     prompts: tuple[Prompt, ...]
     choices: tuple[Choice, ...]
     texts: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def info(loaded: LoadedModel) -> ModelInfo:
@@ -58,8 +69,8 @@ def info(loaded: LoadedModel) -> ModelInfo:
         vocabulary=len(loaded.tokenizer),
         context=loaded.context,
         sees=loaded.sees,
-        thinks=chat and knows_thinking(loaded),
-        thinking_optional=chat and thinking_can_be_off(loaded),
+        thinks=chat and language_of(loaded).thinks,
+        thinking_optional=chat and can_be_off(language_of(loaded).template),
         defaults=dict(loaded.defaults),
     )
 
@@ -73,12 +84,19 @@ def plan(loaded: LoadedModel, job: Generate, settings: Settings) -> Plan:
         prompts = tuple(text_prompt(loaded, one) for one in job.prompts)
         texts = tuple("" if isinstance(p, str) else str(loaded.tokenizer.decode(list(p))) for p in job.prompts)
     choices: list[Choice] = []
+    language = language_of(loaded)
+    shape: Shape | None = None
+    remarks: tuple[str, ...] = ()
     for prompt in prompts:
-        budget = token_budget(settings, loaded.context, len(prompt.tokens), job.max_tokens)
-        constraint = _constraint(loaded, job.conversation, preopened=prompt.preopens_thinking)
+        limit = default_limit(loaded, settings)
+        budget = token_budget(settings, loaded.context, len(prompt.tokens), job.max_tokens, otherwise=limit)
+        constraint = None
+        if job.conversation is not None:
+            shape, remarks = _chat_shape(language, job.conversation, preopened=prompt.preopens_thinking)
+            constraint = _constraint(language, shape)
         for sampling in job.samplings:
             received = job.received.get(len(choices), ())
-            answer = _answer(loaded, job, len(choices), preopened=prompt.preopens_thinking)
+            answer = _answer(language, job, shape, len(choices), settings)
             own = constraint.copy() if constraint is not None else None
             for token in received:
                 answer.token(token)
@@ -94,11 +112,16 @@ def plan(loaded: LoadedModel, job: Generate, settings: Settings) -> Plan:
                     received=received,
                 )
             )
-    return Plan(prompts=prompts, choices=tuple(choices), texts=texts)
+    return Plan(prompts=prompts, choices=tuple(choices), texts=texts, remarks=remarks)
 
 
-def token_budget(settings: Settings, context: int, used: int, asked: int | None) -> int:
-    """Return how many tokens an answer may have after a prompt of ``used``. Raises a 400 that gives the numbers."""
+def token_budget(
+    settings: Settings, context: int, used: int, asked: int | None, *, otherwise: int | None = None
+) -> int:
+    """Return how many tokens an answer may have after a prompt of ``used``; ``otherwise`` where none were ``asked``.
+
+    Raises a 400 that gives the numbers.
+    """
     limits = [n for n in (settings.max_context, context) if n > 0]
     if not used:
         raise bad_request("The prompt is empty.", param="messages")
@@ -116,8 +139,22 @@ def token_budget(settings: Settings, context: int, used: int, asked: int | None)
             param="max_tokens",
             code="context_length_exceeded",
         )
-    wanted = asked or settings.max_tokens or (1 << 20)
+    wanted = asked or otherwise or settings.max_tokens or (1 << 20)
     return min(wanted, limit - used) if limit else wanted
+
+
+def default_limit(loaded: LoadedModel, settings: Settings) -> int | None:
+    """Return how long an answer may be when its request doesn't say; None: as long as the context lets it.
+
+    A small model that has lost its way does not find the end; one that thinks may need long for it.
+    """
+    if settings.max_tokens or language_of(loaded).thinks:
+        return settings.max_tokens or None
+    config = loaded.config.get("text_config") or loaded.config
+    width, layers = config.get("hidden_size"), config.get("num_hidden_layers")
+    if not isinstance(width, int) or not isinstance(layers, int):
+        return None
+    return SMALL_LIMIT if 12 * layers * width * width < SMALL else None  # the usual transformer's matrices
 
 
 def text_prompt(loaded: LoadedModel, given: str | tuple[int, ...]) -> Prompt:
@@ -155,9 +192,9 @@ def tokenize(loaded: LoadedModel, request: Tokenize) -> tuple[int, ...]:
 
 def _chat_prompt(loaded: LoadedModel, chat: Conversation, settings: Settings) -> Prompt:
     instruction = ""
-    if chat.forced:
+    if chat.forced and not language_of(loaded).knows_tools:
         instruction = 'Answer only with function calls, each as {"name": ..., "arguments": {...}}.'
-    elif chat.form == "json_object":
+    elif chat.form == "json_object" and not chat.forced:
         instruction = "Answer with a JSON object."
     return build_prompt(
         loaded,
@@ -169,61 +206,87 @@ def _chat_prompt(loaded: LoadedModel, chat: Conversation, settings: Settings) ->
     )
 
 
-def _constraint(loaded: LoadedModel, chat: Conversation | None, *, preopened: bool) -> Constraint | None:
-    if chat is None or not (chat.forced or chat.form != "text"):
-        return None
-    after = _think_end(loaded) if preopened else None
-    try:
-        if chat.forced:
-            return loaded.grammars.lark(calls_grammar(chat.tools, parallel=chat.parallel), start_after=after)
-        return loaded.grammars.json_schema(chat.schema, start_after=after)
-    except GrammarError as exc:
-        param = "tools" if chat.forced else "response_format"
-        raise bad_request(f"{param}: this schema can't be enforced ({str(exc)[:300]}).", param=param) from exc
-
-
-def _think_end(loaded: LoadedModel) -> int | None:
-    ids = loaded.tokenizer.encode(ReasoningSplitter.END, add_special_tokens=False)
-    return int(ids[-1]) if ids else None
-
-
-def _answer(loaded: LoadedModel, job: Generate, index: int, *, preopened: bool) -> Answer:
-    from mlx_vlm.tokenizer_utils import make_streaming_detokenizer
-
-    chat = job.conversation
-    key = f"{job.call_key}{index}"
-    reader: ToolSplitter | ForcedCalls | None = None
-    if chat is not None and chat.forced:
-        reader = ForcedCalls(chat.tools, key=key)
-    elif chat is not None and chat.tools:
-        reader = ToolSplitter(_parser(loaded), chat.tools, one=not chat.parallel, key=key)
-    return Answer(
-        make_streaming_detokenizer(loaded.processor),
-        stops=job.stops,
-        thinking=chat is not None and knows_thinking(loaded),
-        preopened=preopened,
-        tools=reader,
+def _chat_shape(language: Language, chat: Conversation, *, preopened: bool) -> tuple[Shape, tuple[str, ...]]:
+    """Return what a chat's answer must be like, and remarks on what of its schemas isn't enforced. Raises ApiError."""
+    remarks: list[str] = []
+    schemas: dict[str, dict[str, Any]] = {}
+    for i, tool in enumerate(chat.tools):
+        function = tool["function"]
+        place = f"tools.{i}.function.parameters"
+        made = _prepared(arguments_schema, function.get("parameters"), function.get("strict"), place, "tools")
+        schemas[function["name"]] = made.schema
+        remarks += [f"{place}: {remark}" for remark in made.remarks]
+    document = None
+    if chat.form != "text" and not chat.forced:
+        place = "response_format.json_schema.schema"
+        schema = {"type": "object"} if chat.schema is None else chat.schema
+        response = _prepared(response_schema, schema, chat.strict, place, "response_format")
+        document = response.schema
+        remarks += [f"{place}: {remark}" for remark in response.remarks]
+    shape = Shape(
+        thinking=language.thinking,
+        inside=preopened,
+        markup=markup_for(language, chat),
+        schemas=schemas,
+        document=document,
+        forced=chat.forced,
+        one=not chat.parallel,
     )
+    return shape, tuple(remarks)
 
 
-def _parser(loaded: LoadedModel) -> Any:
-    """Return the parser of the model's own tool markup; of JSON in ``<tool_call>`` where it has none."""
-    from mlx_vlm.tools.registry import _infer_tool_parser, load_tool_module
+def markup_for(language: Language, chat: Conversation) -> Markup | None:
+    """Return how calls are written; None where there are no tools."""
+    if not chat.tools:
+        return None
+    return BARE if chat.forced and not language.knows_tools else language.markup
 
-    name = _infer_tool_parser(template_text(loaded)) if knows_tools(loaded) else None
-    return load_tool_module(name or "json_tools")
+
+def _prepared(make: Any, schema: Any, strict: Any, place: str, param: str) -> Prepared:
+    try:
+        return cast(Prepared, make(schema, strict=bool(strict)))
+    except SchemaError as exc:
+        raise _unenforceable(place, exc, param) from exc
+
+
+def _unenforceable(place: str, exc: Exception, param: str) -> ApiError:
+    return bad_request(f"{place}: this schema can't be enforced: {str(exc)[:400]}.", param=param)
+
+
+def _constraint(language: Language, shape: Shape) -> Constraint | None:
+    if shape.free:
+        return None
+    param = "tools" if shape.schemas else "response_format"
+    try:
+        return language.grammars.lark(answer_grammar(Lark(language.symbols()), shape))
+    except SchemaError as exc:
+        raise _unenforceable("tools", exc, "tools") from exc
+    except GrammarError as exc:
+        raise bad_request(f"{param}: this can't be enforced ({str(exc)[:300]}).", param=param) from exc
+
+
+def _answer(language: Language, job: Generate, shape: Shape | None, index: int, settings: Settings) -> Answer:
+    """Return what reads one choice. ``shape`` None: the answer continues a text."""
+    repeats = RepeatWatch() if settings.stop_loops else None
+    if shape is None:
+        return Answer(Detokenizer(language.vocabulary, continues=True), stops=job.stops, repeats=repeats)
+    symbols = language.symbols()
+    key = f"{job.call_key}{index}"
+    reader: MarkupReader | HarmonyReader
+    if language.harmony:
+        reader = HarmonyReader(shape.schemas, symbols=symbols, one=shape.one, key=key)
+    else:
+        tools = None
+        if shape.markup is not None:
+            tools = ToolReader(shape.markup, shape.schemas, symbols=symbols, one=shape.one, key=key)
+        markers = shape.thinking
+        if markers is not None:
+            markers = ThinkingMarkers(symbols.encode(markers.start), symbols.encode(markers.end))
+        reader = MarkupReader(ReasoningSplitter(markers, inside=shape.inside), tools)
+    return Answer(Detokenizer(language.vocabulary, symbols=symbols), reader, stops=job.stops, repeats=repeats)
 
 
 def token_text(loaded: LoadedModel, token: int) -> tuple[str, bytes]:
     """Return a token's text and bytes; bytes are exact also where they are part of a character."""
-    from mlx_vlm.tokenizer_utils import BPEStreamingDetokenizer
-
-    detokenizer = loaded.processor.detokenizer
-    if isinstance(detokenizer, BPEStreamingDetokenizer):
-        piece = loaded.tokenizer.convert_ids_to_tokens(token)
-        table: dict[str, int] | None = getattr(BPEStreamingDetokenizer, "_byte_decoder", None)
-        if table is not None and piece is not None and all(c in table for c in piece):
-            raw = bytes(table[c] for c in piece)
-            return raw.decode("utf-8", "replace"), raw
-    text = str(loaded.tokenizer.decode([token]))
-    return text, text.encode()
+    raw = language_of(loaded).vocabulary.bytes_of(token)
+    return raw.decode("utf-8", "replace"), raw

@@ -4,48 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Sequence
 from typing import Any
 
+from sidecar.backend import prompts
 from sidecar.backend.loader import LoadedModel
 from sidecar.engine.rows import Prompt
 from sidecar.errors import bad_request
 from sidecar.text.images import Picture
+from sidecar.text.language import Language, language_of
+from sidecar.text.thinking import opens_thought
+from sidecar.text.user_text import UserText
 
 _TOOL_INTRO = (
     "You can call functions. Their signatures:\n<tools>\n{tools}\n</tools>\n"
     "To call one, answer with only\n"
     '<tool_call>\n{{"name": <function name>, "arguments": <JSON object>}}\n</tool_call>'
 )
-_processing = threading.Lock()  # processors keep state between calls
-
-
-def template_text(loaded: LoadedModel) -> str:
-    """The model's chat template, "" without one."""
-    for owner in (loaded.processor, loaded.tokenizer):
-        template = getattr(owner, "chat_template", None)
-        if isinstance(template, dict):
-            template = template.get("tool_use") or template.get("default")
-        if isinstance(template, str) and template:
-            return template
-    return ""
-
-
-def knows_tools(loaded: LoadedModel) -> bool:
-    """Whether the chat template itself renders tools."""
-    return "tools" in template_text(loaded)
-
-
-def knows_thinking(loaded: LoadedModel) -> bool:
-    """Whether the model thinks before it answers."""
-    text = template_text(loaded)
-    return "<think>" in text or "enable_thinking" in text
-
-
-def thinking_can_be_off(loaded: LoadedModel) -> bool:
-    """Whether the template has a switch for thinking."""
-    return "enable_thinking" in template_text(loaded)
+_OPERATORS = frozenset(
+    ["chat_template", "tokenize", "return_messages", "num_images", "num_audios", "messages", "tools"]
+)
+"""What a request may not say to the template: templates come from the operator, the rest from the request's fields."""
 
 
 def build_prompt(
@@ -57,13 +36,19 @@ def build_prompt(
     instruction: str = "",
     template_kwargs: dict[str, Any] | None = None,
 ) -> Prompt:
-    """The prompt of a conversation. ``instruction`` is added to the system message. Raises ApiError."""
-    prepared = [_message(m, keep_calls=knows_tools(loaded)) for m in messages]
-    extra = dict(template_kwargs or {})
-    if tools and knows_tools(loaded):
-        extra["tools"] = list(tools)
+    """Return the prompt of a conversation. ``instruction`` is added to the system message. Raises ApiError."""
+    language = language_of(loaded)
+    users = language.user_text
+    prepared = [_message(m, users, keep_calls=language.knows_tools) for m in messages]
+    extra: dict[str, Any] = users.broken(dict(template_kwargs or {}))
+    if refused := sorted(_OPERATORS & extra.keys()):
+        name = f"chat_template_kwargs.{refused[0]}"
+        raise bad_request(f"{name} can't be set by a request.", param=name)
+    told = users.broken(list(tools))
+    if tools and language.knows_tools:
+        extra["tools"] = told
     elif tools:
-        listing = "\n".join(json.dumps(t["function"], ensure_ascii=False) for t in tools)
+        listing = "\n".join(json.dumps(t["function"], ensure_ascii=False) for t in told)
         instruction = f"{_TOOL_INTRO.format(tools=listing)}\n\n{instruction}".strip()
     if instruction:
         prepared = _with_system(prepared, instruction)
@@ -74,11 +59,9 @@ def build_prompt(
 def render(
     loaded: LoadedModel, messages: list[dict[str, Any]], images: int, extra: dict[str, Any] | None = None
 ) -> str:
-    """The conversation as the model's template writes it. Raises ApiError."""
-    from mlx_vlm.prompt_utils import apply_chat_template
-
+    """Return the conversation as the model's template writes it. Raises ApiError."""
     try:
-        text = apply_chat_template(loaded.processor, loaded.model.config, messages, num_images=images, **(extra or {}))
+        text = prompts.rendered(loaded, messages, images, extra or {})
     except Exception as exc:
         raise bad_request(
             f"messages: this model's chat template refuses this conversation ({str(exc)[:200]}).",
@@ -90,37 +73,37 @@ def render(
 
 
 def tokenize_text(loaded: LoadedModel, text: str, pictures: Sequence[Picture] = ()) -> Prompt:
-    """The tokens of a prompt's text, with the processor's arrays of its images. Raises ApiError."""
-    from mlx_vlm.utils import should_add_special_tokens
-
-    special = should_add_special_tokens(loaded.model_type, loaded.processor)
-    preopens = text.rstrip().endswith("<think>")
+    """Return the tokens of a prompt's text, with the processor's arrays of its images. Raises ApiError."""
+    language = language_of(loaded)
+    special = prompts.adds_special_tokens(loaded)
+    preopens = opens_thought(text, language.thinking)
     if not pictures:
         ids = loaded.tokenizer(text, add_special_tokens=special)["input_ids"]
-        return Prompt(tokens=tuple(int(i) for i in ids), preopens_thinking=preopens)
-    import mlx.core as mx
-    from mlx_vlm.utils import prepare_inputs
-
+        return Prompt(tokens=_mended(language, text, [int(i) for i in ids]), preopens_thinking=preopens)
     try:
-        with _processing:
-            inputs = prepare_inputs(
-                loaded.processor,
-                images=[p.image for p in pictures],
-                prompts=text,
-                image_token_index=getattr(loaded.model.config, "image_token_index", None),
-                add_special_tokens=special,
-            )
-            mx.eval([v for v in inputs.values() if isinstance(v, mx.array)])
+        inputs = prompts.picture_inputs(loaded, text, [p.image for p in pictures], special=special)
+        if language.user_text.mark in text:
+            kept = language.user_text.kept(inputs["input_ids"][0].tolist())
+            inputs = prompts.kept_columns(inputs, kept) or inputs
     except Exception as exc:
         raise bad_request(f"messages: the images can't be processed ({str(exc)[:200]}).", param="messages") from exc
     tokens: list[int] = inputs["input_ids"][0].tolist()
     digest = hashlib.sha256("".join(p.digest for p in pictures).encode()).hexdigest()
-    return Prompt(tokens=tuple(tokens), inputs=dict(inputs), media=digest, preopens_thinking=preopens)
+    return Prompt(tokens=tuple(tokens), inputs=inputs, media=digest, preopens_thinking=preopens)
 
 
-def _message(message: dict[str, Any], *, keep_calls: bool) -> dict[str, Any]:
-    """One message in the form templates expect; calls and their results as text where the template has no tools."""
+def _mended(language: Language, text: str, tokens: list[int]) -> tuple[int, ...]:
+    """Return a prompt's tokens without what broke the markers in users' texts."""
+    if not text.isascii() and language.user_text.mark in text:
+        return tuple(tokens[i] for i in language.user_text.kept(tokens))
+    return tuple(tokens)
+
+
+def _message(message: dict[str, Any], users: UserText, *, keep_calls: bool) -> dict[str, Any]:
+    """Return a message in the form templates expect; calls and results as text where the template has no tools."""
     role = {"developer": "system", "function": "tool"}.get(message["role"], message["role"])
+    own = role == "assistant"
+    message = {k: users.broken(v, own=own) if k in ("content", "name", "tool_calls") else v for k, v in message.items()}
     content = message.get("content")
     if isinstance(content, list):
         parts = [_part(p) for p in content]
