@@ -35,19 +35,18 @@ from sidecar.engine.messages import (
     Refused,
     Reply,
     Request,
-    Scores,
     Shed,
     Tokenize,
     Tokenized,
-    TokenText,
     Unload,
 )
-from sidecar.engine.rows import Admitted, Done, Event, Failed, GenerationRequest, Started, Token
+from sidecar.engine.rows import Admitted, Done, Event, Failed, GenerationRequest, Started
 from sidecar.engine.thread import EngineThread
 from sidecar.errors import ApiError, LoadError
 from sidecar.text import plan as planning
 from sidecar.text.delta import Delta
 from sidecar.text.plan import Choice, Plan
+from sidecar.text.scores import scores_of
 
 if TYPE_CHECKING:
     from sidecar.backend.loader import LoadedModel
@@ -309,7 +308,7 @@ class Jobs:
             content=delta.content,
             reasoning=delta.reasoning,
             tool_calls=tuple(delta.tool_calls),
-            scores=tuple(_scores(loaded, t) for t in scored),
+            scores=tuple(scores_of(loaded, t) for t in scored),
             finish=finish,
             completion_tokens=choice.answer.tokens if finish is not None else 0,
             reasoning_tokens=choice.answer.reasoning_tokens if finish is not None else 0,
@@ -323,11 +322,3 @@ class Jobs:
         self._end(running)
         code = event.code or "generation_failed"
         self._emit(Refused(id=running.job.id, status=event.status, message=event.message, code=code))
-
-
-def _scores(loaded: LoadedModel, token: Token) -> Scores:
-    def one(number: int, logprob: float) -> TokenText:
-        text, raw = planning.token_text(loaded, number)
-        return TokenText(text=text, raw=raw, logprob=max(logprob, -9999.0))
-
-    return Scores(token=one(token.id, token.logprob), top=tuple(one(i, v) for i, v in token.top))

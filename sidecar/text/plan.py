@@ -284,9 +284,3 @@ def _answer(language: Language, job: Generate, shape: Shape | None, index: int, 
             markers = ThinkingMarkers(symbols.encode(markers.start), symbols.encode(markers.end))
         reader = MarkupReader(ReasoningSplitter(markers, inside=shape.inside), tools)
     return Answer(Detokenizer(language.vocabulary, symbols=symbols), reader, stops=job.stops, repeats=repeats)
-
-
-def token_text(loaded: LoadedModel, token: int) -> tuple[str, bytes]:
-    """Return a token's text and bytes; bytes are exact also where they are part of a character."""
-    raw = language_of(loaded).vocabulary.bytes_of(token)
-    return raw.decode("utf-8", "replace"), raw

@@ -23,20 +23,11 @@ from sidecar.text.schemas.kinds import is_text
 from sidecar.text.stops import held_back
 from sidecar.text.tool_calls.calls import Calls
 from sidecar.text.tool_calls.markup import Arguments, Markup
+from sidecar.text.tool_calls.pull import EndError, NoMatchError, Pull, Wait
 from sidecar.text.tool_calls.scan import JsonScanner, entry_end, gemma_value, python_value, tagged_value
 
-_Wait = Generator[None, None, None]
 
-
-class _EndError(Exception):
-    """The answer is over."""
-
-
-class _NoCallError(Exception):
-    """What was read is not the markup of a call."""
-
-
-class ToolReader:
+class ToolReader(Pull):
     """Splits content from calls. ``schemas``: of the arguments, by tool; ``one``: the first call ends the answer."""
 
     def __init__(
@@ -48,8 +39,8 @@ class ToolReader:
         one: bool = False,
         key: str = "",
     ) -> None:
+        super().__init__(symbols)
         encode = symbols.encode if symbols is not None else str
-        self._plain = symbols.plain if symbols is not None else str
         self._markup = markup
         self._begin, self._head, self._mid, self._tail, self._sep, self._end = map(
             encode, (markup.begin, markup.head, markup.mid, markup.tail, markup.sep or "", markup.end)
@@ -59,9 +50,6 @@ class ToolReader:
         self._schemas = schemas
         self._names = sorted(schemas, key=len, reverse=True)
         self._calls = Calls(key, one=one)
-        self._buffer = ""
-        self._taken = ""  # what was read of the present group
-        self._over = False
         self._delta = Delta()
         self._work = self._read()
         next(self._work)
@@ -93,7 +81,7 @@ class ToolReader:
         return delta
 
     # --- the reader as a program -----------------------------------------------------------------------
-    def _read(self) -> _Wait:
+    def _read(self) -> Wait:
         try:
             yield
             if not self._begin:
@@ -102,24 +90,14 @@ class ToolReader:
             while not self.done:
                 yield from self._content()
                 yield from self._group()
-        except _EndError:
+        except EndError:
             self._calls.cut()
-
-    def _more(self) -> _Wait:
-        if self._over:
-            raise _EndError
-        yield
-
-    def _take(self, count: int) -> str:
-        text, self._buffer = self._buffer[:count], self._buffer[count:]
-        self._taken += text
-        return text
 
     def _say(self, text: str) -> None:
         if text.strip() or not self.count:  # the space after calls is markup
             self._delta.content += self._plain(text)
 
-    def _content(self) -> _Wait:
+    def _content(self) -> Wait:
         """Let content through up to the marker that opens a group of calls."""
         while (at := self._buffer.find(self._begin)) < 0:
             keep = held_back(self._buffer, (self._begin,))
@@ -131,18 +109,18 @@ class ToolReader:
         self._taken = ""
         self._take(len(self._begin))
 
-    def _bare(self) -> _Wait:
+    def _bare(self) -> Wait:
         """Read an answer that is either nothing but calls or nothing but content."""
         while (fits := self._match(self._head)) is None and not self._over:
             yield
         yield from self._group() if fits else self._plain_rest()
 
-    def _plain_rest(self) -> _Wait:
+    def _plain_rest(self) -> Wait:
         while True:
             self._say(self._take(len(self._buffer)))
             yield from self._more()
 
-    def _group(self) -> _Wait:
+    def _group(self) -> Wait:
         """Read a group of calls; what is none goes out as content."""
         markup = self._markup
         try:
@@ -159,7 +137,7 @@ class ToolReader:
                 yield from self._followed_by(self._sep)
             if markup.end:
                 yield from self._literal(self._end)
-        except _NoCallError:
+        except NoMatchError:
             if self._calls.open:
                 self._calls.end(self._delta)
             elif not self.count:
@@ -168,7 +146,7 @@ class ToolReader:
             if not self._begin:
                 yield from self._plain_rest()
 
-    def _call(self) -> _Wait:
+    def _call(self) -> Wait:
         yield from self._literal(self._head)
         name = yield from self._name()
         self._calls.begin(name, self._delta)
@@ -195,55 +173,14 @@ class ToolReader:
                         return name
                     waits = waits or fits is None
             if not waits:
-                raise _NoCallError
+                raise NoMatchError
             yield from self._more()
-
-    # --- literals: space in and around markup is of no account --------------------------------------------
-    def _match(self, literal: str) -> int | None:
-        """Return how much of the buffer is ``literal``: 0 when it isn't, None when that is still open."""
-        i = j = 0
-        while True:
-            while j < len(literal) and literal[j].isspace():
-                j += 1
-            if j == len(literal):
-                return i
-            while i < len(self._buffer) and self._buffer[i].isspace():
-                i += 1
-            if i == len(self._buffer):
-                return None
-            if self._buffer[i] != literal[j]:
-                return 0
-            i += 1
-            j += 1
-
-    def _literal(self, literal: str) -> _Wait:
-        if not literal.strip():
-            return
-        while (fits := self._match(literal)) is None:
-            yield from self._more()
-        if not fits:
-            raise _NoCallError
-        self._take(fits)
-
-    def _followed_by(self, literal: str) -> Generator[None, None, bool]:
-        """Take a literal if it comes next; whether it did."""
-        if not literal.strip():
-            return False
-        while (fits := self._match(literal)) is None:
-            yield from self._more()
-        self._take(fits)
-        return fits > 0
-
-    def _space(self) -> _Wait:
-        while not (rest := self._buffer.lstrip()):
-            yield from self._more()
-        self._take(len(self._buffer) - len(rest))
 
     # --- arguments ---------------------------------------------------------------------------------------
-    def _json(self) -> _Wait:
+    def _json(self) -> Wait:
         yield from self._space()
         if self._buffer[0] != "{":
-            raise _NoCallError
+            raise NoMatchError
         scanner = JsonScanner()
         while True:
             end = scanner.feed(self._buffer)
@@ -252,7 +189,7 @@ class ToolReader:
                 return
             yield from self._more()
 
-    def _tagged(self, name: str) -> _Wait:
+    def _tagged(self, name: str) -> Wait:
         schema = self._schemas[name]
         properties = schema.get("properties")
         key_open, key_close, value_close = self._tags
@@ -276,19 +213,10 @@ class ToolReader:
             if end:
                 return False
             if key is not None and end is not None:
-                raise _NoCallError
+                raise NoMatchError
             yield from self._more()
 
-    def _until(self, marker: str) -> Generator[None, None, str]:
-        """Read up to a marker, and the marker."""
-        marker = marker.strip()
-        while (at := self._buffer.find(marker)) < 0:
-            yield from self._more()
-        text = self._take(at)
-        self._take(len(marker))
-        return self._plain(text)
-
-    def _value(self, close: str, *, text: bool, null: bool) -> _Wait:
+    def _value(self, close: str, *, text: bool, null: bool) -> Wait:
         if not text or null:  # null can't be told from a text before it ends
             value = self._unlined((yield from self._until(close)))
             if text:
@@ -321,7 +249,7 @@ class ToolReader:
     def _unlined(self, value: str) -> str:
         return value.removeprefix("\n").removesuffix("\n") if self._markup.lines else value
 
-    def _entries(self, kind: Arguments) -> _Wait:
+    def _entries(self, kind: Arguments) -> Wait:
         gemma = kind is Arguments.GEMMA
         quotes: Sequence[str] = (self._quote,) if gemma else ('"', "'")
         assign = ":" if gemma else "="
@@ -337,11 +265,11 @@ class ToolReader:
                 yield from self._more()
             key, sign, value = self._take(end).partition(assign)
             if not sign:
-                raise _NoCallError
+                raise NoMatchError
             try:
                 known = gemma_value(value, self._quote) if gemma else python_value(value)
             except (ValueError, RecursionError) as exc:
-                raise _NoCallError from exc
+                raise NoMatchError from exc
             lead = "{" if not count else ", "
             key = key.strip().removeprefix(self._quote).removesuffix(self._quote) if gemma else key.strip()
             self._calls.arguments(f"{lead}{_json_text(key)}: {self._plain(_json_text(known))}", self._delta)
