@@ -16,7 +16,8 @@ from fastapi.responses import JSONResponse, Response
 
 from sidecar.api.answers import Answers
 from sidecar.api.service import Service
-from sidecar.api.sse import ClientGone, EventStream, until_gone
+from sidecar.api.sse import ClientGone, Comment, EventStream, until_gone
+from sidecar.engine.inflight import Paused
 from sidecar.engine.messages import Generate, ModelInfo, Piece, Prepared, Tier
 
 log = logging.getLogger("sidecar.api")
@@ -125,7 +126,7 @@ async def respond(
 
 async def begin(
     stack: AsyncExitStack, service: Service, asked: Asked, plan: Callable[[ModelInfo], Generate]
-) -> tuple[str, Answers, AsyncGenerator[Piece]]:
+) -> tuple[str, Answers, AsyncGenerator[Piece | Comment]]:
     """Return the model's name, the answers to come and their pieces; ``stack`` holds the model and ends the work.
 
     The request counts as waiting from here on, through the load, until the engine begins with it.
@@ -139,10 +140,13 @@ async def begin(
     return name, answers, source
 
 
-async def _pieces(service: Service, answers: Answers, begun: Callable[[], None]) -> AsyncGenerator[Piece]:
+async def _pieces(service: Service, answers: Answers, begun: Callable[[], None]) -> AsyncGenerator[Piece | Comment]:
     """Yield the pieces of all choices as they come, counted in ``answers``; leaving cancels what still runs."""
     async with aclosing(service.engine.generate(answers.job)) as replies:
         async for reply in replies:
+            if isinstance(reply, Paused):
+                yield Comment("the engine is started anew; the answer goes on")
+                continue
             answers.add(reply)
             if not isinstance(reply, Prepared):
                 begun()
@@ -150,23 +154,29 @@ async def _pieces(service: Service, answers: Answers, begun: Callable[[], None])
                 yield reply
 
 
-async def _whole(form: Form, answers: Answers, source: AsyncIterator[Piece]) -> dict[str, Any]:
+async def _whole(form: Form, answers: Answers, source: AsyncIterator[Piece | Comment]) -> dict[str, Any]:
     async for _ in source:
         pass
     return form.whole(answers)
 
 
 async def _stream(
-    form: Form, answers: Answers, source: AsyncIterator[Piece], head: tuple[Piece | None, asyncio.Future[Any] | None]
-) -> AsyncIterator[dict[str, Any]]:
+    form: Form,
+    answers: Answers,
+    source: AsyncIterator[Piece | Comment],
+    head: tuple[Piece | Comment | None, asyncio.Future[Any] | None],
+) -> AsyncIterator[dict[str, Any] | Comment]:
     for chunk in form.opening(answers):
         yield chunk
     piece, pending = head
     if pending is not None:
         piece = await pending
     while piece is not None:
-        for chunk in form.chunks(piece):
-            yield chunk
+        if isinstance(piece, Piece):
+            for chunk in form.chunks(piece):
+                yield chunk
+        else:
+            yield piece
         piece = await anext(source, None)
     for chunk in form.closing(answers):
         yield chunk

@@ -51,6 +51,7 @@ class Service:
         )
         self._warm = WarmStart(settings.state_dir)
         self._shedder = Shedder()
+        engine.on_lost = self.residency.lost
         self.downloads = Downloads(
             cache=self.registry.cache,
             mirrors=settings.hub_mirror,
@@ -58,7 +59,6 @@ class Service:
         )
         self.models = ModelUse(settings, self.registry, self.residency, self.downloads, self._warm)
         self.draining = False
-        self.death: BaseException | None = None
         self._started = time.monotonic()
         self._active = 0
         self._waiting = dict.fromkeys(Tier, 0)
@@ -114,25 +114,19 @@ class Service:
                 log.warning("the machine is short of memory: %s is unloaded", name)
 
     async def _watch_engine(self) -> None:
-        """A server whose engine is dead or stuck must not go on listening: it exits 1 for its supervisor."""
+        """End a stuck engine. A server whose engines don't come up must not go on listening: it exits 1."""
         while True:
             await asyncio.sleep(_WATCH_INTERVAL)
-            stalled = self.engine.pulse.stalled
-            if self.settings.stall_timeout and stalled > self.settings.stall_timeout:
-                log.critical("the engine has been at one piece of work for %.0f s; giving up", stalled)
-                self.death = TimeoutError("the engine is stuck")
-            if self.death is not None:
-                await asyncio.sleep(_WATCH_INTERVAL)  # let /health be seen
+            self.engine.check(self.settings.stall_timeout)
+            if self.engine.failed is not None:
+                log.critical("no engine comes up (%s); giving up", self.engine.failed)
+                await asyncio.sleep(2 * _WATCH_INTERVAL)  # let /health and the errors be seen
                 logging.shutdown()
                 os._exit(1)
 
-    def engine_died(self, exc: BaseException) -> None:
-        """Note why the engine ended; the watch ends the process."""
-        self.death = exc
-
-    def close(self) -> None:
-        """End the engine. Blocking."""
-        self.engine.close()
+    async def close(self) -> None:
+        """End the engine."""
+        await self.engine.close()
 
     async def drain(self, timeout: float) -> None:
         """Refuse new requests and wait up to ``timeout`` seconds for those that run."""
@@ -183,7 +177,7 @@ class Service:
     def health(self) -> dict[str, Any]:
         """The /health document."""
         loaded = self.residency.names("chat")
-        if self.death is not None:
+        if self.engine.failed is not None:
             status = "failed"
         elif self.draining:
             status = "draining"
@@ -203,7 +197,12 @@ class Service:
             "load_progress": self.engine.pulse.load_progress,
             "pulls": [p.document() for p in self.downloads.running()],
             "queue": {tier.label: {"waiting": self._waiting[tier], **self._running(tier)} for tier in Tier},
-            "error": str(self.death) if self.death is not None else self.residency.error,
+            "engine": {
+                "pid": self.engine.pid,
+                "deaths": self.engine.death_count,
+                "last_deaths": list(self.engine.deaths),
+            },
+            "error": self.engine.failed or self.residency.error,
         }
 
     def _running(self, tier: Tier) -> dict[str, int]:

@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -17,6 +18,13 @@ from sidecar.errors import ApiError, envelope
 
 T = TypeVar("T")
 KEEP_ALIVE = 15.0  # seconds between comments while nothing else is sent
+
+
+@dataclass(frozen=True)
+class Comment:
+    """A comment line among the events; clients skip it, people see it."""
+
+    text: str
 
 
 class ClientGone(Exception):
@@ -116,7 +124,8 @@ class EventStream(Response):
                 document = pending.result()
                 if document is None:
                     break
-                await write(self._event(document))
+                comment = isinstance(document, Comment)
+                await write(f": {document.text}\n\n".encode() if comment else self._event(document))
             await write(b"" if self._named else b"data: [DONE]\n\n", more=False)
         except OSError:
             raise

@@ -58,7 +58,7 @@ def load(path: Path, progress: Progress) -> LoadedModel:
     """Load the model in folder ``path``. Raises LoadError; what was loaded of it is let go."""
     import mlx.core as mx
 
-    _settle()
+    settle()
     config = read_config(path)
     weights = sorted(path.glob("*.safetensors"))
     if not weights:
@@ -88,7 +88,7 @@ def load(path: Path, progress: Progress) -> LoadedModel:
 
 
 @cache
-def _settle() -> None:
+def settle() -> None:
     """Import what every load needs, and keep the collector away from it: a look at all of it takes half a second.
 
     A running answer would wait for that at every unload.

@@ -87,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     stop = add("stop", _stop, "stop the running server", light=True)
     config.add_arguments(stop, ("state_dir",))
     stop.add_argument("--force", action="store_true", help="stop it although hosts use it")
+    engine = sub.add_parser("engine")  # not listed: the server starts it
+    engine.set_defaults(command=_engine, name_of_command="engine", light=False)
+    engine.add_argument("--fd", type=int, default=-1)
     add("selfcheck", _selfcheck, "import every model family and processor and list what can't be")
     add("version", _version, "print the version", light=True)
     return parser
@@ -100,6 +103,12 @@ def _serve(args: argparse.Namespace) -> int:
     from sidecar.process import server
 
     return server.run(config.load(args))
+
+
+def _engine(args: argparse.Namespace) -> int:
+    from sidecar.process import engine_child
+
+    return engine_child.run(args.fd)
 
 
 def _chat(args: argparse.Namespace) -> int:

@@ -1,13 +1,10 @@
 """What passes between the listener and the engine: plain, versioned data. No MLX, no web framework, no callbacks.
 
-The listener (HTTP) sends ``Load``, ``Unload``, ``Shed``, ``Generate``, ``Embed``, ``Tokenize`` and ``Cancel``; each
-carries the number its answers carry. The engine's side answers a ``Load`` with one ``Loaded``, an ``Unload`` or a
-``Shed`` with ``Finished``, an ``Embed`` with ``Embedded``, a ``Tokenize`` with ``Tokenized``. A ``Generate`` is
-answered by ``Prepared`` (its prompts' tokens are counted), then for each choice ``Began`` (it left the queue),
-``Prefilled`` and ``Piece`` after ``Piece``, the last of which has a ``finish``. Any of them may be answered by one
-``Refused`` in place of all that is still to come.
-
-A choice's index is ``prompt * len(samplings) + sampling``.
+Every request carries the number that its replies carry. A ``Load`` is answered by one ``Loaded``, an ``Unload`` or
+``Shed`` by ``Finished``, an ``Embed`` by ``Embedded``, a ``Tokenize`` by ``Tokenized``. A ``Generate`` is answered by
+``Prepared``, then for each choice ``Began`` (it left the queue), ``Prefilled`` and ``Piece`` after ``Piece`` up to one
+with a ``finish``. One ``Refused`` may stand for all that is still to come. A choice's index is
+``prompt * len(samplings) + sampling``.
 """
 
 from __future__ import annotations
@@ -17,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-VERSION = 1
-"""Both sides are of one program; a difference means that it was replaced while it ran."""
+LOAD_FAILED = "model_load_failed"  # the code of a refused load
+VERSION = 1  # both sides are of one program; another number means that it was replaced while it ran
 
 
 class Tier(enum.IntEnum):
@@ -164,6 +161,14 @@ class Tokenize:
     conversation: Conversation | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The first message to an engine process: from now on it is the engine. ``settings``: by name, as plain data."""
+
+    version: int
+    settings: Mapping[str, Any]
+
+
 Request = Load | Unload | Shed | Cancel | Generate | Embed | Tokenize
 
 
@@ -303,11 +308,33 @@ Reply = Loaded | Finished | Refused | Prepared | Began | Prefilled | Piece | Emb
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ready:
+    """The engine process owns the GPU and takes requests."""
+
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pulse:
-    """How the engine does. ``load_progress``: of the load going on, 0 to 1. ``stalled``: seconds its present step
-    takes already, 0 when idle. ``memory``: MLX's bytes by kind. ``metered``: calls of the meter since the last one."""
+    """How the engine does, told while it works.
+
+    ``load_progress``: of the load going on, 0 to 1. ``stalled``: seconds its present step takes already. ``memory``:
+    MLX's bytes by kind. ``metered``: calls of the meter since the last pulse, each a method's name and its arguments.
+    """
 
     load_progress: float | None = None
     stalled: float = 0.0
     memory: Mapping[str, int] = field(default_factory=dict)
-    metered: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    metered: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogLine:
+    """A line for the listener's log."""
+
+    level: int
+    name: str
+    text: str
+
+
+Message = Start | Request | Ready | Reply | Pulse | LogLine

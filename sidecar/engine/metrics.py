@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from sidecar.engine.messages import Tier
@@ -49,7 +52,7 @@ class Meter:
         """A request left the queue."""
         self._queue.labels(tier.label).observe(seconds)
 
-    def first_token(self, tier: Tier, seconds: float, *, prompt: int) -> None:
+    def first_token(self, tier: Tier, seconds: float, prompt: int) -> None:
         """A request's first token came."""
         self._ttft.labels(tier.label).observe(seconds)
         self._prompt.labels(tier.label).inc(prompt)
@@ -78,6 +81,57 @@ class Meter:
         """An HTTP request ended."""
         self._requests.labels(path, str(status)).inc()
 
+    def replay(self, name: str, args: Sequence[float]) -> None:
+        """Do what a ``Recorder`` noted."""
+        if name in ("queued", "first_token", "step"):
+            tier, seconds, *rest = args
+            call = getattr(self, name)
+            call(Tier(int(tier)), seconds, *map(int, rest))
+        elif name == "guessed":
+            self.guessed(int(args[0]), int(args[1]))
+        elif name == "prefix":
+            self.prefix(hit=bool(args[0]), tokens=int(args[1]))
+        elif name == "cancelled":
+            self.cancelled()
+
     def text(self) -> bytes:
         """The exposition format."""
         return generate_latest(self.registry)
+
+
+class Recorder(Meter):
+    """Notes what it is told, for another process's ``Meter`` to ``replay``. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._noted: deque[tuple[str, tuple[float, ...]]] = deque()
+
+    def take(self) -> tuple[tuple[str, tuple[float, ...]], ...]:
+        """Return what was noted since the last time."""
+        out = []
+        while self._noted:
+            out.append(self._noted.popleft())
+        return tuple(out)
+
+    def queued(self, tier: Tier, seconds: float) -> None:
+        """Note that a request left the queue."""
+        self._noted.append(("queued", (int(tier), seconds)))
+
+    def first_token(self, tier: Tier, seconds: float, prompt: int) -> None:
+        """Note a request's first token."""
+        self._noted.append(("first_token", (int(tier), seconds, prompt)))
+
+    def step(self, tier: Tier, seconds: float, tokens: int) -> None:
+        """Note a decode step."""
+        self._noted.append(("step", (int(tier), seconds, tokens)))
+
+    def guessed(self, drafted: int, accepted: int) -> None:
+        """Note guesses."""
+        self._noted.append(("guessed", (drafted, accepted)))
+
+    def cancelled(self) -> None:
+        """Note a cancelled request."""
+        self._noted.append(("cancelled", ()))
+
+    def prefix(self, *, hit: bool, tokens: int) -> None:
+        """Note a prefix look-up."""
+        self._noted.append(("prefix", (int(hit), tokens)))

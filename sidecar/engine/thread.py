@@ -61,6 +61,10 @@ class EngineThread:
         self._put(lambda: self._load(path, future), heavy=True)
         return future
 
+    def warm(self) -> None:
+        """Import what every model needs."""
+        self._put(_import)
+
     def unload(self, path: Path) -> Future[None]:
         """Let a model's memory go; what still uses it ends with an error."""
         future: Future[None] = Future()
@@ -269,3 +273,11 @@ def urgency(view: View) -> Tier:
     tiers = [t for t, count in view.rows.items() if count]
     tiers += [w.tier for w in view.waiting] + [p.tier for p in view.prefilling] + list(view.encoding)
     return min(tiers, default=Tier.BATCH)
+
+
+def _import() -> None:
+    import sidecar.backend.loader
+    import sidecar.engine.runner
+
+    _ = sidecar.engine.runner
+    sidecar.backend.loader.settle()

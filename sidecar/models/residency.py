@@ -274,6 +274,11 @@ class Residency:
         finally:
             self._done()
 
+    def lost(self, path: Path) -> None:
+        """Forget a model that went with its engine and could not be loaded again; what used it was told."""
+        if self._resident.pop(path, None) is not None:
+            self._notify()
+
     async def sweep(self) -> list[str]:
         """Let idle models whose time is over go; their names. Does nothing while a load is going on."""
         now = self._clock()

@@ -73,7 +73,7 @@ async def _serve(settings: Settings, sock: socket.socket, life: Lifecycle, token
     from sidecar.api.service import Service
     from sidecar.engine.client import EngineClient
     from sidecar.engine.metrics import Meter
-    from sidecar.process.engine import LocalEngine
+    from sidecar.process.engine_start import Launcher
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
@@ -81,8 +81,8 @@ async def _serve(settings: Settings, sock: socket.socket, life: Lifecycle, token
             yield
 
     meter = Meter()
-    engine = EngineClient(lambda emit: LocalEngine(settings, meter, emit, lambda exc: service.engine_died(exc)))
-    service = Service(settings, engine, meter, instance_id=life.instance_id)
+    launcher = Launcher(settings)
+    service = Service(settings, EngineClient(launcher, metered=meter.replay), meter, instance_id=life.instance_id)
     app = create_app(service, token=token)
     config = uvicorn.Config(
         app,
@@ -101,13 +101,15 @@ async def _serve(settings: Settings, sock: socket.socket, life: Lifecycle, token
         loop.add_signal_handler(number, stopper.on_signal, number)
     watch = asyncio.create_task(_leave_when_alone(life, stopper))
     service.start()
+    launcher.prepare()
     try:
         await server.serve(sockets=[sock])
     finally:
         watch.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watch
-        await asyncio.to_thread(service.close)
+        await service.close()
+        await launcher.close()
     return stopper.status
 
 

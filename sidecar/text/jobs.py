@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidecar.config import Settings
 from sidecar.engine.messages import (
+    LOAD_FAILED,
     Began,
     Cancel,
     Embed,
@@ -72,10 +73,18 @@ class _Running:
 class Jobs:
     """Runs the listener's requests on an engine. ``emit`` is called from several threads, in each job's order."""
 
-    def __init__(self, engine: EngineThread, settings: Settings, emit: Callable[[Reply], None]) -> None:
+    def __init__(
+        self,
+        engine: EngineThread,
+        settings: Settings,
+        emit: Callable[[Reply], None],
+        ending: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``ending`` is called before the last piece of a request is given."""
         self._engine = engine
         self._settings = settings
         self._emit = emit
+        self._ending = ending
         self._models: dict[str, LoadedModel] = {}
         self._running: dict[int, _Running] = {}
         self._preparing: set[int] = set()
@@ -85,6 +94,11 @@ class Jobs:
         self._events: queue.SimpleQueue[tuple[int, int, Sequence[Event]] | None] = queue.SimpleQueue()
         self._output = threading.Thread(target=self._read_events, name="output", daemon=True)
         self._output.start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is being worked on."""
+        return bool(self._running or self._preparing or self._embedding)
 
     def take(self, request: Request) -> None:
         """Begin with a request; never blocks."""
@@ -116,10 +130,10 @@ class Jobs:
                 model = done.result()
                 told = planning.info(model)
             except LoadError as exc:
-                self._emit(Refused(id=request.id, status=422, message=str(exc), code="model_load_failed"))
+                self._emit(Refused(id=request.id, status=422, message=str(exc), code=LOAD_FAILED))
             except Exception as exc:
                 log.exception("a load failed")
-                self._emit(Refused(id=request.id, status=500, message=f"{exc}", code="model_load_failed"))
+                self._emit(Refused(id=request.id, status=500, message=f"{exc}", code=LOAD_FAILED))
             else:
                 self._models[request.path] = model
                 self._emit(Loaded(id=request.id, model=told))
@@ -291,6 +305,8 @@ class Jobs:
             delta.add(answer.finish(whole=whole))
             finish = answer.finish_reason(finish)
             running.open.discard(index)
+        if not running.open:
+            self._ending()
         if tokens or finish is not None:
             self._emit(self._piece(running, index, tokens, delta, finish))
         if not running.open:

@@ -22,7 +22,7 @@ from sidecar.api.responses.store import ResponseStore, Stored
 from sidecar.api.schemas import ChatRequest, error_responses
 from sidecar.api.service import Service
 from sidecar.api.sse import EventStream
-from sidecar.engine.messages import Generate, ModelInfo, Tier, Tokenize
+from sidecar.engine.messages import Generate, ModelInfo, Piece, Tier, Tokenize
 from sidecar.errors import ApiError, bad_request, envelope
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
@@ -121,7 +121,8 @@ async def _run(
                 _, answers, source = await begin(stack, service, asked, plan)
                 await told(form.opening(answers))
                 async for piece in source:
-                    await told(form.chunks(piece))
+                    if isinstance(piece, Piece):  # else it tells of a pause, which nobody watches here
+                        await told(form.chunks(piece))
                 last = form.closing(answers)
     except asyncio.CancelledError:
         form.document["status"] = "cancelled"

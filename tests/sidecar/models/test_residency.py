@@ -50,8 +50,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> dict[s
 def engine() -> Any:
     one = LocalClient()
     yield one
-    one.close()
-    assert not one.deaths
+    one.local.stop()
+    assert not one.errors
 
 
 def play(engine: LocalClient, scene: Callable[[Residency], Awaitable[None]], **options: Any) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.support.servers import Sidecar, sidecar, wait_for
 
@@ -176,14 +178,21 @@ def test_a_start_model_that_is_not_there_leaves_a_server_that_says_so(tmp_path: 
         assert "mlx-sidecar pull" in http.get("/health").json()["error"]
 
 
-def test_mlx_is_not_imported_before_a_model_is_asked_for(tmp_path: Path, data_dir: Path) -> None:
+def test_the_listener_never_loads_what_the_engine_needs(tmp_path: Path, data_dir: Path) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), (255, 0, 0)).save(file, "PNG")
+    picture = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     with sidecar(tmp_path, data_dir=data_dir) as running, running.client() as http:
-        maps = Path(f"/proc/{running.process.pid}/maps")
-        assert "libmlx" not in maps.read_text()
-        http.get("/v1/models")
-        assert "libmlx" not in maps.read_text()
-        assert http.post("/tokenize", json={"model": "starter", "prompt": "x"}).status_code == 200
-        assert "libmlx" in maps.read_text()
+        content = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": picture}}]
+        body: Any = {"model": "starter", "messages": [{"role": "user", "content": content}], "max_tokens": 4}
+        body["response_format"] = {"type": "json_object"}
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+        listener = Path(f"/proc/{running.process.pid}/maps").read_text()
+        engine = Path(f"/proc/{http.get('/health').json()['engine']['pid']}/maps").read_text()
+    for name in ("libmlx", "tokenizers", "_imaging", "llguidance"):
+        assert name in engine, name
+        assert name not in listener, name
+    assert "numpy" not in listener
 
 
 def run_serve(*args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -226,33 +235,63 @@ def test_a_busy_port_is_left_alone_and_another_published(tmp_path: Path, data_di
             assert httpx.get(f"{running.url}/health").status_code == 200
 
 
-def test_a_dead_engine_thread_ends_the_process(tmp_path: Path, data_dir: Path) -> None:
-    """The fault is planted through a start-up hook of Python; the thread that dies is the real one."""
-    hook = tmp_path / "hook"
-    hook.mkdir()
-    (hook / "sitecustomize.py").write_text(
-        "import threading, time, os\n"
-        "def plant():\n"
-        "    from sidecar.engine import thread as engine\n"
-        "    def work(self):\n"
-        "        raise SystemError('planted')\n"
-        "    engine.Engine._work = work\n"
-        "threading.Timer(0.5, plant).start()\n"
+def hooked(folder: Path, code: str) -> dict[str, str]:
+    """Return an environment in which ``code`` runs at each start of Python: faults are planted by it."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
+def test_an_engine_that_dies_of_a_request_twice_refuses_that_one_alone(tmp_path: Path, data_dir: Path) -> None:
+    """The prompt that kills is read by the real engine; its thread dies of an error that nothing catches."""
+    env = hooked(
+        tmp_path / "hook",
+        "import sys\n"
+        "if 'engine' in sys.orig_argv:\n"
+        "    from sidecar.engine import thread\n"
+        "    real = thread.EngineThread._submit\n"
+        "    def submit(self, path, request):\n"
+        "        real(self, path, request)\n"
+        "        if request.max_tokens == 77:\n"
+        "            raise SystemExit('planted')\n"
+        "    thread.EngineThread._submit = submit\n",
     )
-    path = os.pathsep.join([str(hook), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with sidecar(tmp_path, env={"PYTHONPATH": path}, data_dir=data_dir) as running, running.client() as http:
-        time.sleep(1)
-        done = threading.Event()
+    with sidecar(tmp_path, env=env, data_dir=data_dir) as running, running.client() as http:
+        body = STORY | {"stream": False, "max_tokens": 5}
+        first = http.post("/v1/chat/completions", json=body).json()["choices"]
+        for _ in range(3):
+            poison = http.post("/v1/chat/completions", json=body | {"max_tokens": 77})
+            assert poison.status_code == 500
+            assert poison.json()["error"]["code"] == "engine_died"
+            assert "twice" in poison.json()["error"]["message"]
+        assert http.post("/v1/chat/completions", json=body).json()["choices"] == first
+        health = http.get("/health").json()
+        assert health["status"] == "ready"
+        assert health["engine"]["deaths"] == 6
+        assert "exit status 70" in health["engine"]["last_deaths"][0]["reason"]
+        assert running.process.poll() is None
 
-        def ask() -> None:
-            try:
-                http.post("/v1/chat/completions", json=STORY | {"stream": False}, timeout=30)
-            except httpx.HTTPError:
-                pass
-            finally:
-                done.set()
 
-        threading.Thread(target=ask, daemon=True).start()
+def test_a_server_whose_engines_do_not_come_up_leaves(tmp_path: Path, data_dir: Path) -> None:
+    code = "import os, sys\nif 'engine' in sys.orig_argv:\n    os._exit(9)\n"
+    with sidecar(tmp_path, env=hooked(tmp_path / "hook", code), data_dir=data_dir) as running:
+        with running.client() as http:
+            answer = http.post("/v1/chat/completions", json=STORY | {"stream": False})
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "engine_failed"
         assert running.process.wait(30) == 1
-        assert done.wait(10)
-        assert "planted" in running.logs()
+        assert "exit status 9" in running.logs()
+
+
+def test_the_engine_cannot_be_started_by_hand(tmp_path: Path) -> None:
+    for argv in ([], ["--fd", "0"], ["--fd", "77"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "sidecar.entry", "engine", *argv],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 78
+        assert "mlx-sidecar serve" in done.stderr
