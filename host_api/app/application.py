@@ -14,6 +14,8 @@ from starlette.types import ASGIApp
 
 from host_api.app import errors
 from host_api.app.chat import tools
+from host_api.app.chat.consent import Consents
+from host_api.app.chat.mcp import Servers
 from host_api.app.chat.runs import Runs
 from host_api.app.chat.tools import Tool
 from host_api.app.config import HostSettings
@@ -28,9 +30,10 @@ from host_api.app.documents import readers, tagging
 from host_api.app.documents.index import Indexer
 from host_api.app.documents.vectors import Vectors
 from host_api.app.documents.worker import Progress, Worker
+from host_api.app.feed import Feed
 from host_api.app.models.gateway import Gateway
 from host_api.app.models.pulls import Pulls
-from host_api.app.routes import chat, models, page, pulls, status, tasks
+from host_api.app.routes import chat, mcp, models, page, pulls, status, tasks
 from host_api.app.services import Services
 from host_api.app.sidecar.control import SidecarControl
 from host_api.app.sidecar.reconciler import Control, Reconciler
@@ -64,6 +67,8 @@ def build(
             await asyncio.to_thread(mine.open)
         database = mine.database()
         found = await asyncio.to_thread(_services, settings, database, control(settings), extra_tools)
+        found.feed = _feed(found)
+        found.runs.changed = found.worker.changed = found.feed.hint
         app.state.services = found
         left = await found.runs.recover()
         if left:
@@ -73,8 +78,10 @@ def build(
         try:
             yield
         finally:
+            await found.feed.close()
             await found.runs.close()
             await found.pulls.close()
+            await found.mcp.close()
             await found.worker.close()
             await found.reconciler.close()
             database.close()
@@ -83,7 +90,7 @@ def build(
 
     app = FastAPI(title="mlx-host", lifespan=lifespan, docs_url=None, redoc_url=None)
     errors.install(app)
-    for module in (page, status, models, pulls, chat, tasks):
+    for module in (page, status, models, pulls, chat, mcp, tasks):
         app.include_router(module.router)
     return app
 
@@ -117,6 +124,31 @@ def _services(settings: HostSettings, database: Database, control: Control, extr
         indexer=indexer,
         worker=Worker(jobs, {"tag": tag, "index": indexer.index}, attempts=settings.job_attempts),
         pulls=Pulls(gateway, store),
+        mcp=Servers(settings.data_dir / "mcp.json"),
+        consents=Consents(database),
+    )
+
+
+def _feed(host: Services) -> Feed:
+    """Return the stream of what a page shows."""
+
+    async def thread(look: Callable[[], Any]) -> Any:
+        return await asyncio.to_thread(look)
+
+    return Feed(
+        {
+            "status": lambda: status.look(host),
+            "sessions": lambda: thread(lambda: chat.sessions(host, "")),
+            "tasks": lambda: thread(lambda: tasks.tasks(host)),
+            "models": lambda: thread(
+                lambda: {
+                    "models": models.models(host),
+                    "providers": models.providers(host),
+                    "capabilities": models.all_capabilities(host),
+                }
+            ),
+            "pulls": lambda: thread(lambda: pulls.pulls(host)),
+        }
     )
 
 

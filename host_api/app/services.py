@@ -8,6 +8,8 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from host_api.app.chat.consent import Consents
+from host_api.app.chat.mcp import Servers
 from host_api.app.chat.runs import Runs
 from host_api.app.chat.tools import Tool
 from host_api.app.config import HostSettings
@@ -18,12 +20,13 @@ from host_api.app.data.providers import Store
 from host_api.app.documents.index import Indexer
 from host_api.app.documents.vectors import Vectors
 from host_api.app.documents.worker import Worker
+from host_api.app.feed import Feed
 from host_api.app.models.gateway import Gateway
 from host_api.app.models.pulls import Pulls
 from host_api.app.sidecar.reconciler import Reconciler
 
 
-@dataclass(frozen=True)
+@dataclass
 class Services:
     """One running host service."""
 
@@ -40,6 +43,9 @@ class Services:
     indexer: Indexer
     worker: Worker
     pulls: Pulls
+    mcp: Servers
+    consents: Consents
+    feed: Feed = field(init=False)
     started: float = field(default_factory=time.monotonic)
 
 

@@ -24,7 +24,6 @@ from pydantic_ai.ui.vercel_ai.response_types import BaseChunk, DoneChunk, ErrorC
 from pydantic_ai.usage import UsageLimits
 
 from host_api.app import outgoing
-from host_api.app.chat.tools import Tool
 from host_api.app.data.chats import FILE_URL, Begun
 from host_api.app.data.files import Files
 from host_api.app.data.tables import ChatTurn
@@ -45,11 +44,10 @@ class Turn:
     """What answers, and how. ``failed`` hears that the model's server gave an error."""
 
     target: Target
-    tools: Sequence[Tool]
+    tools: Sequence[Any]
     timeout: float
     settings: ModelSettings
     failed: Callable[[], None]
-    toolsets: Sequence[Any] = ()
 
 
 @dataclass(frozen=True)
@@ -182,9 +180,7 @@ async def answer(turn: Turn, begun: Begun, messages: list[UIMessage]) -> AsyncGe
     async with outgoing.sdk_client(target.api_url, timeout=turn.timeout) as http:
         client = AsyncOpenAI(base_url=target.api_url, api_key=target.key or "none", max_retries=0, http_client=http)
         model = OpenAIChatModel(target.model, provider=OpenAIProvider(openai_client=client))
-        agent = Agent(
-            model, instructions=INSTRUCTIONS, tools=list(turn.tools), toolsets=list(turn.toolsets) or None, retries=2
-        )
+        agent = Agent(model, instructions=INSTRUCTIONS, tools=list(turn.tools), retries=2)
         adapter = _Adapter(
             agent=agent,
             run_input=SubmitMessage(id=begun.session_id, messages=messages),

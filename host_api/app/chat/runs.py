@@ -56,6 +56,14 @@ class Run:
                 while at == len(self._chunks) and not self._finished:
                     await self._changed.wait()
 
+    async def add_after(self, call: str | None, chunk: dict[str, Any]) -> None:
+        """Put a chunk into the answer, after the one that shows the tool call ``call``."""
+        for _ in range(100):
+            if any(part.get("toolCallId") == call for part in self._parts.parts):
+                break
+            await asyncio.sleep(0.02)
+        await self._add(chunk)
+
     async def stop(self, state: str = "stopped") -> None:
         """End it with what came; return when that is written down."""
         if not self._finished:

@@ -8,6 +8,7 @@ to ``host_api.app.application.build``.
 from __future__ import annotations
 
 import ast
+import asyncio
 import logging
 import math
 import operator
@@ -16,6 +17,8 @@ from datetime import datetime
 from importlib.metadata import entry_points
 from typing import Any
 from zoneinfo import ZoneInfo
+
+from host_api.app import child
 
 log = logging.getLogger("host.tools")
 GROUP = "mlx_host.tools"
@@ -32,13 +35,14 @@ _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {ast.UAdd: operator.pos,
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{n: getattr(math, n) for n in ("sqrt", "sin", "cos", "tan", "exp", "log", "log10", "log2", "floor", "ceil")},
     "abs": abs,
-    "round": round,
+    "round": lambda value, digits=0: _rounded(value, digits),
     "min": min,
     "max": max,
 }
 _NAMES = {"pi": math.pi, "e": math.e}
 _LONGEST = 500
 _LARGEST = 10**300
+_MOST_DIGITS = 300
 
 
 class CalculatorError(ValueError):
@@ -85,6 +89,13 @@ def _power(base: Any, exponent: Any) -> Any:
     return _bounded(base**exponent)
 
 
+def _rounded(value: Any, digits: Any) -> Any:
+    # Python would compute 10 to the power of as many digits as are asked for.
+    if not isinstance(digits, int) or abs(digits) > _MOST_DIGITS:
+        raise CalculatorError(f"give at most {_MOST_DIGITS} digits to round to")
+    return round(value, digits) if digits else round(value)
+
+
 def _bounded(value: Any) -> Any:
     if isinstance(value, complex):
         raise CalculatorError("the result is not a real number")
@@ -93,15 +104,25 @@ def _bounded(value: Any) -> Any:
     return value
 
 
-def calculate(expression: str) -> str:
+def worked_out(expression: str) -> str:
+    """Return what the model is told of an expression: its value, or what is wrong with it."""
+    try:
+        return str(evaluate(expression))
+    except CalculatorError as exc:
+        return f"Error: {exc}"
+
+
+async def calculate(expression: str) -> str:
     """Work out an arithmetic expression such as (3 + 4) * 2 or sqrt(2) exactly.
 
     Args:
         expression: The expression.
     """
+    # In a process that can be ended: Python's big numbers hold the interpreter, and every chat with it.
+    limits = child.Limits(memory_mb=256, seconds=10)
     try:
-        return str(evaluate(expression))
-    except CalculatorError as exc:
+        return str(await asyncio.to_thread(child.run, f"{__name__}:worked_out", expression, limits=limits))
+    except child.ChildFailure as exc:
         return f"Error: {exc}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -66,13 +67,22 @@ async def agent_stream(request: Request, host: Host) -> Response:
         branch=asked.branch,
     )
 
+    async def emit(call: str | None, chunk: dict[str, Any]) -> None:
+        await run.add_after(call, chunk)
+
+    async def consent(server: str, tool: str, call: str | None, _: dict[str, Any]) -> bool:
+        return await host.consents.ask(f"{server}/{tool}", call, emit)
+
     async def source() -> AsyncGenerator[dict[str, Any], None]:
         messages = await asyncio.to_thread(agent.history, begun.path, host.files)
-        async with aclosing(agent.answer(turn, begun, messages)) as chunks:
+        more = await host.mcp.tools(consent) if turn.tools else []
+        whole = dataclasses.replace(turn, tools=[*turn.tools, *more])
+        async with aclosing(agent.answer(whole, begun, messages)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
-    return _followed(host.runs.start(begun, source))
+    run = host.runs.start(begun, source)
+    return _followed(run)
 
 
 async def _turn(host: Services, asked: Asked) -> Turn:

@@ -6,9 +6,10 @@ import mimetypes
 from functools import cache
 from pathlib import Path
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from host_api.app.errors import ApiError
+from host_api.loopback import docs_page
 
 router = APIRouter(include_in_schema=False)
 BUILT = Path(__file__).parents[1] / "web" / "dist"
@@ -55,3 +56,9 @@ def page() -> Response:
 def asset(name: str) -> Response:
     """One of its files."""
     return _file(f"assets/{name}")
+
+
+@router.get("/docs")
+def docs(request: Request) -> Response:
+    """The reference of the API; loads nothing."""
+    return Response(docs_page.page(request.app.openapi()), media_type="text/html", headers=docs_page.HEADERS)

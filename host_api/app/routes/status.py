@@ -11,9 +11,10 @@ from typing import Any
 import httpx
 import psutil
 from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
 
 from host_api.app import outgoing
-from host_api.app.services import Host
+from host_api.app.services import Host, Services
 
 router = APIRouter(tags=["status"])
 
@@ -26,7 +27,18 @@ async def health() -> dict[str, Any]:
 
 @router.get("/status")
 async def status(host: Host) -> dict[str, Any]:
-    """The sidecar, its model and queue, memory, tasks, capabilities."""
+    """The sidecar, its model and queue, memory, what happened to it; tasks, capabilities."""
+    return await look(host)
+
+
+@router.get("/events", response_class=StreamingResponse)
+async def events(host: Host) -> StreamingResponse:
+    """What a page shows, as server-sent events: status, sessions, tasks, pulls and models, each when it changed."""
+    return StreamingResponse(host.feed.events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+async def look(host: Services) -> dict[str, Any]:
+    """Return how the service and the sidecar are."""
     state = host.reconciler.state
     engine: dict[str, Any] | None = None
     if state.url is not None:
@@ -49,6 +61,7 @@ async def status(host: Host) -> dict[str, Any]:
             "loading": engine.get("loading") if engine else None,
             "queue": engine.get("queue") if engine else None,
             "error": engine.get("error") if engine else None,
+            "events": host.reconciler.events(),
         },
         "tasks": counts,
         "tasks_trouble": host.worker.trouble,

@@ -1,7 +1,14 @@
 """Keeps the sidecar's process as the assignments want it: one loop, so that rapid changes coalesce.
 
-Starting is immediate; stopping waits until nothing changed for ``stop_delay``, so that a burst of changes
-never stops what its last one needs.
+Theory of operation. Whether a sidecar is wanted follows from the assignments; whether it lives is the business of
+``host_api``'s watcher, which sees a crash or a hang, waits its back-off and starts another. This loop starts the first
+one, takes over the link of each that the watcher started, and stops the last one. Starting is immediate; stopping waits
+until nothing changed for ``stop_delay``, so that a burst of changes never stops what its last one needs.
+
+A worked timeline, ``stop_delay`` 1 s: 0.0 s text is assigned to the built-in model → ensure, 0.4 s running. 10.0 s the
+process is killed → the watcher says crashed, waits, starts another, says restarted → 11.2 s this loop has the new link;
+requests of between waited for it. 20.0 s text goes elsewhere, 20.4 s back again: nothing was stopped. 30.0 s it goes
+elsewhere for good → 31.0 s stopped.
 """
 
 from __future__ import annotations
@@ -11,7 +18,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -26,9 +33,8 @@ from host_api.app.models.gateway import Link
 log = logging.getLogger("host.reconciler")
 
 LOOK_EVERY = 2.0
-_MISSES = 3
-_BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-_STABLE_AFTER = 10.0
+AGAIN = 2.0  # seconds between starts that fail; process control waits its own back-off besides
+AGAIN_PERMANENT = 5.0  # the same, of failures that somebody has to mend
 
 
 class Phase(StrEnum):
@@ -45,8 +51,11 @@ class Control(Protocol):
     """Process control, see ``host_api.app.sidecar.control``."""
 
     async def ensure(self) -> Link: ...
-    async def stop(self) -> None: ...
+    def current(self) -> Link | None: ...
+    async def stop(self) -> bool: ...
+    async def release(self) -> None: ...
     async def close(self) -> None: ...
+    def events(self) -> list[dict[str, Any]]: ...
     def listen(self, changed: Callable[[], None]) -> None: ...
 
 
@@ -63,16 +72,8 @@ class State:
     starts: int
 
     def document(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "wanted": self.wanted,
-            "phase": self.phase,
-            "detail": self.detail,
-            "pid": self.pid,
-            "url": self.url,
-            "instance_id": self.instance_id,
-            "starts": self.starts,
-        }
+        """Return it as JSON."""
+        return asdict(self)
 
 
 class Reconciler:
@@ -98,14 +99,11 @@ class Reconciler:
         self._changed = asyncio.Condition()
         self._last_trigger = 0.0
         self._link: Link | None = None
-        self._since = 0.0
-        self._misses = 0
-        self._failures = 0
         self._starts = 0
         self._wanted = False
         self._phase = Phase.OFF
         self._detail = "no capability is on the built-in provider"
-        self._restart = False
+        self._restart: asyncio.Future[bool] | None = None
         self._task: asyncio.Task[None] | None = None
 
     # --- life ----------------------------------------------------------------------------------------
@@ -131,13 +129,21 @@ class Reconciler:
 
     def suspect(self) -> None:
         """A request could not reach the sidecar: look now."""
-        self._misses = _MISSES
         self._wake.set()
 
     async def restart(self) -> None:
-        """Stop the sidecar and start it again, when it is wanted."""
-        self._restart = True
+        """Stop the sidecar and start it again, when it is wanted. Raises a 409 when others use it."""
+        if self._restart is None:
+            self._restart = asyncio.get_running_loop().create_future()
+        asked = self._restart
         self.trigger()
+        if not await asyncio.shield(asked):
+            message = "Other programs use the sidecar: it was not restarted. Close them first; GET /status says more."
+            raise ApiError(409, message, code="in_use")
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return what happened to the sidecar's process, the newest last."""
+        return self._control.events()
 
     @property
     def wanted(self) -> bool:
@@ -204,67 +210,61 @@ class Reconciler:
             self._changed.notify_all()
 
     async def _failed(self, exc: Exception) -> float:
-        delay = _BACKOFF[min(self._failures, len(_BACKOFF) - 1)]
-        self._failures += 1
+        delay = AGAIN_PERMANENT if getattr(exc, "permanent", False) else AGAIN
         self._link = None
+        self._restarted(True)
         await self._set(Phase.FAILED, f"{exc or type(exc).__name__}; trying again in {delay:g} s")
         return delay
 
+    def _restarted(self, done: bool) -> None:
+        """Tell who asked for a restart."""
+        asked, self._restart = self._restart, None
+        if asked is not None and not asked.done():
+            asked.set_result(done)
+
     async def _keep(self) -> float:
-        if self._restart:
-            self._restart = False
+        if self._restart is not None and self._link is not None:
             await self._set(Phase.STOPPING, "restarting as asked")
-            await self._control.stop()
-            self._link = None
-        if self._link is not None and await self._alive(self._link):
+            if await self._control.stop():
+                self._link = None
+            else:
+                self._restarted(False)
+                await self._set(Phase.RUNNING, f"serving on {self._link.url}; not restarted: others use it")
+        now = self._control.current()
+        if self._link is not None and now == self._link:
+            if self._phase is not Phase.RUNNING:
+                await self._set(Phase.RUNNING, f"serving on {now.url}")
             return self._look_every
         if self._link is not None:
             log.warning("the sidecar (pid %d) is gone", self._link.pid)
-            if self._clock() - self._since > _STABLE_AFTER:
-                self._failures = 0
             self._link = None
-        await self._set(Phase.STARTING, "a capability is on the built-in provider")
-        link = await self._control.ensure()
-        self._link, self._since, self._misses = link, self._clock(), 0
+        if now is None:
+            await self._set(Phase.STARTING, "a capability is on the built-in provider")
+        link = now or await self._control.ensure()
+        self._link = link
         self._starts += 1
+        self._restarted(True)
         await self._set(Phase.RUNNING, f"serving on {link.url}")
         try:
             await self._learn(link)
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as exc:
             log.warning("the sidecar's models can't be listed yet: %s", exc)
-        else:
-            self._failures = 0
         return self._look_every
 
     async def _leave(self) -> float | None:
-        self._restart = False
-        if self._link is None:
-            await self._set(Phase.OFF, "no capability is on the built-in provider")
+        self._restarted(True)
+        if self._phase is Phase.OFF:
             return None
         quiet = self._stop_delay - (self._clock() - self._last_trigger)
-        if quiet > 0:
+        if quiet > 0 and self._link is not None:
             await self._set(Phase.STOPPING, "no capability is on the built-in provider any more")
             return quiet
-        await self._control.stop()
+        # Also without a link: after a failure the watcher may still be starting one.
+        if not await self._control.stop():
+            await self._control.release()
         self._link = None
         await self._set(Phase.OFF, "stopped: no capability is on the built-in provider")
         return None
-
-    async def _alive(self, link: Link) -> bool:
-        if self._phase is not Phase.RUNNING:
-            await self._set(Phase.RUNNING, f"serving on {link.url}")
-        try:
-            async with outgoing.client(link.url, key=None, timeout=5.0) as http:
-                answer = await http.get("/health")
-            document = answer.json()
-        except httpx.TimeoutException:
-            self._misses += 1
-            return self._misses < _MISSES
-        except (httpx.HTTPError, ValueError):
-            return False
-        self._misses = 0
-        leaving = document.get("status") in ("draining", "failed")
-        return document.get("instance_id") == link.instance_id and not leaving
 
     async def _learn(self, link: Link) -> None:
         async with outgoing.client(link.api_url, key=link.token, timeout=30.0) as http:

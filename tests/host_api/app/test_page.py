@@ -341,7 +341,7 @@ def test_the_key_stays_with_the_page(tmp_path: Path, data_dir: Path, browser: Br
     with host(tmp_path, "--api-key-file", str(key), data_dir=data_dir) as running:
         context = browser.new_context(viewport=WIDE)  # type: ignore[arg-type]
         page = context.new_page()
-        page.goto(running.link)
+        page.goto(running.url)
         expect(page.get_by_label("The key")).to_be_focused()
         shot(page, "key")
         accessible(page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from host_api.app.chat.tools import calculate, current_time, evaluate
+from host_api.app import child
+from host_api.app.chat.tools import calculate, current_time, evaluate, worked_out
 
 
 @pytest.mark.parametrize(
@@ -30,7 +32,7 @@ from host_api.app.chat.tools import calculate, current_time, evaluate
 )
 def test_the_calculator_calculates(expression: str, value: float) -> None:
     assert evaluate(expression) == value
-    assert calculate(expression) == str(value)
+    assert worked_out(expression) == str(value)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ def test_the_calculator_calculates(expression: str, value: float) -> None:
     ],
 )
 def test_the_calculator_refuses_all_else_in_words(expression: str) -> None:
-    assert calculate(expression).startswith("Error: ")
+    assert worked_out(expression).startswith("Error: ")
 
 
 def test_the_time_has_a_zone_and_a_wrong_one_is_named() -> None:
@@ -81,3 +83,21 @@ def test_an_installed_package_adds_tools_and_a_broken_one_is_left_out(tmp_path: 
     )
     assert found.stdout.strip() == "['current_time', 'calculate', 'shout']"
     assert "broken" in found.stderr
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["round(5, -10**9)", "round(5, -1000000000)", "round(5, 10**9)", "round(1.5, 1e9)", "9**9**9", "10**(10**8)"],
+)
+def test_no_expression_holds_the_interpreter(expression: str) -> None:
+    assert worked_out(expression).startswith("Error: ")
+
+
+def test_the_models_calculator_runs_in_a_process_that_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asyncio.run(calculate("12*37")) == "444"
+    real = child.run
+    monkeypatch.setattr(child, "run", lambda *_, limits: real(HOLDS, limits=child.Limits(seconds=1)))
+    assert asyncio.run(calculate("1")) == "Error: it took longer than 1 s"
+
+
+HOLDS = "tests.support.in_child:hold_the_interpreter"
