@@ -89,7 +89,8 @@ test-desktop: setup starter sidecar-dist ## the example desktop app driven by We
 	@CACHE=$(CACHE) tools/desktop.sh setup
 	@CACHE=$(CACHE) tools/desktop.sh lint
 	@CACHE=$(CACHE) tools/desktop.sh stage
-	MLX_SIDECAR_DESKTOP_APP=$(CURDIR)/dist/desktop/tree/usr/bin/mlx-sidecar-desktop $(BIN)/python -m pytest -n0 tests/desktop $(ARGS)
+	@CACHE=$(CACHE) tools/desktop.sh minimal
+	MLX_SIDECAR_MINIMAL_APP=$(CURDIR)/dist/desktop/mlx-sidecar-minimal MLX_SIDECAR_DESKTOP_APP=$(CURDIR)/dist/desktop/tree/usr/bin/mlx-sidecar-desktop $(BIN)/python -m pytest -n0 tests/desktop $(ARGS)
 
 desktop-scratch: setup starter sidecar-dist ## the steps of src-tauri-snippets/README.md on a new app, built, started and asked
 	@CACHE=$(CACHE) tools/desktop_scratch.sh

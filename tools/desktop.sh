@@ -2,6 +2,7 @@
 # The example desktop app, for `make desktop` and `make test-desktop`:
 #   tools/desktop.sh setup   what building and driving it needs (Debian packages where it may, npm packages)
 #   tools/desktop.sh stage   build it, and lay it out as its package does, in dist/desktop/tree (links, no copies)
+#   tools/desktop.sh minimal examples/tauri-minimal's program, in dist/desktop/
 #   tools/desktop.sh deb     dist/desktop/*.deb, looked through
 #   tools/desktop.sh lint    types, rustfmt, clippy, tests of the plugin, licences
 # dist/tauri (make sidecar-dist) and the starter model (make starter) must be there. Builds of the same inputs are kept.
@@ -78,6 +79,13 @@ stage() {
     echo "$root/usr/bin/$name"
 }
 
+# Tauri's own command is not needed: the page is plain files. Cargo knows itself what is new.
+minimal() {
+    mkdir -p $out
+    (cd examples/tauri-minimal/src-tauri && cargo fmt --check && cargo build -q --release --features custom-protocol)
+    cp "$CARGO_TARGET_DIR/release/mlx-sidecar-minimal" $out/
+}
+
 deb() {
     starter
     (cd $app && npm run -s tauri -- build --bundles deb --ci)
@@ -114,6 +122,6 @@ lint() {
 }
 
 case ${1:-} in
-    setup | stage | deb | lint) command=$1; shift; $command "$@" ;;
-    *) sed -n '2,6s/^# //p' "$0" >&2; exit 2 ;;
+    setup | stage | minimal | deb | lint) command=$1; shift; $command "$@" ;;
+    *) sed -n '2,7s/^# //p' "$0" >&2; exit 2 ;;
 esac
