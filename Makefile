@@ -17,7 +17,7 @@ help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
 		printf '  %-16s %s\n' "$$name" "$$text"; done
 
-.PHONY: help version reference run test setup starter lint freeze sidecar-dist requirements storm chaos pull-chaos swap-storm seed-check starter-eval web desktop test-desktop desktop-scratch clean
+.PHONY: help version reference pictures run test setup starter lint freeze sidecar-dist requirements storm chaos pull-chaos swap-storm seed-check starter-eval web desktop test-desktop desktop-scratch clean
 
 run: setup starter ## the host service on 127.0.0.1:60315, which starts the sidecar on 127.0.0.1:60316
 	@MLX_SIDECAR_OPEN=1 exec $(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
@@ -55,6 +55,9 @@ version: setup ## print the version, or with V=1.2.3 write it wherever it stands
 
 reference: setup ## docs/reference/ anew from the code
 	$(BIN)/python -m tools.reference
+
+pictures: setup ## the README's screenshots, from those that the tests took
+	tools/pictures.sh
 
 requirements: setup ## pin anew what pyproject.toml asks for
 	CACHE=$(CACHE) tools/pin.sh

@@ -20,7 +20,7 @@ import pytest
 from host_api.config import HostConfig
 from host_api.process import LaunchSpec
 from tests.support import programs
-from tests.support.webdriver import Display, Window, display, driver, window
+from tests.support.webdriver import WINDOW, Display, Window, display, driver, window
 
 if TYPE_CHECKING:
     from tests.support.neighbour import Neighbour
@@ -56,9 +56,9 @@ class Desk:
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     more: dict[str, str] = field(default_factory=dict)  # environment
 
-    def shot(self, name: str) -> None:
-        """A picture of the screen, kept in artifacts/desktop/."""
-        self.screen.screenshot(self.shots / f"{name}.png")
+    def shot(self, name: str, box: tuple[int, int, int, int] = (0, 0, *WINDOW)) -> None:
+        """A picture of the screen, or of the part in ``box``, kept in artifacts/desktop/."""
+        self.screen.screenshot(self.shots / f"{name}.png", box)
 
     @property
     def state_dir(self) -> Path:

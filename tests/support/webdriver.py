@@ -103,15 +103,15 @@ class Display:
     name: str
     folder: Path
 
-    def screenshot(self, path: Path) -> None:
-        """What is on it, as PNG: the window as the window system shows it."""
+    def screenshot(self, path: Path, box: tuple[int, int, int, int] = (0, 0, *WINDOW)) -> None:
+        """What is on it in ``box`` (left, top, right, bottom), as PNG: the window as the window system shows it."""
         data = (self.folder / "Xvfb_screen0").read_bytes()  # XWD: a header of big-endian words, colours, pixels
         words = struct.unpack(">25I", data[:100])
         start, (width, height), line, colours = words[0], words[4:6], words[12], words[19]
         pixels = data[start + 12 * colours :]
         image = Image.frombuffer("RGB", (width, height), pixels, "raw", "BGRX", line, 1)
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.crop((0, 0, *WINDOW)).save(path)
+        image.crop(box).save(path)
 
 
 @contextlib.contextmanager
