@@ -13,6 +13,11 @@ from enum import StrEnum
 from typing import Any
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff\ufeff\u200b\u00ad]")
+_NO_ALT = re.compile(
+    r"(picture|image|img|photo|graphic|chart|diagram|shape|bild|grafik|imagen?|immagine|图片|圖片|画像|図)?[\s_-]*\d*"
+    r"|\S+\.(png|jpe?g|gif|bmp|tiff?|webp|svg|emf|wmf|heic)",
+    re.IGNORECASE,
+)
 _SPACES = re.compile(r"[^\S\n]+")
 
 
@@ -149,6 +154,12 @@ def tidy(text: str) -> str:
     return "\n".join(_SPACES.sub(" ", line).strip() for line in text.split("\n")).strip()
 
 
+def alt_text(text: str) -> str:
+    """Return what a file says of a picture; nothing for the names that programs give by themselves."""
+    text = tidy(text).replace("\n", " ")
+    return "" if _NO_ALT.fullmatch(text) else text
+
+
 class PageBuilder:
     """Collects the blocks and pictures of a page in the order in which a reader meets them."""
 
@@ -183,13 +194,13 @@ class PageBuilder:
 
     def picture(self, png: bytes, alt: str = "") -> None:
         """Add a picture with what the file says of it."""
+        alt = alt_text(alt)
         if len(self.pictures) < self.limits.pictures_a_page:
             self.pictures.append(png)
-            self.blocks.append(Block(Kind.PICTURE, tidy(alt).replace("\n", " "), picture=len(self.pictures)))
+            self.blocks.append(Block(Kind.PICTURE, alt, picture=len(self.pictures)))
             return
         self.left_out += 1
-        if alt := tidy(alt):
-            self.note("picture", alt)
+        self.note("picture", alt)
 
     def page(self, number: int, label: str = "") -> Page:
         """Return what was collected."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import Any
 
 from host_api.app import child
@@ -18,13 +17,20 @@ from host_api.app.errors import ApiError
 
 LIMITS = Limits()
 CHILD = child.Limits(memory_mb=1536, seconds=120.0, cpu_seconds=3600)
+_TURNING = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they change the direction of writing
 _LOST = 5  # pages of a file that may fail before the file does
 
 
-def check(name: str, content: bytes) -> int:
-    """Return how many pages a file has. Raises an ApiError that says what is wrong with it. Blocking."""
+def needs(package: str) -> None:
+    """Raise a 501 that says what to install unless ``package`` is installed."""
+    if (problem := readers.missing(package)) is not None:
+        raise ApiError(problem.status_code, problem.message, code=problem.code)
+
+
+def check(name: str, content: bytes) -> None:
+    """Look whether a file can be read, without reading it through. Raises an ApiError. Blocking."""
     try:
-        return int(child.run(f"{__name__}:counted", name, content, limits=CHILD))
+        child.run(f"{__name__}:checked", name, content, limits=CHILD)
     except child.ChildFailure as exc:
         raise _error(name, exc) from exc
 
@@ -113,17 +119,15 @@ def _error(name: str, exc: child.ChildFailure) -> ApiError:
 
 def shown_name(name: str) -> str:
     """Return a file's name for a sentence: one that is written from right to left doesn't turn the rest of it."""
-    name = "".join(c for c in name if c.isprintable() and c not in "\u202a\u202b\u202d\u202e\u202c\u2066\u2067\u2068\u2069")
+    name = "".join(c for c in name if c.isprintable() and c not in _TURNING)
     return name if name.isascii() else f"\u2068{name}\u2069"
 
 
 # --- in the child --------------------------------------------------------------------------------------
-def counted(name: str, content: bytes) -> int:
-    """Return how many pages a file has, after a look at what it is."""
-    kind = readers.kind_of(PurePosixPath(name).suffix.lower(), content)
-    if kind in ("pdf", "image", "office", "text", "html", "mail", "rtf"):
-        return readers.read(name, content, LIMITS).total
-    return 1
+def checked(name: str, content: bytes) -> bool:
+    """Raise a DocumentError for a file that can't be read, as far as a look at it tells."""
+    readers.check(name, content)
+    return True
 
 
 def streamed(name: str, content: bytes, skip: list[int], limits: dict[str, int]) -> Iterator[dict[str, Any]]:

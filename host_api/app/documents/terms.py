@@ -16,19 +16,19 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_STOP = frozenset(
-    # English, German, French, Spanish: the words that carry no subject
-    "a an and are as at be been but by can did do does for from had has have he her his how i if in into is it its me my "
-    "no not of on or our she so than that the their them then there these they this to was we were what when where "
-    "which who why will with would you your about any all also more most much many some such "
-    "aber als am an auch auf aus bei bin bis da damit das dass dem den der des die dies diese dieser durch ein eine "
-    "einem einen einer eines er es fur gibt hat haben hier ich ihr ihre im in ist kann kein keine man mehr mit nach nicht "
-    "noch nur ob oder ohne sehr sein seine sich sie sind so uber um und uns unter vom von vor war waren was wann wenn "
-    "wer werden wie wieder wieviel welche welcher welches wird wir wo wurde wurden zu zum zur "
-    "au aux avec ce ces cette dans de des du elle en est et il ils je la le les leur lui mais ne nous ou par pas pour "
-    "que qui se ses son sont sur un une vous como con del el ella esta este los las lo mas para pero por se sin su sus "
-    "una uno y".split()  # noqa: SIM905
-)
+# English, German, French, Spanish: the words that carry no subject
+_WITHOUT_SUBJECT = """
+a an and are as at be been but by can did do does for from had has have he her his how i if in into is it its me my no
+not of on or our she so than that the their them then there these they this to was we were what when where which who
+why will with would you your about any all also more most much many some such
+aber als am an auch auf aus bei bin bis da damit das dass dem den der des die dies diese dieser durch ein eine einem
+einen einer eines er es fur gibt hat haben hier ich ihr ihre im in ist kann kein keine man mehr mit nach nicht noch nur
+ob oder ohne sehr sein seine sich sie sind so uber um und uns unter vom von vor war waren was wann wenn wer werden wie
+wieder wieviel welche welcher welches wird wir wo wurde wurden zu zum zur
+au aux avec ce ces cette dans de des du elle en est et il ils je la le les leur lui mais ne nous ou par pas pour que
+qui se ses son sont sur un une vous como con del el ella esta este los las lo mas para pero por se sin su sus una uno y
+"""
+_STOP = frozenset(_WITHOUT_SUBJECT.split())
 _PIECE = re.compile(
     r"([\u1100-\u11ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3130-\u318f\u3400-\u4dbf\u4e00-\u9fff\ua960-\ua97f"
     r"\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff\u0e00-\u0eff\u1780-\u17ff]+)|([^\W_]+(?:[.,][0-9]+)*)"

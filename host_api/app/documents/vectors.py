@@ -48,7 +48,7 @@ class Child:
 
 @dataclass(frozen=True)
 class Hit:
-    """A chunk found. ``distance`` is the cosine distance, 0 to 2; ``words`` BM25's score; None where not found by it."""
+    """A chunk found: its cosine ``distance``, 0 to 2, or its score by ``words``, BM25's."""
 
     job: str
     unit: str
@@ -112,7 +112,7 @@ class Vectors:
         return table
 
     def replace(self, model: str, job: str, unit: str, children: Sequence[Child]) -> None:
-        """Make ``children`` all that is stored of a unit, whatever model it was stored for; done twice it is the same."""
+        """Make ``children`` all that is stored of a unit, for any model; done twice it is the same."""
         key = _checked(f"{job}:{unit}")
         with self._lock:
             db = self._open()
@@ -196,7 +196,8 @@ class Vectors:
             table = self._open().open_table(name)
             rows = table.search(wanted, query_type="fts", fts_columns="terms")
             found += [
-                _hit(row, words=float(row["_score"])) for row in rows.select([*_COLUMNS, "_score"]).limit(limit).to_list()
+                _hit(row, words=float(row["_score"]))
+                for row in rows.select([*_COLUMNS, "_score"]).limit(limit).to_list()
             ]
         return sorted(found, key=lambda h: -(h.words or 0.0))[:limit]
 
@@ -204,8 +205,9 @@ class Vectors:
 _COLUMNS = ("job", "unit", "parent", "child", "text", "terms")
 
 
-def _hit(row: dict[str, Any], **scores: float) -> Hit:
-    return Hit(*(row[c] for c in _COLUMNS), **scores)
+def _hit(row: dict[str, Any], *, distance: float | None = None, words: float | None = None) -> Hit:
+    job, unit, parent, child, text, indexed = (row[c] for c in _COLUMNS)
+    return Hit(job, unit, parent, child, text, indexed, distance, words)
 
 
 def _checked(key: str) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from host_api.app.documents.content import DocumentError, Limits, Page, Reading, unsupported, with_paths
+from host_api.app.documents.readers.archive import Archive, check_ole
 
 _PICTURES = (
     b"\x89PNG",
@@ -36,11 +37,25 @@ _NAMES = (
 )
 
 
-def needs(package: str) -> None:
-    """Raise a 501 that says what to install unless ``package`` is installed."""
-    if importlib.util.find_spec(package) is None:
-        message = f"{package} is not installed; documents need: pip install 'mlx-sidecar[host,documents]'"
-        raise DocumentError(501, message, "documents_missing")
+_NAMED = re.compile(
+    r"\.(pdf|docx|docm|dotx|pptx|pptm|ppsx|xlsx|xlsm|odt|ods|odp|epub|eml|mht|mhtml|rtf|html?|xhtml|csv|tsv|json|jsonl"
+    r"|ndjson|ipynb|ya?ml|md|markdown|rst|txt|text|log|tex|srt|vtt|org|adoc|toml|ini|xml"
+    r"|png|jpe?g|webp|gif|bmp|tiff?|hei[cf]|avif|jp2|svgz?)",
+    re.IGNORECASE,
+)
+
+
+def is_named_as_document(name: str) -> bool:
+    """Tell whether a file's name says that it is worth a look, for folders with all kinds of files."""
+    return bool(_NAMED.fullmatch(PurePosixPath(name).suffix))
+
+
+def missing(package: str) -> DocumentError | None:
+    """Return the error that says what to install, where ``package`` isn't installed."""
+    if importlib.util.find_spec(package) is not None:
+        return None
+    message = f"{package} is not installed; documents need: pip install 'mlx-sidecar[host,documents]'"
+    return DocumentError(501, message, "documents_missing")
 
 
 def read(name: str, content: bytes, limits: Limits | None = None, skip: frozenset[int] = frozenset()) -> Reading:
@@ -71,8 +86,8 @@ def text_of(name: str, content: bytes) -> str:
 def kind_of(suffix: str, content: bytes) -> str:
     """Return which family reads a file. Raises a 415, 422 or 501."""
     kind = _kind(suffix, content)
-    if kind in _NEEDS:
-        needs(_NEEDS[kind])
+    if kind in _NEEDS and (problem := missing(_NEEDS[kind])) is not None:
+        raise problem
     return kind
 
 
@@ -130,20 +145,37 @@ def _whole(kind: str, suffix: str, content: bytes, limits: Limits) -> Reading:
 
 def _packed(suffix: str, content: bytes, limits: Limits) -> Reading:
     """Return a file that is a zip of parts."""
-    from host_api.app.documents.readers.archive import Archive, check_ole
+    archive, family = _family(suffix, content, limits)
+    module = importlib.import_module(f"host_api.app.documents.readers.{family}")
+    found: Reading = module.read(archive, limits)
+    return found
 
+
+def _family(suffix: str, content: bytes, limits: Limits) -> tuple[Archive, str]:
+    """Return a zip and the name of the reader for what it holds. Raises a 415 or 422."""
     check_ole(content)
     archive = Archive(content, limits)
     kind = archive.read("mimetype").strip().decode("ascii", "ignore")
     if kind == "application/epub+zip" or (suffix == ".epub" and "META-INF/container.xml" in archive):
-        family = "epub"
-    elif kind.startswith("application/vnd.oasis.opendocument") or suffix in (".odt", ".ods", ".odp"):
-        family = "odf"
-    else:
-        folders = {name.split("/")[0].lower() for name in archive.names}
-        family = next((f for folder, f in (("word", "docx"), ("ppt", "pptx"), ("xl", "xlsx")) if folder in folders), "")
-    if not family or (family in ("docx", "pptx", "xlsx") and "[Content_Types].xml" not in archive):
+        return archive, "epub"
+    if kind.startswith("application/vnd.oasis.opendocument") or suffix in (".odt", ".ods", ".odp"):
+        return archive, "odf"
+    folders = {name.split("/")[0].lower() for name in archive.names}
+    family = next((f for folder, f in (("word", "docx"), ("ppt", "pptx"), ("xl", "xlsx")) if folder in folders), "")
+    if not family or "[Content_Types].xml" not in archive:
         raise unsupported(f"A zip of other files isn't read: unpack it. Give {_NAMES}.")
-    module = importlib.import_module(f"host_api.app.documents.readers.{family}")
-    found: Reading = module.read(archive, limits)
-    return found
+    return archive, family
+
+
+def check(name: str, content: bytes) -> None:
+    """Look at what a file is without reading it through. Raises a DocumentError."""
+    suffix = PurePosixPath(name).suffix.lower()
+    kind = kind_of(suffix, content)
+    if kind == "office":
+        _family(suffix, content, Limits())
+    elif kind == "pdf":
+        read(name, content)
+    elif kind == "text":
+        _whole(kind, suffix, content[: 1 << 20], Limits(cells=1000, characters=100_000))
+    elif kind == "image":
+        _whole(kind, suffix, content, Limits(side=64, page_side=64, pages=1))

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from host_api.app.documents.content import DocumentError, Limits, broken
 
-_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_OLE = b"\xd0\xcf\x11\xe0"
 _PACKAGE = "EncryptedPackage".encode("utf-16-le")  # the stream in which Office keeps an encrypted file
 
 

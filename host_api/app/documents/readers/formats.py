@@ -15,8 +15,8 @@ _LITERAL = re.compile(r'"([^"]*)"|\\(.)|_.|\*.')
 _BRACKET = re.compile(r"\[(?!h+\]|m+\]|s+\])([^\]]*)\]", re.IGNORECASE)
 _DATE = re.compile(r"[ymdhs]", re.IGNORECASE)
 _PART = re.compile(r"\[h+\]|\[m+\]|\[s+\]|y+|m+|d+|h+|s+(?:\.0+)?|AM/PM|A/P", re.IGNORECASE)
-_MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October")
-_MONTHS += ("November", "December")
+_MONTH_NAMES = "January February March April May June July August September October November December"
+_MONTHS = tuple(_MONTH_NAMES.split())
 _DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 
 
@@ -61,18 +61,18 @@ def _sections(code: str) -> list[str]:
 
 
 def _number(value: float, section: str, bare: str, currency: str) -> str:
-    digits = re.search(r"[0#?][0#?,]*(?:\.[0#?]*)?", bare)
+    digits = re.search(r"[0#?][0#?,]*(?:\.[0#?,]*)?", bare)
     if digits is None:
         return " ".join(m[1] or m[2] or "" for m in _LITERAL.finditer(section)).strip() or plain(value)
     if "/" in bare or re.search(r"E[+-]", bare):
         return f"{value:.2e}" if "E" in bare else plain(value)
     pattern = digits[0]
-    places = len(pattern.partition(".")[2])
+    places = len(pattern.partition(".")[2].rstrip(","))
     value *= 100 if "%" in bare else 1
     value /= 1000 ** (len(pattern) - len(pattern.rstrip(",")))
     words = f"{value:,.{places}f}" if "," in pattern.rstrip(",") else f"{value:.{places}f}"
     whole, _, rest = words.partition(".")
-    optional = len(pattern.partition(".")[2]) - len(pattern.partition(".")[2].rstrip("#"))
+    optional = places - len(pattern.partition(".")[2].rstrip(",").rstrip("#"))
     for _ in range(optional):
         rest = rest.removesuffix("0")
     words = f"{whole}.{rest}" if rest else whole
@@ -91,10 +91,9 @@ def _number(value: float, section: str, bare: str, currency: str) -> str:
 
 def _date(value: float, section: str, since_1904: bool) -> str:
     start = datetime.datetime(1904, 1, 1) if since_1904 else datetime.datetime(1899, 12, 30)
-    if not since_1904 and value < 60:
-        value += 1  # Excel counts a 29 February 1900
+    days = value if since_1904 or value >= 60 else value + 1  # Excel counts a 29 February 1900
     try:
-        when = start + datetime.timedelta(seconds=round(value * 86400, 3))
+        when = start + datetime.timedelta(seconds=round(days * 86400, 3))
     except OverflowError:
         return plain(value)
     half = bool(re.search("am/pm|a/p", section, re.IGNORECASE))

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from host_api.app.documents.content import DocumentError, Limits, PageBuilder, Reading
+from host_api.app.documents.content import DocumentError, Limits, PageBuilder, Reading, alt_text
 from host_api.app.documents.readers import images
 from host_api.app.documents.readers.text import decode
 
@@ -169,8 +169,8 @@ class _Walker:
             self.notes.append(f"a picture was left out: {exc.message}")
             png = None
         if png is None:
-            if alt.strip():
-                self._line.append(f" [picture: {' '.join(alt.split())}] ")
+            if alt := alt_text(alt):
+                self._line.append(f" [picture: {alt}] ")
             return
         self.flush()
         self.made.picture(png, alt)

@@ -8,6 +8,7 @@ import re
 import zlib
 
 from host_api.app.documents.content import DocumentError, Limits, PageBuilder, Reading, broken
+from host_api.app.documents.readers.archive import local, parse
 from host_api.loopback import pictures
 from host_api.loopback.pictures import PictureError
 
@@ -72,18 +73,29 @@ def svg(content: bytes, limits: Limits) -> bytes:
     try:
         import resvg_py
 
-        text = content.decode("utf-8-sig", "replace")
-        drawn = resvg_py.svg_to_bytes(svg_string=text, background="white", width=limits.side)
+        drawn = resvg_py.svg_to_bytes(svg_string=_alone(content), background="white", width=limits.side)
         image = pictures.first(bytes(drawn), side=limits.side, pixels=limits.pixels)
     except (ValueError, PictureError, OverflowError) as exc:
         raise broken(f"The SVG can't be drawn ({exc}).") from exc
     return pictures.png(image)
 
 
+def _alone(content: bytes) -> str:
+    """Return an SVG without what it refers to: resvg opens files of this machine by their paths. Raises ValueError."""
+    from lxml import etree
+
+    root = parse(content)
+    if root is None:
+        raise ValueError("it is no XML")
+    for element in root.iter():
+        for name, value in list(element.attrib.items()):
+            if name.rpartition("}")[2] == "href" and not str(value).strip().startswith(("#", "data:")):
+                del element.attrib[name]
+    return str(etree.tostring(root, encoding="unicode"))
+
+
 def _page_of_svg(content: bytes, limits: Limits) -> Reading:
     """Return an SVG as one page: its title, its words, and the drawing."""
-    from host_api.app.documents.readers.archive import local, parse
-
     drawn = svg(content, limits)
     made = PageBuilder(limits)
     root = parse(_unpacked(content, limits.characters) if content[:2] == b"\x1f\x8b" else content)

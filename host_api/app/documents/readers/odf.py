@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from host_api.app.documents.content import DocumentError, Limits, Page, PageBuilder, Reading, broken
+from host_api.app.documents.content import DocumentError, Limits, Page, PageBuilder, Reading, alt_text, broken
 from host_api.app.documents.readers import images
 from host_api.app.documents.readers.archive import Archive, attribute, children, descendant, encrypted, local
 
@@ -124,7 +124,7 @@ class _Walker:
                 self.blocks(child) if name == "text-box" else self.table(child)
             elif name == "object":
                 self._object(attribute(child, "href").removeprefix("./"))
-        if alt:
+        if alt := alt_text(alt):
             self.made.note("picture", alt)
 
     def _object(self, folder: str) -> None:

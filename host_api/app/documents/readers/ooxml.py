@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from host_api.app.documents.content import DocumentError, PageBuilder
+from host_api.app.documents.content import DocumentError, PageBuilder, alt_text
 from host_api.app.documents.readers import images
 from host_api.app.documents.readers.archive import Archive, attribute, beside, children, descendant, local
 
@@ -74,8 +74,8 @@ class Package:
             png = None
         if png is not None:
             made.picture(_as_framed(png, frame) if frame is not None else png, alt)
-        elif alt:
-            made.note("picture", alt)
+        else:
+            made.note("picture", alt_text(alt))
 
 
 def alt_of(element: Any) -> str:
