@@ -46,6 +46,7 @@ class _Line:
     text: str
     row: int = 0
     picture: int = 0
+    heading: bool = False
 
 
 def weight(text: str) -> int:
@@ -69,7 +70,7 @@ def build(page: Page, descriptions: Sequence[str] = ()) -> list[Parent]:
 
     for block in page.blocks:
         if block.kind == Kind.HEADING:
-            if size > CHILD // 2 or (lines and lines[-1].row):
+            if any(not line.heading for line in lines):
                 end()
             if not any(text == block.text for _, text in path):
                 path = [*(p for p in path if p[0] < block.level), (block.level, block.text)]
@@ -91,7 +92,7 @@ def _lines(block: Block, descriptions: Sequence[str]) -> Iterator[_Line]:
         if words:
             yield _Line(f"[Picture {block.picture}: {words}]", picture=block.picture)
     else:
-        yield from (_Line(part) for part in split(block.text, PARENT, 0))
+        yield from (_Line(part, heading=block.kind == Kind.HEADING) for part in split(block.text, PARENT, 0))
 
 
 def _parent(lines: list[_Line], headings: tuple[str, ...]) -> Parent:

@@ -188,14 +188,15 @@ def _clip(item: Any, matrix: Matrix) -> tuple[float, float, float, float] | None
 
 
 def _density(item: Any, bounds: tuple[float, float, float, float]) -> float:
-    """Return how many pixels a point a bitmap has; 0 for one that can't be."""
+    """Return how many pixels a point a bitmap has, along its denser side; 0 where that can't be told."""
     from pypdfium2 import raw
 
     wide, high = ctypes.c_uint(), ctypes.c_uint()
     if not raw.FPDFImageObj_GetImagePixelSize(item, wide, high):
         return 0.0
-    pixels, area = wide.value * high.value, max((bounds[2] - bounds[0]) * (bounds[3] - bounds[1]), 1e-6)
-    return float((pixels / area) ** 0.5)
+    width, height = max(bounds[2] - bounds[0], 1e-3), max(bounds[3] - bounds[1], 1e-3)
+    ways = [(wide.value / width, high.value / height), (wide.value / height, high.value / width)]  # upright or turned
+    return float(max(min(ways, key=lambda w: max(w) / max(min(w), 1e-6))))
 
 
 def _path(item: Any, box: Box) -> _Part:

@@ -110,6 +110,7 @@ def segments(textpage: Any, geometry: Geometry) -> list[Segment]:
     characters: list[str] = []
     box: list[float] = []
     size = 0.0
+    line: float | None = None
     left, right, bottom, top = c_double(), c_double(), c_double(), c_double()
 
     def end() -> None:
@@ -136,15 +137,33 @@ def segments(textpage: Any, geometry: Geometry) -> list[Segment]:
         em = raw.FPDFText_GetFontSize(textpage, i) if not characters else size
         high = max(top.value - bottom.value, 1.0)
         reach = 2.0 * max(em if 1 < em < 200 else high, high)
-        parted = bool(characters) and characters[-1] in _HYPHENS  # pdfium leaves out the line end after it
+        # pdfium leaves out the line end after a parted word, and between the cells of a narrow column.
+        base = _baseline(textpage, i)
+        below = base is not None and line is not None and abs(base - line) > 0.6 * max(size, high)
+        if below and characters and _WIDE.match(character) and _WIDE.match(characters[-1]):
+            below = right.value < box[0] or left.value > box[2]  # else it is written downwards
+        parted = below or (bool(characters) and characters[-1] in _HYPHENS)
         if box and (parted or _apart(box, (left.value, bottom.value, right.value, top.value), reach, geometry.turn)):
             end()
         size = size or max(em, 0.0)
+        line = base
         characters.append(character)
         new = (left.value, bottom.value, right.value, top.value)
         box[:] = [min(box[0], new[0]), min(box[1], new[1]), max(box[2], new[2]), max(box[3], new[3])] if box else new
     end()
     return found
+
+
+def _baseline(textpage: Any, i: int) -> float | None:
+    """Return the height on which an upright character stands; None for one that is turned."""
+    from ctypes import c_double
+
+    from pypdfium2 import raw
+
+    x, y = c_double(), c_double()
+    if raw.FPDFText_GetCharAngle(textpage, i) > 0.05 or not raw.FPDFText_GetCharOrigin(textpage, i, x, y):
+        return None
+    return y.value
 
 
 def _apart(box: Sequence[float], new: Sequence[float], reach: float, turn: int) -> bool:
