@@ -118,7 +118,7 @@ def _children(lines: list[_Line]) -> Iterator[Child]:
             yield from flush()
             yield from (Child(part, picture=line.picture) for part in split(line.text, CHILD, OVERLAP))
         elif line.row:
-            if prose or sum(weight(r.text) for r in rows) + weight(line.text) > CHILD:
+            if prose or sum(weight(r.text) + 1 for r in rows) + weight(line.text) > CHILD:
                 yield from flush()
             rows.append(line)
         else:
