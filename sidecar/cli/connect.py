@@ -42,7 +42,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a program is pointed here: a JSON ``document`` or ``lines`` for ``path``; ``note`` says what is left to do."""
+    """How a program is pointed here: a JSON ``document`` or ``lines`` for ``path``, and what is left to do."""
 
     path: Path | None
     document: dict[str, Any] | None = None
@@ -66,11 +66,8 @@ def _codex(s: Server) -> Recipe:
 
 
 def _claude(s: Server) -> Recipe:
-    models = dict.fromkeys(
-        ("ANTHROPIC_MODEL", "ANTHROPIC_DEFAULT_HAIKU_MODEL", "ANTHROPIC_DEFAULT_SONNET_MODEL", "ANTHROPIC_DEFAULT_OPUS_MODEL"),
-        s.model,
-    )  # fmt: skip
-    env = {"ANTHROPIC_BASE_URL": s.url, "ANTHROPIC_AUTH_TOKEN": s.key, **models}
+    env = {"ANTHROPIC_BASE_URL": s.url, "ANTHROPIC_AUTH_TOKEN": s.key, "ANTHROPIC_MODEL": s.model}
+    env |= {f"ANTHROPIC_DEFAULT_{size}_MODEL": s.model for size in ("HAIKU", "SONNET", "OPUS")}
     env["CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"] = "1"
     folder = Path(os.environ.get("CLAUDE_CONFIG_DIR") or "~/.claude").expanduser()
     return Recipe(folder / "settings.json", {"env": env}, note="claude")
@@ -90,10 +87,9 @@ def _opencode(s: Server) -> Recipe:
 def _zed(s: Server) -> Recipe:
     models = [{"name": s.model, "display_name": s.model, "max_tokens": s.context}]
     entry = {NAME: {"api_url": s.api_url, "available_models": models}}
+    document = {"language_models": {"openai_compatible": entry}}
     note = f"In Zed's agent panel choose {NAME}, and give {s.key!r} as its key."
-    return Recipe(
-        _config_home() / "zed" / "settings.json", {"language_models": {"openai_compatible": entry}}, note=note
-    )
+    return Recipe(_config_home() / "zed" / "settings.json", document, note=note)
 
 
 def _continue(s: Server) -> Recipe:
@@ -113,7 +109,7 @@ def _env(s: Server) -> Recipe:
     lines = f"export OPENAI_BASE_URL={s.api_url}\nexport OPENAI_API_KEY={s.key}\n"
     lines += f"export ANTHROPIC_BASE_URL={s.url}\nexport ANTHROPIC_AUTH_TOKEN={s.key}\n"
     return Recipe(
-        None, lines=lines, note=f"For any program with an SDK of OpenAI or Anthropic; the model is {s.model!r}."
+        None, lines=lines, note=f"Programs with an SDK of OpenAI or Anthropic read these; ask for {s.model!r}."
     )
 
 

@@ -104,6 +104,11 @@ class Answer:
         return self._stop.hit is not None or self._done or self.looping
 
     @property
+    def stop(self) -> str | None:
+        """The stop string that came, or None."""
+        return self._stop.hit
+
+    @property
     def _done(self) -> bool:
         return self._reader is not None and self._reader.done
 
