@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -79,17 +79,19 @@ def written(
     seed: int,
     limit: int = 2000,
     likes: str = '"}],.0123456789</>)',
-    prefer: Callable[[str], str] | None = None,
+    closers: Sequence[str] = (),
 ) -> tuple[list[int], bool]:
     """Return tokens that a grammar allows, chosen at random, and whether it let the answer end.
 
-    ``likes``: characters that are chosen three times in four where they may come: they bring things to an end.
+    ``likes``: characters that are chosen three times in four where they may come: they bring things to an end;
+    ``closers``: texts that are begun now and then, and written out where they may be.
     """
     draw = random.Random(seed)
     state = constraint(words, grammar) if isinstance(grammar, str) else grammar
     out: list[int] = []
     liked = np.zeros(words.size, dtype=bool)
     liked[list(likes.encode())] = True
+    queue: list[int] = []
     while len(out) < limit:
         if state.finished:
             return out, True
@@ -107,7 +109,13 @@ def written(
         allowed = np.flatnonzero(pool)
         if not len(allowed):
             return out, state.accepting
-        token = int(draw.choice(allowed.tolist()))
+        if not queue and closers and draw.random() < 0.1:
+            queue = list(draw.choice(list(closers)).encode())
+        if queue and mask[queue[0]]:
+            token = queue.pop(0)
+        else:
+            queue = []
+            token = int(draw.choice(allowed.tolist()))
         state.accept(token)
         out.append(token)
     return out, False

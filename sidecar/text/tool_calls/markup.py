@@ -29,7 +29,7 @@ class Markup:
     """The markup of one family. ``sep`` None: a group has one call.
 
     ``key``, ``value``, ``done``: what stands before a name, between it and its value, and after that, in TAGS.
-    ``lines``: each value stands on lines of its own. ``final``: the answer ends with its calls.
+    ``lines``: each value stands on lines of its own. ``only``: an answer in it is nothing but calls.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Markup:
     value: str = ""
     done: str = ""
     lines: bool = False
-    final: bool = False
+    only: bool = False
 
 
 def _json(name: str, *, key: str = "name", arguments: str = "arguments") -> tuple[str, str]:
@@ -57,13 +57,13 @@ _HEAD, _MID = _json("name")
 HERMES = Markup(name="hermes", begin="<tool_call>", head="\n" + _HEAD, mid=_MID, tail="}\n", end="</tool_call>")
 """JSON in ``<tool_call>``: Hermes, Qwen 2.5 and 3, Granite 4, SmolLM 3, and models whose template knows no tools."""
 
-BARE = Markup(name="bare", head=_HEAD, mid=_MID, tail="}", sep="\n", final=True)
+BARE = Markup(name="bare", head=_HEAD, mid=_MID, tail="}", sep="\n", only=True)
 """Nothing but JSON, an object a line: what a model without tools in its template is forced to write."""
 
 _FAMILIES: tuple[tuple[tuple[str, ...], Markup], ...] = (
     (
         ("<|channel|>", "<|message|>", "functions."),
-        Markup(name="harmony", begin="<|channel|>commentary to=", head="functions.", tail="<|call|>", final=True),
+        Markup(name="harmony", begin="<|channel|>commentary to=", head="functions.", tail="<|call|>"),
     ),
     (
         ("<|tool_call>", "<tool_call|>"),
@@ -100,7 +100,6 @@ _FAMILIES: tuple[tuple[tuple[str, ...], Markup], ...] = (
             tail="\n```<｜tool▁call▁end｜>",
             sep="\n",
             end="<｜tool▁calls▁end｜>",
-            final=True,
         ),
     ),
     (
@@ -113,7 +112,6 @@ _FAMILIES: tuple[tuple[tuple[str, ...], Markup], ...] = (
             tail="<｜tool▁call▁end｜>",
             sep="",
             end="<｜tool▁calls▁end｜>",
-            final=True,
         ),
     ),
     (
@@ -126,7 +124,6 @@ _FAMILIES: tuple[tuple[tuple[str, ...], Markup], ...] = (
             tail="<|tool_call_end|>",
             sep="",
             end="<|tool_calls_section_end|>",
-            final=True,
         ),
     ),
     (
@@ -242,28 +239,19 @@ _FAMILIES: tuple[tuple[tuple[str, ...], Markup], ...] = (
     ),
     (
         ("[TOOL_CALLS]", "[ARGS]"),
-        Markup(name="mistral-v11", begin="[TOOL_CALLS]", mid="[ARGS]", between="", final=True),
+        Markup(name="mistral-v11", begin="[TOOL_CALLS]", mid="[ARGS]", between=""),
     ),
     (
         ("[TOOL_CALLS]",),
-        Markup(
-            name="mistral",
-            begin="[TOOL_CALLS]",
-            head=" [" + _HEAD,
-            mid=_MID,
-            tail="}",
-            sep=", ",
-            end="]",
-            final=True,
-        ),
+        Markup(name="mistral", begin="[TOOL_CALLS] [", head=_HEAD, mid=_MID, tail="}", sep=", ", end="]"),
     ),
     (
         ("<|tool_call|>",),  # Granite 3
-        Markup(name="granite3", begin="<|tool_call|>", head=_HEAD, mid=_MID, tail="}", sep=", ", end="]", final=True),
+        Markup(name="granite3", begin="<|tool_call|>[", head=_HEAD, mid=_MID, tail="}", sep=", ", end="]"),
     ),
     (
         ("<|python_tag|>", '"parameters": '),
-        Markup(name="llama3", head=_HEAD, mid='", "parameters": ', tail="}", sep="; ", final=True),
+        Markup(name="llama3", head=_HEAD, mid='", "parameters": ', tail="}", sep="; "),
     ),
     (("<tool_call>",), HERMES),
 )

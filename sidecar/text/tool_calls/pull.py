@@ -82,7 +82,6 @@ class Pull:
 
     def _until(self, marker: str) -> Generator[None, None, str]:
         """Read up to a marker, and the marker."""
-        marker = marker.strip()
         while (at := self._buffer.find(marker)) < 0:
             yield from self._more()
         text = self._take(at)

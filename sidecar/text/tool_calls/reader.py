@@ -45,7 +45,8 @@ class ToolReader(Pull):
         self._begin, self._head, self._mid, self._tail, self._sep, self._end = map(
             encode, (markup.begin, markup.head, markup.mid, markup.tail, markup.sep or "", markup.end)
         )
-        self._tags = (encode(markup.key), encode(markup.value), encode(markup.done))
+        line = "\n" if markup.lines else ""
+        self._tags = (encode(markup.key), encode(markup.value), encode(line + markup.done))
         self._quote = encode('<|"|>')
         self._schemas = schemas
         self._names = sorted(schemas, key=len, reverse=True)
@@ -105,15 +106,20 @@ class ToolReader(Pull):
             keep = max(keep, len(self._buffer) - len(self._buffer[: len(self._buffer) - keep].rstrip()))
             self._say(self._take(len(self._buffer) - (0 if self._over else keep)))
             yield from self._more()
-        self._say(self._take(at).rstrip())
-        self._taken = ""
+        before = self._take(at)
+        said = before.rstrip()
+        self._say(said)
+        self._taken = before[len(said) :]
         self._take(len(self._begin))
 
     def _bare(self) -> Wait:
         """Read an answer that is either nothing but calls or nothing but content."""
         while (fits := self._match(self._head)) is None and not self._over:
             yield
-        yield from self._group() if fits else self._plain_rest()
+        if fits:
+            yield from self._group()
+        elif not self._markup.only:  # else it is a call that was cut before its name
+            yield from self._plain_rest()
 
     def _plain_rest(self) -> Wait:
         while True:
@@ -195,7 +201,7 @@ class ToolReader(Pull):
         key_open, key_close, value_close = self._tags
         count = 0
         while (yield from self._next_key(key_open)):
-            key = (yield from self._until(key_close)).strip()
+            key = yield from self._until(key_close)
             self._calls.arguments(("{" if not count else ", ") + _json_text(key) + ": ", self._delta)
             count += 1
             one = properties.get(key) if isinstance(properties, dict) else None
@@ -218,14 +224,15 @@ class ToolReader(Pull):
 
     def _value(self, close: str, *, text: bool, null: bool) -> Wait:
         if not text or null:  # null can't be told from a text before it ends
-            value = self._unlined((yield from self._until(close)))
+            value = yield from self._until(close)
+            value = value.removeprefix("\n") if self._markup.lines else value
             if text:
                 out = "null" if null and value == "null" else _json_text(value)
             else:
                 out = _json_text(tagged_value(value.strip()))
             self._calls.arguments(out, self._delta)
             return
-        marker, begun = close.strip(), False
+        begun = False
         self._calls.arguments('"', self._delta)
         while True:
             if self._markup.lines and not begun:
@@ -234,20 +241,15 @@ class ToolReader(Pull):
                 if self._buffer.startswith("\n"):
                     self._take(1)
                 begun = True
-            at = self._buffer.find(marker)
-            keep = held_back(self._buffer, (marker, "\n" + marker)) if at < 0 else 0
+            at = self._buffer.find(close)
+            keep = held_back(self._buffer, (close,)) if at < 0 else 0
             part = self._take(len(self._buffer) - keep if at < 0 else at)
-            if at >= 0 and self._markup.lines:
-                part = part.removesuffix("\n")
             self._calls.arguments(_json_text(self._plain(part))[1:-1], self._delta)
             if at >= 0:
-                self._take(len(marker))
+                self._take(len(close))
                 self._calls.arguments('"', self._delta)
                 return
             yield from self._more()
-
-    def _unlined(self, value: str) -> str:
-        return value.removeprefix("\n").removesuffix("\n") if self._markup.lines else value
 
     def _entries(self, kind: Arguments) -> Wait:
         gemma = kind is Arguments.GEMMA
