@@ -217,8 +217,8 @@ class _Node(pydantic.BaseModel):
 
 
 def _model(fields: dict[str, Any]) -> Any:
-    made: Any = pydantic.create_model("Drawn", **{k: (t, ...) for k, t in fields.items()})
-    return made
+    create: Any = pydantic.create_model
+    return create("Drawn", **{k: (t, ...) for k, t in fields.items()})
 
 
 _SIMPLE: list[Any] = [
