@@ -17,9 +17,14 @@ from typing import Any
 from PIL import Image
 
 from sidecar.backend import loader
-from sidecar.engine.messages import Done, Event, Failed, GenerationRequest, Prompt, Sampling, Started, Tier, Token
+from sidecar.backend.caches import KVQuantization
+from sidecar.engine.actions import Action, Begin, Decode, Encode, Idle, Prefill, View
+from sidecar.engine.messages import Sampling, Tier
 from sidecar.engine.metrics import Meter
-from sidecar.engine.scheduler import Action, Begin, Decode, Encode, Idle, Policy, Prefill, View
+from sidecar.engine.prefix_cache import PrefixCache
+from sidecar.engine.rows import Done, Event, Failed, GenerationRequest, Prompt, Started, Token
+from sidecar.engine.runner import ModelRunner
+from sidecar.engine.scheduler import Policy
 from sidecar.text.images import Picture
 from sidecar.text.prompt import build_prompt
 from tests.support.families.reference import said
@@ -88,13 +93,9 @@ class Script(Policy):
             out.append(Prefill(prompt.id, prompt.remaining if prompt.whole else min(piece, max(1, prompt.remaining))))
         for tier in Tier:
             if view.rows.get(tier):
-                room = view.rows.get(Tier.BATCH, 0) if tier is Tier.INTERACTIVE and self._shares(view) else 0
+                room = view.rows.get(Tier.BATCH, 0) if tier is Tier.INTERACTIVE and view.can_share else 0
                 out.append(Decode(tier, self.draw.randint(0, room) if self.draw is not None else 0))
         return out
-
-    @staticmethod
-    def _shares(view: View) -> bool:
-        return bool(getattr(view, "can_share", getattr(view, "mixable", False)))
 
 
 class Engine:
@@ -168,21 +169,32 @@ class Engine:
         """Drop kept prefixes and pictures' features."""
         self.runner.forget()
 
+    def other_first(self, first: Run, other: Run) -> None:
+        """Carry out actions so that ``other`` ends before ``first`` goes on; then all the rest."""
+        for _ in range(400):
+            if other.ended:
+                break
+            view = self.runner.view()
+            prompt = next((p for p in view.prefilling if p.id == other.request.id), None)
+            if view.encoding:
+                self.runner.perform(Encode(), view)
+            elif any(w.id == other.request.id for w in view.waiting):
+                self.runner.perform(Begin(other.request.id), view)
+            elif prompt is not None:
+                self.runner.perform(Prefill(prompt.id, prompt.remaining), view)
+            else:
+                self.runner.perform(Decode(Tier.INTERACTIVE), view)
+        self.finish()
+
     @property
     def record(self) -> dict[str, str]:
-        """What the model can't do, with the reason; {} where the engine keeps no record."""
-        can = getattr(self.loaded, "can", None)
-        return {name: reason for name, reason in vars(can).items() if reason} if can is not None else {}
+        """What the model can't do, with the reasons."""
+        return {name: reason for name, reason in vars(self.loaded.can).items() if reason}
 
 
-def make_runner(loaded: loader.LoadedModel, policy: Policy, poll: Callable[[], None]) -> Any:
+def make_runner(loaded: loader.LoadedModel, policy: Policy, poll: Callable[[], None]) -> ModelRunner:
     """Return the runner of a loaded model, as the engine's thread makes it."""
-    from sidecar.engine import runner
-    from sidecar.engine.prefill import KVQuantization
-    from sidecar.engine.prefix_cache import PrefixCache
-
-    kind = getattr(runner, "ModelRunner", None) or runner.Core
-    return kind(
+    return ModelRunner(
         loaded,
         policy=policy,
         prefix_cache=PrefixCache(256 << 20),

@@ -67,9 +67,7 @@ def write(family: Family, folder: Path, *, seed: int = 0) -> None:
     for name, document in documents.items():
         (folder / name).write_text(json.dumps(document, ensure_ascii=False, indent=1), "utf-8")
     (folder / "chat_template.jinja").write_text(family.template, "utf-8")
-    mx.save_safetensors(
-        str(folder / "model.safetensors"), weights(family, seed), metadata={"format": "mlx"}
-    )
+    mx.save_safetensors(str(folder / "model.safetensors"), weights(family, seed), metadata={"format": "mlx"})
 
 
 def tokenizer(family: Family) -> dict[str, Any]:
@@ -139,7 +137,7 @@ def _drawn(value: Any, gain: float) -> Any:
     value = value.astype(mx.float32)
     if value.ndim < 2 or value.size == max(value.shape):
         return value + 0.05 * mx.random.normal(value.shape)
-    if float(mx.var(value).item()) == 0.0:  # left empty by the module: a table of positions, experts
+    if not mx.var(value).item():  # left empty by the module: a table of positions, experts
         return 0.3 * mx.random.normal(value.shape)
     return value * gain
 

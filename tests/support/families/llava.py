@@ -54,9 +54,7 @@ def _llava(name: str, architecture: str, processor: str, image: Config, pictures
 
 
 _CROP = {"crop_size": {"height": 32, "width": 32}, "image_processor_type": "CLIPImageProcessor"}
-_llava(
-    "llava", "LlavaForConditionalGeneration", "LlavaProcessor", _CROP, size={"shortest_edge": 32}
-)
+_llava("llava", "LlavaForConditionalGeneration", "LlavaProcessor", _CROP, size={"shortest_edge": 32})
 _llava(
     "llava_next",
     "LlavaNextForConditionalGeneration",

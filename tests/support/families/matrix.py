@@ -106,7 +106,9 @@ def main(argv: Sequence[str]) -> Any:
     for name in argv or list(FAMILIES):
         row = run(name)
         wrong = {k: v for k, v in row.cells.items() if v}
-        print(f"{name}: {'refused: ' + row.refused if row.refused else 'ok' if not wrong else 'WRONG'} {row.seconds:.1f}s")
+        print(
+            f"{name}: {'refused: ' + row.refused if row.refused else 'ok' if not wrong else 'WRONG'} {row.seconds:.1f}s"
+        )
         for key, text in row.own.items():
             print(f"    own: {key}: {text}")
         for column, lines in wrong.items():

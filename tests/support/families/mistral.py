@@ -79,9 +79,7 @@ def _mistral(name: str, model_type: str, architecture: str, processor: str, merg
 
 
 _mistral("pixtral", "pixtral", "LlavaForConditionalGeneration", "PixtralProcessor", 1, {"model_type": "mistral"})
-_mistral(
-    "mistral3", "mistral3", "Mistral3ForConditionalGeneration", "PixtralProcessor", 2, {"model_type": "mistral"}
-)
+_mistral("mistral3", "mistral3", "Mistral3ForConditionalGeneration", "PixtralProcessor", 2, {"model_type": "mistral"})
 _mistral(
     "mistral3_ministral",
     "mistral3",

@@ -176,7 +176,13 @@ def _glm(name: str, architecture: str, processor_class: str, text: Config, visio
         eyes = dict(vision)
         if name == "glm_ocr":  # its configuration takes no field that it doesn't know
             del words["rope_theta"], words["bos_token_id"]
-            unknown = ("spatial_patch_size", "num_hidden_layers", "num_attention_heads", "num_channels", "layer_norm_eps")
+            unknown = (
+                "spatial_patch_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "num_channels",
+                "layer_norm_eps",
+            )
             eyes = {k: v for k, v in vision.items() if k not in unknown}
         return whole(name, architecture, text_config=words, vision_config=eyes, **pictures, hidden_size=64)
 

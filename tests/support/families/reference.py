@@ -67,9 +67,7 @@ class Reference:
         from mlx_vlm.utils import prepare_inputs, should_add_special_tokens
 
         config = self.model.config
-        text = apply_chat_template(
-            self.processor, config, said(messages, len(images)), num_images=len(images)
-        )
+        text = apply_chat_template(self.processor, config, said(messages, len(images)), num_images=len(images))
         inputs = prepare_inputs(
             self.processor,
             images=list(images) or None,
@@ -82,7 +80,7 @@ class Reference:
         return dict(inputs)
 
     def generate(self, inputs: dict[str, Any], *, tokens: int = 8, step: int | None = None) -> Answer:
-        """Return the greedy answer to prepared inputs, as a fresh model gives it. ``step``: of its ``prefill_step_size``."""
+        """Return the greedy answer to prepared inputs, as a fresh model gives it; ``step``: its ``prefill_step_size``."""
         import mlx.core as mx
         from mlx_vlm.generate.ar import generate_step
 
@@ -106,7 +104,7 @@ class Reference:
         )
         for _, (token, scores) in zip(range(tokens), steps, strict=False):
             number = int(token if isinstance(token, int) else token.item())
-            best = mx.sort(scores)[-2:].tolist()
+            best: Any = mx.sort(scores)[-2:].tolist()
             margins.append(best[1] - best[0])
             if number in self.eos:
                 break

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from sidecar.engine.messages import Prompt, Tier
+from sidecar.engine.messages import Tier
+from sidecar.engine.rows import Prompt
 from tests.support.families.engine import Engine, Run
 from tests.support.families.reference import Answer, Reference, picture
 from tests.support.families.spec import Family
@@ -227,10 +229,14 @@ def joined(b: Bench) -> list[str]:
     pairs: list[tuple[Ask, Run]] = []
     for n, ask in enumerate(asks):
         pairs.append(b.submit(ask, tokens=(8, 3, 6, 5, 8)[n]))
-        begun = len(pairs[0][1].tokens) + 2
-        b.engine.until(lambda first=pairs[0][1], begun=begun: len(first.tokens) >= begun or first.ended)
+        first, begun = pairs[0][1], len(pairs[0][1].tokens) + 2
+        b.engine.until(partial(_reached, first, begun))
     b.engine.finish()
     return differences(pairs)
+
+
+def _reached(run: Run, tokens: int) -> bool:
+    return run.ended or len(run.tokens) >= tokens
 
 
 @column("interleaved")
@@ -248,7 +254,7 @@ def interleaved(b: Bench) -> list[str]:
         b.engine.set(piece=4096)
         other = b.submit(middle)
         pairs.append(other)
-        _others_first(b, pairs[0][1], other[1])
+        b.engine.other_first(pairs[0][1], other[1])
         wrong += [f"in the middle of {ask.label}: {w}" for w in differences(pairs)]
     b.engine.set()
     b.engine.forget()
@@ -258,27 +264,6 @@ def interleaved(b: Bench) -> list[str]:
     b.engine.finish()
     wrong += [f"beside a row: {w}" for w in differences(pairs)]
     return wrong
-
-
-def _others_first(b: Bench, first: Run, other: Run) -> None:
-    """Carry out actions so that ``other`` ends before ``first``'s prompt goes on."""
-    from sidecar.engine.scheduler import Begin, Decode, Encode, Prefill
-
-    for _ in range(400):
-        if other.ended:
-            break
-        view = b.engine.runner.view()
-        if view.encoding:
-            b.engine.runner.perform(Encode(), view)
-            continue
-        prompt = next((p for p in view.prefilling if p.id == other.request.id), None)
-        if any(w.id == other.request.id for w in view.waiting):
-            b.engine.runner.perform(Begin(other.request.id), view)
-        elif prompt is not None:
-            b.engine.runner.perform(Prefill(prompt.id, prompt.remaining), view)
-        else:
-            b.engine.runner.perform(Decode(Tier.INTERACTIVE), view)
-    b.engine.finish()
 
 
 @column("turn 2 cold")

@@ -23,15 +23,15 @@ Make = Callable[[Ids], Config]
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One row of the matrix. ``ids`` of a special token is its place in ``specials``.
+    """One row of the matrix.
 
-    ``specials``: at least ``<pad>``, ``<s>`` and ``</s>``, which are 0, 1 and 2. ``config``: of the whole folder.
-    ``files``: more files, by name, as JSON documents. ``pictures``: as many as one prompt may have, 0 for a model that
-    doesn't see. ``side``: edge of the test pictures, pixels. ``gain``: how much larger than the modules' own the random
-    weights are, ``embedding_gain`` those of the tokens' embeddings. ``prepare``: called before mlx-vlm makes the model;
-    shortens a tower whose size stands in its code and not in the configuration. ``own_fault``: what mlx-vlm itself does wrong, by
-    column, with the reason; these cells are shown and not judged. ``own_step``: the ``prefill_step_size`` of
-    mlx-vlm's own answer, where it depends on that.
+    ``specials``: special tokens; their ids are their places here. ``<pad>``, ``<s>`` and ``</s>`` are 0, 1 and 2.
+    ``config``: makes ``config.json``. ``files``: makes more files, by name, as JSON documents. ``pictures``: as many
+    as one prompt may have, 0 for a model that doesn't see. ``side``: edge of the test pictures, pixels. ``gain``: how
+    much larger than the modules' own the random weights are, ``embedding_gain`` those of the tokens' embeddings.
+    ``prepare``: called before mlx-vlm makes the model; shortens a tower whose size stands in its code and not in the
+    configuration. ``own_fault``: what mlx-vlm itself does wrong, by kind of prompt ("text", "image"), with the reason;
+    that is shown and not judged. ``own_step``: the ``prefill_step_size`` of mlx-vlm's own answer.
     """
 
     name: str
