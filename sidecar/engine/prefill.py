@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sidecar.backend.caches import KVQuantization
@@ -37,6 +38,19 @@ class Begun:
     state: RowState
 
 
+def _batch(model: Any, parts: Sequence[Part], *, can: Capabilities, **more: Any) -> PromptBatch:
+    requests = [part.request for part in parts]
+    pictures = any(r.prompt.inputs is not None for r in requests)
+    return PromptBatch(
+        model,
+        [r.id for r in requests],
+        [[*r.prompt.tokens, *r.resumed] for r in requests],
+        [part.prompt for part in parts],
+        whole=bool(can.cut or (pictures and can.cut_pictures)),
+        **more,
+    )
+
+
 class Prefill:
     """Prompts being processed together, most often one.
 
@@ -53,20 +67,15 @@ class Prefill:
         start: int = 0,
         quantization: KVQuantization | None = None,
     ) -> None:
-        self.requests = [part.request for part in parts]
         self.cached_tokens = start
+        self._make = partial(_batch, model, can=can, cache=cache, start=start, quantization=quantization)
+        self._begin(parts)
+
+    def _begin(self, parts: Sequence[Part]) -> None:
+        self._unbegun = list(parts)
+        self.requests = [part.request for part in parts]
         self._countable = all(p.prompt.length == len(p.request.prompt.tokens) + len(p.request.resumed) for p in parts)
-        pictures = any(r.prompt.inputs is not None for r in self.requests)
-        self._batch = PromptBatch(
-            model,
-            [r.id for r in self.requests],
-            [[*r.prompt.tokens, *r.resumed] for r in self.requests],
-            [part.prompt for part in parts],
-            whole=bool(can.cut or (pictures and can.cut_pictures)),
-            cache=cache,
-            start=start,
-            quantization=quantization,
-        )
+        self._batch = self._make(parts)
 
     @property
     def remaining(self) -> int:
@@ -103,12 +112,16 @@ class Prefill:
 
     def drop(self, request_id: int) -> None:
         """Take one of several requests out."""
+        if self._unbegun:  # mlx-vlm can't take rows out of caches that hold nothing
+            self._begin([p for p in self._unbegun if p.request.id != request_id])
+            return
         self._batch.drop(request_id)
         self.requests = [r for r in self.requests if r.id != request_id]
 
     def step(self, tokens: int) -> bool:
         """Process up to ``tokens`` more, all but the last one; return whether only ``finish`` is left."""
         if not self.ready:
+            self._unbegun = []
             self._batch.step(tokens)
         return self.ready
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from tests.support.families.folder import build
 from tests.support.families.scenes import COLUMNS, PICTURES, TEXTS, Bench
@@ -100,22 +100,19 @@ def quiet() -> None:
     warnings.simplefilter("ignore")
 
 
-def main(argv: Sequence[str]) -> Any:
-    """Run the families named, or all, in this process, and print what is wrong."""
+def report(row: Row) -> str:
+    """Return a family's line for people: what is wrong, and mlx-vlm's own faults."""
+    wrong = {k: v for k, v in row.cells.items() if v}
+    state = f"refused: {row.refused}" if row.refused else "wrong" if wrong else "right"
+    lines = [f"{row.name}: {state} ({row.seconds:.1f} s)"]
+    lines += [f"    mlx-vlm's own: {key}: {text}" for key, text in row.own.items()]
+    lines += [f"    no {key}: {text}" for key, text in row.record.items()]
+    lines += [f"    {column}: {'; '.join(why[:3])}"[:420] for column, why in wrong.items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":  # the families named, in this process
     quiet()
-    for name in argv or list(FAMILIES):
-        row = run(name)
-        wrong = {k: v for k, v in row.cells.items() if v}
-        print(
-            f"{name}: {'refused: ' + row.refused if row.refused else 'ok' if not wrong else 'WRONG'} {row.seconds:.1f}s"
-        )
-        for key, text in row.own.items():
-            print(f"    own: {key}: {text}")
-        for column, lines in wrong.items():
-            print(f"    {column}: {'; '.join(lines[:3])}{' …' if len(lines) > 3 else ''}"[:420])
-
-
-if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1:])
+    for name in sys.argv[1:] or list(FAMILIES):
+        sys.stdout.write(report(run(name)) + "\n")
+        sys.stdout.flush()

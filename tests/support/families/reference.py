@@ -80,7 +80,7 @@ class Reference:
         return dict(inputs)
 
     def generate(self, inputs: dict[str, Any], *, tokens: int = 8, step: int | None = None) -> Answer:
-        """Return the greedy answer to prepared inputs, as a fresh model gives it; ``step``: its ``prefill_step_size``."""
+        """Return the greedy answer to prepared inputs, as a fresh model gives it; ``step``: ``prefill_step_size``."""
         import mlx.core as mx
         from mlx_vlm.generate.ar import generate_step
 
