@@ -115,10 +115,10 @@ def _short_mobilenet() -> None:
         return
     adapter = vision.whole_adapter = vision.MobileNetV5MultiScaleFusionAdapter
     vision.gemma3n_mobilenet_def = lambda: [
-        [vision._er(3, 16, 2, 2.0)],
+        [vision._er(3, 16, 2, 1.0)],
         [vision._uir(3, 5, 32, 2, 2.0)],
-        [vision._uir(5, 5, 640, 1, 1.0), vision._mmqa(2, 16, 2)],
-        [vision._uir(5, 5, 1280, 2, 1.0)],
+        [vision._er(3, 640, 1, 1.0), vision._mmqa(2, 16, 1)],
+        [vision._er(3, 1280, 2, 0.05)],
     ]
     vision.MobileNetV5MultiScaleFusionAdapter = lambda **fields: adapter(**fields, expansion_ratio=0.05)
 
@@ -146,13 +146,13 @@ def _gemma3n(ids: Ids) -> Config:
         "conf_num_hidden_layers": 1,
         "sscp_conv_channel_size": [8, 8],
         "vocab_size": 8,
-        "vocab_offset": 760,
+        "vocab_offset": 776,
     }
     return whole(
         "gemma3n",
         "Gemma3nForConditionalGeneration",
         text_config=text,
-        vision_config={"model_type": "gemma3n_vision", "hidden_size": 2048, "vocab_size": 8, "vocab_offset": 752},
+        vision_config={"model_type": "gemma3n_vision", "hidden_size": 2048, "vocab_size": 8, "vocab_offset": 768},
         audio_config=audio,
         image_token_id=ids["<image_soft_token>"],
         image_token_index=ids["<image_soft_token>"],

@@ -1,0 +1,116 @@
+"""Run every model family through the matrix and write docs/reference/families.md: `make families`.
+
+Each family has a process of its own, two at a time, so that none sees what another left in mlx-vlm. Exits 1 while a
+cell is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+
+from tests.support.families import FAMILIES, NOT_MADE
+from tests.support.families.matrix import Row
+from tests.support.families.scenes import COLUMNS
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "families.md"
+HEAD = """# Model families
+
+Written by `make families`. Each family is a tiny model with random weights ({versions}), run on the CPU in float32.
+Every answer is compared with mlx-vlm's own generation, token for token and by each token's log-probability (5e-3;
+scores within 2e-3 of each other may change places). It says nothing about the quality of a real model, and nothing
+about Metal.
+
+"""
+MEANING = """
+**no**: what the engine doesn't do with this family (answers are right without it). **-**: does not apply, or mlx-vlm
+itself fails there. *pieces*: prompts cut at 8, 64 and 256 tokens. *long*: a text longer than every window, in pieces,
+alone and beside a chat. *groups*: texts of different lengths processed together. *at once*: texts and pictures
+together. *joined*: rows join and leave one by one. *interleaved*: another request begins in the middle of a prompt or
+an answer. *turn 2 cold*, *turn 2 kept*: a second turn without and with the kept prefix. *own answer kept*: a turn after
+the model's own answer. *never mixed*: the same text with other pictures. *batch tier*: batch rows beside interactive
+ones. *company*: rows that ask for penalties, scores or a seed join. *cancel*: requests that go away. *eight*: beside
+seven others. *at random*: requests come, join and go at random, in random pieces.
+"""
+
+
+def run(name: str) -> Row:
+    """Return a family's line, run in a process of its own."""
+    code = (
+        "import json, sys, dataclasses\n"
+        "from tests.support.families import matrix\n"
+        "matrix.quiet()\n"
+        "row = matrix.run(sys.argv[1])\n"
+        "print(chr(30) + json.dumps(dataclasses.asdict(row)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, timeout=1200, check=False)
+    if done.returncode or chr(30) not in done.stdout:
+        return Row(name, refused=f"its process ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+    return Row(**json.loads(done.stdout.rsplit(chr(30), 1)[1]))
+
+
+def cell(row: Row, column: str) -> str:
+    """Return what the table says of a family in a column."""
+    if column not in row.cells:
+        return "-"
+    return "**WRONG**" if row.cells[column] else "ok"
+
+
+def page(rows: Sequence[Row]) -> str:
+    """Return the page."""
+    names = {"mlx-vlm": "mlx-vlm", "mlx": "mlx", "transformers": "transformers"}
+    out = HEAD.format(versions=", ".join(f"{n} {metadata.version(p)}" for n, p in names.items()))
+    columns = list(COLUMNS)
+    out += "| family | " + " | ".join(columns) + " | no |\n" + "|---" * (len(columns) + 2) + "|\n"
+    loaded = [row for row in rows if not row.refused]
+    for row in loaded:
+        no = ", ".join(row.record)
+        out += f"| {row.name} | " + " | ".join(cell(row, c) for c in columns) + f" | {no} |\n"
+    out += MEANING + "\n## What the engine doesn't do, and why\n\n"
+    for row in loaded:
+        for what, why in row.record.items():
+            out += f"- {row.name}, {what}: {why}\n"
+    out += "\n## What mlx-vlm itself does otherwise\n\n"
+    out += "".join(f"- {row.name}: {kind}: {_line(why)}\n" for row in loaded for kind, why in row.own.items())
+    out += "\n## Not in the table\n\n"
+    out += "".join(f"- {row.name}: refused: {_line(row.refused)}\n" for row in rows if row.refused)
+    return out + "".join(f"- {name}: {_line(why)}\n" for name, why in NOT_MADE.items())
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "/")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="families; all, and the page, without any")
+    parser.add_argument("--out", type=Path, default=PAGE)
+    arguments = parser.parse_args()
+    rows = []
+    with ThreadPoolExecutor(2) as pool:
+        for row in pool.map(run, arguments.names or FAMILIES):
+            rows.append(row)
+            wrong = {c: lines for c, lines in row.cells.items() if lines}
+            print(
+                row.name, "refused" if row.refused else "WRONG" if wrong else "ok", f"{row.seconds:.0f} s", flush=True
+            )
+            for column, lines in wrong.items():
+                print(f"    {column}: {'; '.join(lines[:3])}"[:400])
+            if row.refused:
+                print(f"    {row.refused}")
+    if not arguments.names:
+        arguments.out.write_text(page(rows), "utf-8")
+    cells = sum(len(row.cells) for row in rows)
+    bad = sum(bool(lines) for row in rows for lines in row.cells.values())
+    print(f"{len(rows)} families, {cells} cells, {bad} wrong, {sum(bool(r.refused) for r in rows)} refused")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
