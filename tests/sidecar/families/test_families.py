@@ -29,9 +29,9 @@ FAMILIES = (
     "smolvlm",
     "gpt_oss",
 )
-COLUMNS = ("pieces", "groups", "joined", "interleaved", "turn 2 kept", "own answer kept", "never mixed", "at random")
-SLOW = {"gemma3n": ("pieces", "groups", "own answer kept")}
-"""Its tower takes seconds a picture; here it answers texts alone."""
+COLUMNS = ("pieces", "groups", "interleaved", "own answer kept", "never mixed", "at random")
+SLOW = {"gemma3n": ("pieces", "groups", "turn 2 kept")}
+"""Its tower takes seconds a picture: here it answers texts alone. mlx-vlm scores its answers otherwise as prompts."""
 
 
 @functools.lru_cache(maxsize=2)

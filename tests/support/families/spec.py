@@ -66,7 +66,44 @@ class Family:
 FAMILIES: dict[str, Family] = {}
 """Every family there is, by name, in the table's order."""
 
-NOT_MADE: dict[str, str] = {}
+NOT_MADE: dict[str, str] = {
+    "cohere2_vision": "its image processor needs torchvision; mlx-vlm fails in the same place",
+    "phi4_siglip": "its image processor (Siglip2) needs torch; mlx-vlm falls back to the bare tokenizer",
+    "ernie4_5_moe_vl": "needs a sentencepiece tokenizer.model; without it mlx-vlm drops the pictures",
+    "phi3_v": "its tower (ViT-L/336, 1.2 GB) stands in the code and not in the configuration",
+    "fastvlm": "its tower (500 MB) stands in the code and not in the configuration",
+    "molmo2": "its picture sizes (378 pixels, 1024 values) stand in the code; no tiny folder was made",
+    "jina_vlm": "as molmo2",
+    "paddleocr_vl": "as molmo2",
+    "granite_vision": "as molmo2; importing it takes over llava_next's processor in the same process",
+    "minicpmo": "a tiny tokenizer's picture marks aren't recognised; no tiny folder was made",
+    **dict.fromkeys(
+        (
+            "kimi_vl",
+            "deepseek_vl_v2",
+            "dots_ocr",
+            "molmo",
+            "phi4mm",
+            "llama4",
+            "mllama",
+            "hunyuan_vl",
+            "deepseekocr",
+            "moondream2",
+            "moondream3",
+            "florence2",
+            "kimi_k25",
+            "qwen3_omni_moe",
+            "minicpmv4_6",
+            "multi_modality",
+            "youtu_vl",
+            "falcon_ocr",
+            "nemotron_parse",
+            "granite4_vision",
+            "cohere_compass",
+        ),
+        "no tiny folder was made yet",
+    ),
+}
 """Families without a tiny model, and why."""
 
 
