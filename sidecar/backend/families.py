@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from inspect import signature
+from typing import Any
+
+_FROM_ENCODER = ("cross_attention_states", "encoder_outputs")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -17,7 +22,8 @@ class Capabilities:
 
     ``cut``: a prompt processed in pieces; ``cut_pictures``: one with pictures. ``group``: several prompts processed
     together, padded on the left. ``batch``: several rows decoded in one pass. ``keep``: prefixes kept for a next turn.
-    ``rewind``: tokens taken back out of the cache. ``see``: pictures. ``hear``: sound.
+    ``rewind``: tokens taken back out of the cache. ``see``: pictures. ``hear``: sound. ``converse``: more than the last
+    message of a conversation.
     """
 
     cut: str = ""
@@ -25,6 +31,7 @@ class Capabilities:
     group: str = ""
     batch: str = ""
     keep: str = ""
+    converse: str = ""
     rewind: str = ""
     see: str = ""
     hear: str = ""
@@ -39,6 +46,45 @@ class Capabilities:
     def document(self) -> dict[str, bool | str]:
         """Return the record for people and clients: true, or the reason for a no."""
         return {f.name: getattr(self, f.name) or True for f in fields(self)}
+
+
+def inspect(model: Any, processor: Any, config: dict[str, Any], problems: Sequence[str]) -> Capabilities:
+    """Return what a loaded model's own parts tell. ``problems``: why its own processor could not be built, if so."""
+    from sidecar.backend import caches, processors
+    from sidecar.backend.passes import PromptBatch
+    from sidecar.backend.positions import embed
+
+    can = Capabilities(hear="this program takes no sound")
+    language = getattr(model, "language_model", model)
+    if not (config.get("vision_config") or hasattr(model, "vision_tower")):
+        can.see = "it is a model of text alone"
+    elif not hasattr(processor, "tokenizer"):
+        why = f" ({problems[0][:200]})" if problems else ""
+        can.see = f"its image processor could not be built{why}"
+    if processors.forgets_messages(processor, model.config):
+        can.converse = "the model's template keeps the last message alone"
+    if kinds := caches.without_rewind(model):
+        can.rewind = f"its caches can't take tokens back ({', '.join(kinds)})"
+    reads = signature(type(language).__call__).parameters
+    if states := [name for name in _FROM_ENCODER if name in reads]:
+        for name in ("cut", "cut_pictures", "group", "batch", "keep"):
+            can.rule_out(name, f"its rows need an encoder's states ({', '.join(states)})")
+    tokens = [1, 2, 3]
+    prompt = embed(model, tokens)
+    if PromptBatch(model, [0], [tokens], [prompt]).whole:
+        for name in (
+            "cut",
+            "cut_pictures",
+            "group",
+            "batch",
+            "keep",
+        ):  # joined rows differ too, by less than a check sees
+            can.rule_out(name, "by its own rule a prompt is processed whole")
+    places = prompt.kwargs.get("position_ids")
+    if places is not None and places.ndim == 3 and places.shape[0] != 3:
+        for name in ("group", "batch"):
+            can.rule_out(name, f"its positions have {places.shape[1]} axes, which rows can't share")
+    return can
 
 
 def known(model_type: str) -> bool:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from sidecar.errors import LoadError
+
+TOKENIZER_FILES = frozenset({"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"})
+"""Files that tokenizers are built from without code."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -75,3 +79,27 @@ def sampling_defaults(path: Path) -> dict[str, Any]:
     if document.get("do_sample") is False:
         found["temperature"] = 0.0
     return found
+
+
+def wants_code(config: dict[str, Any], tokenizer: dict[str, Any], names: Iterable[str]) -> str:
+    """Return why a model with these files can't be loaded without running its own code; "" if it can.
+
+    ``config`` and ``tokenizer``: its config.json and tokenizer_config.json. An ``auto_map`` alone is no reason: nobody
+    reads it, and many models have one beside everything that mlx-vlm's own classes need.
+    """
+    if name := config.get("model_file"):
+        return f"its config.json wants the Python file {str(name)[:80]!r} to be run (model_file)"
+    maps = tokenizer.get("auto_map")
+    wanted = maps.get("AutoTokenizer") if isinstance(maps, dict) else maps
+    if wanted and not set(names) & TOKENIZER_FILES:
+        return "its tokenizer is Python code of its own (auto_map), with no tokenizer.json beside it"
+    return ""
+
+
+def read_document(file: Path) -> dict[str, Any]:
+    """Return a JSON file's object; {} where there is none that can be read."""
+    try:
+        document = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}

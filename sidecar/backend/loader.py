@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sidecar.backend import families, processors, trust
 from sidecar.backend.families import Capabilities
 from sidecar.backend.folder import (
     check_safetensors,
@@ -51,15 +52,19 @@ class LoadedModel:
     @property
     def sees(self) -> bool:
         """Whether it takes images."""
-        return "vision_config" in self.config or hasattr(self.model, "vision_tower")
+        return not self.can.see
 
 
-def load(path: Path, progress: Progress) -> LoadedModel:
-    """Load the model in folder ``path``. Raises LoadError; what was loaded of it is let go."""
+def load(path: Path, progress: Progress, *, remember: Path | None = None) -> LoadedModel:
+    """Load the model in folder ``path`` and look at what it can. Raises LoadError; what was loaded of it is let go.
+
+    ``remember``: the file in which the findings of looking at a chat model are kept.
+    """
     import mlx.core as mx
 
     settle()
     config = read_config(path)
+    trust.refuse_code(path, config)
     weights = sorted(path.glob("*.safetensors"))
     if not weights:
         raise LoadError(f"{path} has no .safetensors weights.")
@@ -69,7 +74,7 @@ def load(path: Path, progress: Progress) -> LoadedModel:
     try:
         if is_embedding(path, config):
             return _load_embedding(path, config, progress)
-        return _load_chat(path, config, progress)
+        return _load_chat(path, config, progress, remember)
     except LoadError:
         raise
     except MemoryError as exc:
@@ -97,6 +102,8 @@ def settle() -> None:
     import mlx_vlm.utils
 
     _ = (mlx_vlm.embedding_loader, mlx_vlm.utils)
+    trust.harden()
+    processors.collect_claims()
     gc.collect()
     gc.freeze()
     atexit.register(gc.unfreeze)  # else libraries complain of leaks at the end
@@ -150,18 +157,22 @@ def share_output_layer(model: Any) -> bool:
     return True
 
 
-def _load_chat(path: Path, config: dict[str, Any], progress: Progress) -> LoadedModel:
+def _load_chat(path: Path, config: dict[str, Any], progress: Progress, remember: Path | None) -> LoadedModel:
     from mlx_vlm import apc, utils
 
+    from sidecar.backend import repairs, selfcheck
+
     progress(0.1)
-    model, processor = utils.load(str(path), lazy=True)
+    with processors.own_processor(f"mlx_vlm.models.{utils.get_model_type(config)}") as problems:
+        model, processor = utils.load(str(path), lazy=True)
+    repairs.mend(str(utils.get_model_type(config)))
     if _output_is_embedding(path):
         share_output_layer(model)
     progress(0.3)
-    _evaluate(model, progress, 0.3)
+    _evaluate(model, lambda part: progress(0.95 * part), 0.3)
     tokenizer = getattr(processor, "tokenizer", processor)
     eos = tuple(dict.fromkeys(int(i) for i in tokenizer.stopping_criteria.eos_token_ids))
-    return LoadedModel(
+    loaded = LoadedModel(
         path=path,
         kind="chat",
         model=model,
@@ -171,8 +182,11 @@ def _load_chat(path: Path, config: dict[str, Any], progress: Progress) -> Loaded
         eos=eos,
         media_ids=frozenset(apc.multimodal_token_ids_from_config(model.config)),
         context=context_length(config),
+        can=families.inspect(model, processor, config, problems),
         defaults=sampling_defaults(path),
     )
+    selfcheck.check(loaded, remember=remember, between=lambda: progress(0.97))
+    return loaded
 
 
 def _load_embedding(path: Path, config: dict[str, Any], progress: Progress) -> LoadedModel:

@@ -19,6 +19,7 @@ from mlx_vlm.generate.common import _chunked_prefill_enabled
 
 from sidecar.backend.caches import KVQuantization
 from sidecar.backend.positions import Embedded, Positions
+from sidecar.backend.repairs import rows_of
 
 _FROM_ENCODER = ("cross_attention_states", "encoder_outputs")
 
@@ -138,7 +139,7 @@ class PromptBatch:
         count = min(max(1, tokens), self.remaining - 1)
         batch.prefill_step_size = count
         self._put_positions(count)
-        with self._state.installed(self._lm):
+        with self._state.installed(self._lm), rows_of(batch.prompt_cache):
             batch.prompt_step()
             mx.eval([c.state for c in batch.prompt_cache])
         if isinstance(seen, mx.array) and seen.ndim == 2 and seen.shape[1] > self.remaining:
@@ -156,7 +157,7 @@ class PromptBatch:
         batch = self._batch
         self._put_positions(self.remaining)
         kwargs = {**batch._prompt_kwargs, "logits_to_keep": 1}
-        with self._state.installed(self._lm):
+        with self._state.installed(self._lm), rows_of(batch.prompt_cache):
             output = self._lm(batch._input_ids, cache=batch.prompt_cache, inputs_embeds=batch._inputs_embeds, **kwargs)
             deltas = batch._capture_rope_deltas_from_prompt_kwargs(kwargs, self._lm, len(batch.uids))
         logits = getattr(output, "logits", output)[:, -1, :]
@@ -188,7 +189,7 @@ def decode(language: Any, ids: mx.array, cache: list[Any], state: RowState) -> m
     if state.rope_deltas is not None:
         kwargs["rope_deltas"] = state.rope_deltas
         state.positions.kept["_rope_deltas"] = state.rope_deltas
-    with state.positions.installed(language):
+    with state.positions.installed(language), rows_of(cache):
         output = language(ids, cache=cache, **kwargs)
     scores: mx.array = getattr(output, "logits", output)
     return scores

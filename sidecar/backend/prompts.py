@@ -8,7 +8,12 @@ from typing import Any
 
 from sidecar.backend.loader import LoadedModel
 
+_TEXT_ALONE = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
 _processing = threading.Lock()  # processors keep state between calls
+
+
+class PicturesDropped(Exception):
+    """The processor took the text and left the pictures out."""
 
 
 def rendered(loaded: LoadedModel, messages: Sequence[dict[str, Any]], images: int, extra: dict[str, Any]) -> Any:
@@ -26,7 +31,10 @@ def adds_special_tokens(loaded: LoadedModel) -> bool:
 
 
 def picture_inputs(loaded: LoadedModel, text: str, images: Sequence[Any], *, special: bool) -> dict[str, Any]:
-    """Return the processor's arrays of a prompt with pictures, evaluated. Raises what the processor raises."""
+    """Return the processor's arrays of a prompt with pictures, evaluated.
+
+    Raises what the processor raises, and PicturesDropped.
+    """
     import mlx.core as mx
     from mlx_vlm.utils import prepare_inputs
 
@@ -39,6 +47,8 @@ def picture_inputs(loaded: LoadedModel, text: str, images: Sequence[Any], *, spe
             add_special_tokens=special,
         )
         mx.eval([v for v in inputs.values() if isinstance(v, mx.array)])
+    if all(value is None for name, value in inputs.items() if name not in _TEXT_ALONE):
+        raise PicturesDropped("this model's image processor could not be built, so pictures would be left out")
     return dict(inputs)
 
 

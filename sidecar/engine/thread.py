@@ -183,7 +183,7 @@ class EngineThread:
             from sidecar.engine.memory import set_limits
 
             set_limits()
-            loaded = loader.load(path, self._progress)
+            loaded = loader.load(path, self._progress, remember=self._settings.data_dir / "checked-models.json")
             if loaded.kind == "chat":
                 self.models[path] = self._runner(loaded)
             else:

@@ -6,11 +6,12 @@ import json
 import re
 import shutil
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from sidecar.backend import loader
+from sidecar.backend import loader, trust
 from sidecar.errors import LoadError
 from sidecar.models import gguf
+from sidecar.models.downloads.selection import wanted
 from sidecar.models.gguf import GGUFError, Progress
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]{0,99}")
@@ -61,6 +62,7 @@ def run(
 
 def _folder(source: Path, made: Path, *, link: bool, progress: Progress) -> None:
     config = loader.read_config(source)
+    trust.refuse_code(source, config)
     _check_architecture(str(config["model_type"]), loader.is_embedding(source, config))
     files = [p for p in sorted(source.rglob("*")) if p.is_file() and not _hidden(p, source)]
     if not any(p.suffix == ".safetensors" for p in files):
@@ -68,7 +70,7 @@ def _folder(source: Path, made: Path, *, link: bool, progress: Progress) -> None
     if link:
         made.symlink_to(source.resolve(), target_is_directory=True)
         return
-    files = [p for p in files if p.suffix not in (".bin", ".pt", ".pth", ".onnx", ".gguf", ".h5", ".msgpack")]
+    files = [p for p in files if wanted(PurePosixPath(p.relative_to(source).as_posix()))]
     total = sum(p.stat().st_size for p in files)
     _check_space(made.parent, total)
     done = 0

@@ -60,6 +60,8 @@ def render(
     loaded: LoadedModel, messages: list[dict[str, Any]], images: int, extra: dict[str, Any] | None = None
 ) -> str:
     """Return the conversation as the model's template writes it. Raises ApiError."""
+    if loaded.can.converse and len(messages) > 1:
+        raise bad_request(f"messages: send one message alone: {loaded.can.converse}.", param="messages")
     try:
         text = prompts.rendered(loaded, messages, images, extra or {})
     except Exception as exc:

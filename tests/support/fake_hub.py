@@ -61,6 +61,7 @@ class FakeHub:
         self.large = {p for p in files if p.endswith(".safetensors")} if large is None else large
         self.token: str | None = None  # needed to see the model, when set
         self.gated = False
+        self.lies: dict[str, Any] = {}  # commit, sha256, blob, size: what is said in place of what is true
         self.rate = 0.0  # bytes a second of each connection; 0: as fast as it goes
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
@@ -146,10 +147,19 @@ class FakeHub:
             size, digest = self.size(path), self._hashes[path]
             one: dict[str, Any] = {"rfilename": path, "size": size, "blobId": digest}
             if path in self.large:
+                size, digest = self.lies.get("size", size), self.lies.get("sha256", digest)
                 one |= {"blobId": "0" * 40, "lfs": {"size": size, "sha256": digest, "pointerSize": 134}}
+            elif "blob" in self.lies:
+                one["blobId"] = self.lies["blob"]
             siblings.append(one)
         gated = "manual" if self.gated else False
-        return {"id": self.hub_id, "sha": COMMIT, "siblings": siblings, "gated": gated, "tags": []}
+        return {
+            "id": self.hub_id,
+            "sha": self.lies.get("commit", COMMIT),
+            "siblings": siblings,
+            "gated": gated,
+            "tags": [],
+        }
 
     def etag(self, path: str) -> str:
         """A file's hash."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from sidecar import __version__
+from sidecar.backend import trust
 from sidecar.models.downloads import HubFile, Listing, PullError
 
 _ASK = 20.0  # seconds the hub may take to answer
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+"""What commits and contents are called; they become names in the cache folder, so nothing else may pass."""
+_LARGEST = 1 << 44  # bytes of a file
 
 
 class Transient(Exception):
@@ -51,9 +58,25 @@ def endpoints(mirrors: tuple[str, ...] = ()) -> tuple[Endpoint, ...]:
     from huggingface_hub.utils._auth import get_token
 
     url = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+    for one in (url, *mirrors):
+        _check_url(one)
     first = Endpoint(url.rstrip("/"), get_token())
     rest = (Endpoint(m.rstrip("/")) for m in mirrors)
     return (first, *(m for m in rest if m.url != first.url))
+
+
+def _check_url(url: str) -> None:
+    """Refuse a hub or mirror whose answers anybody on the way could change. Raises PullError."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if parts.scheme != "https" and not (parts.scheme == "http" and local):
+        raise PullError(
+            f"{url} is no address to fetch models from: use https:// (http:// only on this machine).", code="unusable"
+        )
 
 
 def listing(hub_id: str, endpoint: Endpoint) -> Listing:
@@ -63,7 +86,9 @@ def listing(hub_id: str, endpoint: Endpoint) -> Listing:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
     from huggingface_hub.hf_api import HfApi
 
-    if constants.is_offline_mode():
+    with trust.online():
+        offline = bool(constants.is_offline_mode())
+    if offline:
         raise PullError("HF_HUB_OFFLINE is set: nothing is fetched. Unset it to pull.", code="offline", status=503)
     api = HfApi(
         endpoint=endpoint.url,
@@ -72,7 +97,8 @@ def listing(hub_id: str, endpoint: Endpoint) -> Listing:
         library_version=__version__,
     )
     try:
-        info = api.model_info(hub_id, revision="main", files_metadata=True, timeout=_ASK)
+        with trust.online():
+            info = api.model_info(hub_id, revision="main", files_metadata=True, timeout=_ASK)
     except HFValidationError as exc:
         raise PullError(f"{hub_id!r} is not a model's name at a hub ({exc}).", code="not_found", status=400) from exc
     except OfflineModeIsEnabled as exc:
@@ -83,17 +109,18 @@ def listing(hub_id: str, endpoint: Endpoint) -> Listing:
     except Exception as exc:
         raise Transient(f"{endpoint.url} can't be reached ({type(exc).__name__}: {exc})") from exc
     files = []
+    if not (info.sha and _HASH.fullmatch(info.sha)):
+        raise PullError(f"{endpoint.url} names no commit of {hub_id} ({info.sha!r:.60}).", code="unusable")
     for sibling in info.siblings or []:
         sha256 = sibling.lfs.sha256 if sibling.lfs else None
         size = sibling.lfs.size if sibling.lfs else sibling.size
-        if size is None or not (sha256 or sibling.blob_id):
+        digest = sibling.blob_id if sha256 is None else sha256
+        if not (isinstance(size, int) and 0 <= size < _LARGEST and _HASH.fullmatch(digest or "")):
             raise PullError(
                 f"{endpoint.url} gives no sizes and hashes of {hub_id}'s files: they couldn't be checked.",
                 code="unusable",
             )
         files.append(HubFile(path=sibling.rfilename, size=size, sha256=sha256, git_sha1=sibling.blob_id))
-    if not info.sha:
-        raise PullError(f"{endpoint.url} names no commit of {hub_id}.", code="unusable")
     return Listing(hub_id=hub_id, commit=info.sha, files=tuple(files), gated=bool(info.gated))
 
 

@@ -13,6 +13,7 @@ import httpx
 
 from host_api.protocol.lock import FileLock
 from host_api.protocol.state_dir import StateDirError
+from sidecar.backend.folder import read_document, wants_code
 from sidecar.models.downloads import Effort, Listing, Progress, PullError, Report
 from sidecar.models.downloads import hub as hub_api
 from sidecar.models.downloads.hub import Endpoint, Transient
@@ -149,6 +150,20 @@ async def _listing(hub_id: str, endpoints: Sequence[Endpoint], effort: Effort, m
     )
 
 
+def _refuse_code(listing: Listing, store: Store) -> None:
+    """Refuse a model that would have to run code of its own, before its weights are fetched. Raises PullError."""
+    files = {f.path: store.blob(f) for f in listing.files}
+    config, tokenizer = (
+        read_document(files[name]) if name in files else {} for name in ("config.json", "tokenizer_config.json")
+    )
+    if why := wants_code(config, tokenizer, files):
+        raise PullError(
+            f"{listing.hub_id} can't be used here: {why}, and this program executes nothing of a model.",
+            code="unusable",
+            status=422,
+        )
+
+
 async def _fetch(
     listing: Listing,
     store: Store,
@@ -172,7 +187,11 @@ async def _fetch(
             effort=effort,
             meter=meter,
         )
+        looked = False
         for file in listing.files:
+            if file.path.endswith(".safetensors") and not looked:  # all else has been fetched
+                _refuse_code(listing, store)
+                looked = True
             transfer.before = sum(have.values()) - have[file.path]
             meter.say("downloading", file=file.path, file_total=file.size, file_completed=have[file.path])
             await transfer.fetch(file)

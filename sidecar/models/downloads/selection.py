@@ -12,7 +12,7 @@ HEADROOM = 1 << 30
 """Bytes of the disk that a pull leaves free."""
 
 _SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken"}
-_LICENCES = ("license", "licence", "notice", "copying")
+_LICENCES = {"license", "licence", "notice", "copying"}
 _OTHER_FORMATS = {"onnx", "openvino", "coreml", "original", "gguf", "metal", "tf", "flax", "runs", "logs", "assets"}
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}\.safetensors")
 
@@ -26,7 +26,7 @@ def needed(files: Iterable[HubFile]) -> tuple[HubFile, ...]:
     files = tuple(files)
     for file in files:
         check_name(file.path)
-    kept = [f for f in files if _wanted(PurePosixPath(f.path))]
+    kept = [f for f in files if wanted(PurePosixPath(f.path))]
     weights = {f.path for f in kept if f.path.endswith(".safetensors")}
     twice = _twice(weights)
     kept = [f for f in kept if f.path not in twice]
@@ -39,15 +39,17 @@ def needed(files: Iterable[HubFile]) -> tuple[HubFile, ...]:
 def check_name(path: str) -> None:
     """Refuse a file name that would leave the model's folder. Raises PullError."""
     parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or "\\" in path or "\0" in path or any(p in ("..", ".") for p in parts):
+    odd = any(ord(c) < 32 or c in "\\\x7f" for c in path)
+    if not parts or path.startswith("/") or odd or any(p in ("..", ".") or len(p) > 200 for p in parts):
         raise PullError(f"The hub names a file {path!r}, which is not a name inside a model.", code="unusable")
 
 
-def _wanted(path: PurePosixPath) -> bool:
+def wanted(path: PurePosixPath) -> bool:
+    """Return whether a model's file is of use here: data that this program reads, or the licence. Never code."""
     folders = {p.lower() for p in path.parts[:-1]}
     if folders & _OTHER_FORMATS or any(p.startswith(".") for p in path.parts):
         return False
-    if path.name.lower().startswith(_LICENCES):
+    if path.stem.lower() in _LICENCES and path.suffix.lower() in ("", ".txt", ".md"):
         return True
     return path.suffix in _SUFFIXES
 

@@ -23,6 +23,7 @@ from sidecar.models.downloads import HubFile, Listing
 from sidecar.models.files import remove_tree, replace_text
 
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
+_REVISION = re.compile(r"[0-9A-Za-z][\w.-]{0,127}")
 _BLOCK = 4 << 20
 
 
@@ -109,7 +110,7 @@ class Store:
         except (OSError, UnicodeDecodeError):
             return None
         path = self.root / "snapshots" / revision
-        return path if revision and is_whole(path) else None
+        return path if _REVISION.fullmatch(revision) and is_whole(path) else None
 
     def read_note(self) -> dict[str, Any] | None:
         """How far another process's pull is, as it wrote last."""

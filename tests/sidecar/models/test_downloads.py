@@ -19,8 +19,8 @@ from sidecar.models.downloads.hub import Endpoint
 from sidecar.models.downloads.pull import pull
 from sidecar.models.downloads.store import Store, is_whole
 from tests.support.fake_hub import COMMIT, FakeHub, Fault
+from tests.support.pulls import QUICK, fetch
 
-QUICK = Effort(stall=0.5, attempts=3, backoff=0.02, longest_wait=0.1)
 WEIGHTS = "model.safetensors"
 
 
@@ -40,15 +40,6 @@ def tiny(size: int = 3_000_000) -> dict[str, bytes | Path]:
 def hub() -> Iterator[FakeHub]:
     with FakeHub(tiny()) as one:
         yield one
-
-
-def fetch(hub: FakeHub, cache: Path, *more: FakeHub, token: str | None = None, **options: Any) -> list[Progress]:
-    """Pull from ``hub`` with ``more`` as mirrors; all that was reported."""
-    told: list[Progress] = []
-    ends = [Endpoint(hub.url, token), *(Endpoint(m.url) for m in more)]
-    options = {"effort": QUICK, "endpoints": ends, **options}
-    asyncio.run(pull(hub.hub_id, cache=cache, report=told.append, **options))
-    return told
 
 
 def check_whole(hub: FakeHub, cache: Path) -> None:
@@ -345,7 +336,7 @@ def test_importing_the_command_line_brings_no_hub_library() -> None:
 
 
 def test_the_hub_is_the_one_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://hub.test/")
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.test/")
     monkeypatch.setenv("HF_TOKEN", "hf_x")
-    ends = hub_api.endpoints(("http://mirror.test", "http://hub.test"))
-    assert [(e.url, e.token) for e in ends] == [("http://hub.test", "hf_x"), ("http://mirror.test", None)]
+    ends = hub_api.endpoints(("https://mirror.test", "https://hub.test"))
+    assert [(e.url, e.token) for e in ends] == [("https://hub.test", "hf_x"), ("https://mirror.test", None)]

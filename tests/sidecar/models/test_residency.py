@@ -20,7 +20,7 @@ from sidecar.models import pressure
 from sidecar.models.pressure import Level, Shed, Shedder
 from sidecar.models.residency import InUse, NotEnoughMemory, Residency
 from sidecar.models.warm_start import WarmStart
-from tests.sidecar.engine.test_engine import Bench
+from tests.support.benches import Bench
 from tests.support.engines import LocalClient
 from tests.support.servers import wait_for
 

@@ -1,0 +1,286 @@
+"""A look at a model just loaded: what it gives together, in pieces and from a kept prefix, against itself alone.
+
+Which of a family's parts work in which way is known of few families, and changes with every mlx-vlm. So a model is
+asked: three short texts of different lengths are processed together and decoded together, one is processed in two
+pieces with the caches copied between them, and a picture is cut in two where the model sees. What differs from the same
+alone by more than rounding is turned off in the model's record, and the model serves without it.
+
+A build that was looked at before is known by its content (``fingerprint``): its findings are read from a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from sidecar.backend import caches, prompts
+from sidecar.backend.families import Capabilities
+from sidecar.backend.passes import PromptBatch, RowState, decode
+from sidecar.backend.positions import Embedded, embed
+
+if TYPE_CHECKING:
+    from sidecar.backend.loader import LoadedModel
+
+log = logging.getLogger("sidecar.engine")
+
+VERSION = 1  # raise when the checks change: what was found before is looked at anew
+STEPS = 2  # tokens decoded after each prompt
+_TEXT = "The quick brown fox jumps over the lazy dog, then counts: one two three four five six seven eight nine ten."
+_LENGTHS = (5, 9, 14)  # tokens
+_MOST = 8  # of the likeliest tokens whose log-probabilities are compared
+_BOUNDS = {mx.float32: 0.01, mx.float16: 0.4, mx.bfloat16: 0.6}
+"""Difference of a log-probability that rounding explains, by the type the model computes in."""
+
+
+@dataclass
+class Report:
+    """What was found, a line a check: "same", what it differed by, or why it could not be looked at."""
+
+    lines: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)  # capability -> reason
+
+    def apply(self, can: Capabilities) -> None:
+        """Turn off what did not work."""
+        for name, reason in self.failed.items():
+            can.rule_out(name, reason)
+
+
+def check(loaded: LoadedModel, *, remember: Path | None = None, between: Callable[[], None] = lambda: None) -> Report:
+    """Look at a loaded model, write into its record what it can't do, and return what was found.
+
+    ``remember``: the file that findings are kept in; ``between`` is called between checks, so that others go on.
+    """
+    key = fingerprint(loaded.path)
+    known = _read(remember).get(key) if remember is not None else None
+    if isinstance(known, dict):
+        report = Report(dict(known.get("lines", {})), dict(known.get("failed", {})))
+    else:
+        report = _Check(loaded, between).run()
+        if remember is not None:
+            _write(remember, key, report)
+    report.apply(loaded.can)
+    for name, reason in report.failed.items():
+        log.warning("%s: %s is turned off: %s", loaded.path.name, name, reason)
+    return report
+
+
+class _Check:
+    def __init__(self, loaded: LoadedModel, between: Callable[[], None]) -> None:
+        self._loaded = loaded
+        self._can = loaded.can
+        self._lm = getattr(loaded.model, "language_model", loaded.model)
+        self._between = between
+        self._report = Report()
+        self._bound = 0.0
+
+    def run(self) -> Report:
+        texts = self._texts()
+        alone = [self._alone(tokens) for tokens in texts]
+        if not self._can.group:
+            self._try("group", "prompts processed together", lambda: self._group(texts, alone))
+        if not self._can.batch:
+            self._try("batch", "rows decoded together", lambda: self._joined(texts, alone))
+        if not self._can.cut:
+            self._try("cut", "a prompt in pieces", lambda: self._cut(texts[-1], alone[-1], copied=False))
+        if not (self._can.keep or self._can.cut or "cut" in self._report.failed):
+            self._try("keep", "a prompt after a kept prefix", lambda: self._cut(texts[-1], alone[-1], copied=True))
+        if not self._can.see:
+            self._picture()
+        return self._report
+
+    def _texts(self) -> list[list[int]]:
+        ids = [int(i) for i in self._loaded.tokenizer(_TEXT, add_special_tokens=False)["input_ids"]]
+        ids = (ids * (1 + max(_LENGTHS) // max(1, len(ids))))[: max(_LENGTHS) + len(_LENGTHS)]
+        return [ids[start : start + length] for start, length in enumerate(_LENGTHS)]
+
+    def _alone(self, tokens: list[int]) -> list[mx.array]:
+        """Return a text's log-probabilities, processed whole and alone, then after each of its next tokens."""
+        batch = self._prompt([tokens])
+        logits, state = batch.finish()
+        if not self._bound:
+            self._bound = _BOUNDS.get(logits.dtype, 0.01)
+        return self._decoded(logits, batch.cache, state, None)
+
+    def _prompt(self, texts: Sequence[list[int]], **options: Any) -> PromptBatch:
+        prompts = [embed(self._loaded.model, tokens) for tokens in texts]
+        return PromptBatch(self._loaded.model, range(len(texts)), texts, prompts, **options)
+
+    def _decoded(
+        self, logits: mx.array, cache: list[Any], state: RowState, follow: Sequence[list[mx.array]] | None
+    ) -> list[mx.array]:
+        """Decode ``STEPS`` tokens, the likeliest or ``follow``'s; return all log-probabilities [B, V]."""
+        out = [_logprobs(logits)]
+        for step in range(STEPS):
+            ids = mx.argmax(out[-1] if follow is None else mx.concatenate([f[step] for f in follow]), axis=-1)
+            out.append(_logprobs(decode(self._lm, ids[:, None], cache, state)[:, -1, :]))
+        mx.eval(out)
+        return out
+
+    def _group(self, texts: Sequence[list[int]], alone: Sequence[list[mx.array]]) -> float:
+        batch = self._prompt(texts)
+        logits, state = batch.finish()
+        return _difference(self._decoded(logits, batch.cache, state, alone), alone)
+
+    def _joined(self, texts: Sequence[list[int]], alone: Sequence[list[mx.array]]) -> float:
+        """Join rows that were each processed alone; a row decodes a step before the next one joins."""
+        batch = self._prompt([texts[0]])
+        first, state = batch.finish()
+        cache = batch.cache
+        step = _logprobs(decode(self._lm, mx.argmax(first, axis=-1)[:, None], cache, state)[:, -1, :])
+        other = self._prompt([texts[1]])
+        second, other_state = other.finish()
+        if not state.joins(other_state):
+            raise ValueError("the rows' states can't be joined")
+        cache, state = caches.extend(cache, other.cache), state.joined(other_state)
+        ids = mx.concatenate([mx.argmax(step, axis=-1), mx.argmax(second, axis=-1)])
+        both = _logprobs(decode(self._lm, ids[:, None], cache, state)[:, -1, :])
+        wanted = [alone[0][2], alone[1][1]]
+        return max(_apart(both[i : i + 1], want) for i, want in enumerate(wanted))
+
+    def _cut(self, tokens: list[int], alone: list[mx.array], *, copied: bool) -> float:
+        """Process a text in two pieces; ``copied``: the second on a copy of the first one's caches."""
+        batch = self._prompt([tokens])
+        if batch.whole:
+            return 0.0
+        half = len(tokens) // 2
+        if copied:
+            kept = self._prompt([tokens[: half + 1]])
+            kept.step(half)
+            cache = caches.snapshot(kept.cache, 0)
+            if cache is None:
+                raise ValueError("its caches can't be copied")
+            batch = self._prompt([tokens], cache=cache, start=half)
+        else:
+            batch.step(half)
+        logits, state = batch.finish()
+        return _difference(self._decoded(logits, batch.cache, state, [alone]), [alone])
+
+    def _picture(self) -> None:
+        """See whether a picture gets as far as the model, and whether a prompt with one may be cut."""
+        try:
+            tokens, inputs = self._picture_prompt()
+        except prompts.PicturesDropped as exc:
+            self._report.lines["a picture"] = self._report.failed["see"] = str(exc)
+            return
+        except Exception as exc:  # an odd template or size; pictures may well work
+            self._report.lines["a picture"] = f"could not be looked at ({_line(exc)})"
+            return
+        if not (self._can.cut or self._can.cut_pictures):
+            self._try("cut_pictures", "a picture in pieces", lambda: self._cut_picture(tokens, inputs))
+
+    def _picture_prompt(self) -> tuple[list[int], dict[str, Any]]:
+        import numpy as np
+        from PIL import Image
+
+        noise = np.random.default_rng(0).integers(0, 256, (112, 168, 3), dtype=np.uint8)
+        content = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+        text = prompts.rendered(self._loaded, [{"role": "user", "content": content}], 1, {})
+        special = prompts.adds_special_tokens(self._loaded)
+        inputs = prompts.picture_inputs(self._loaded, text, [Image.fromarray(noise)], special=special)
+        return [int(i) for i in inputs["input_ids"][0].tolist()], inputs
+
+    def _cut_picture(self, tokens: list[int], inputs: dict[str, Any]) -> float:
+        prompt = embed(self._loaded.model, tokens, inputs)
+        whole = self._picture_batch(tokens, prompt)
+        logits, state = whole.finish()
+        alone = self._decoded(logits, whole.cache, state, None)
+        self._between()
+        batch = self._picture_batch(tokens, prompt)
+        if batch.whole:
+            return 0.0
+        places = [i for i, token in enumerate(tokens) if token in self._loaded.media_ids]
+        batch.step((places[0] + places[-1] + 1) // 2 if places and prompt.length == len(tokens) else prompt.length // 2)
+        logits, state = batch.finish()
+        return _difference(self._decoded(logits, batch.cache, state, [alone]), [alone])
+
+    def _picture_batch(self, tokens: list[int], prompt: Embedded) -> PromptBatch:
+        return PromptBatch(self._loaded.model, [0], [tokens], [prompt])
+
+    def _try(self, name: str, what: str, work: Callable[[], float]) -> None:
+        try:
+            apart = work()
+        except Exception as exc:
+            log.debug("check %s", name, exc_info=exc)
+            self._report.lines[what] = self._report.failed[name] = f"{what} failed ({_line(exc)})"
+        else:
+            same = apart <= self._bound  # never so for NaN
+            self._report.lines[what] = "same" if same else f"differs by {apart:.3g}"
+            if not same:
+                self._report.failed[name] = f"{what} gave other scores than alone (by {apart:.2g})"
+        self._between()
+
+
+def _logprobs(logits: mx.array) -> mx.array:
+    wide = logits.astype(mx.float32)
+    return wide - mx.logsumexp(wide, axis=-1, keepdims=True)
+
+
+def _difference(found: Sequence[mx.array], alone: Sequence[Sequence[mx.array]]) -> float:
+    """Return the largest difference of the rows' scores at any step from the same alone."""
+    apart = [_apart(step[row : row + 1], alone[row][at]) for at, step in enumerate(found) for row in range(len(alone))]
+    return max(apart) if not any(a != a for a in apart) else float("nan")
+
+
+def _apart(found: mx.array, alone: mx.array) -> float:
+    """Return how far apart the log-probabilities [1, V] of the likeliest tokens are; NaN where any is not a number."""
+    count = min(_MOST, alone.shape[-1])
+    likely = mx.argpartition(-alone, count - 1, axis=-1)[:, :count]
+    gap = mx.abs(mx.take_along_axis(found, likely, axis=-1) - mx.take_along_axis(alone, likely, axis=-1))
+    value = float(mx.max(gap).item())  # type: ignore[arg-type]
+    return value if not bool(mx.any(mx.isnan(found)).item()) else float("nan")
+
+
+def _line(exc: Exception) -> str:
+    text = str(exc).strip()
+    return (text.splitlines()[0] if text else type(exc).__name__)[:200]
+
+
+# --- what was found before -------------------------------------------------------------------------------
+def fingerprint(path: Path) -> str:
+    """Return what a build is known by: its configuration, its weights' headers and samples of them, and our versions.
+
+    All bytes of the weights would take as long as loading them.
+    """
+    digest = hashlib.sha256(f"{VERSION} {version('mlx')} {version('mlx-vlm')} {mx.default_device()}".encode())
+    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json", "chat_template.jinja"):
+        file = path / name
+        digest.update(file.read_bytes() if file.is_file() else b"-")
+    for file in sorted(path.glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as data:
+            for at in (0, size // 3, size // 2, max(0, size - 65536)):
+                data.seek(at)
+                digest.update(data.read(65536))
+    return digest.hexdigest()
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _write(file: Path, key: str, report: Report) -> None:
+    """Keep what was found, of the last 200 builds. A file that can't be written costs a look at the next load."""
+    document = _read(file)
+    document.pop(key, None)
+    document[key] = {"lines": report.lines, "failed": report.failed}
+    kept = dict(list(document.items())[-200:])
+    spare = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        spare.write_text(json.dumps(kept, indent=1), "utf-8")
+        spare.replace(file)
+    except OSError as exc:
+        log.warning("%s can't be written: %s", file, exc)
