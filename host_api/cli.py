@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import sys
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,37 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--timeout", type=float, default=90.0, help="seconds to wait")
         if name == "stop":
             one.add_argument("--force", action="store_true", help="stop it although others use it")
+    page = sub.add_parser("open", help="open the host service's page, with its key", description="Open the page.")
+    page.set_defaults(run=_open, json=False)
+    page.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path(os.environ["MLX_HOST_DATA_DIR"]) if os.environ.get("MLX_HOST_DATA_DIR") else None,
+        help="the service's data directory [MLX_HOST_DATA_DIR]",
+    )
+    page.add_argument("--print", action="store_true", dest="show", help="print the file that opens it instead")
     sub.add_parser("serve", help="run the host service (needs the [host] extra)", add_help=False)
     return parser
+
+
+def _open(args: argparse.Namespace) -> int:
+    app = importlib.import_module("host_api.app.access")
+    folder = args.data_dir or importlib.import_module("host_api.app.config").default_data_dir()
+    found = app.found(folder.expanduser())
+    if found is None:
+        sys.stderr.write("mlx-host: no service has run here yet; start one with: mlx-host serve\n")
+        return 1
+    url, page = found
+    if args.show:
+        sys.stdout.write(f"{page}\n")
+        return 0
+    if not app.lives(url):
+        sys.stderr.write(f"mlx-host: the service does not answer at {url}; start it with: mlx-host serve\n")
+        return 1
+    if not webbrowser.open(page.as_uri()):
+        sys.stderr.write(f"mlx-host: no browser could be started; open {page}\n")
+        return 1
+    return 0
 
 
 def _config(args: argparse.Namespace) -> HostConfig:

@@ -52,6 +52,17 @@ def announce(data_dir: Path, url: str, key: str | None) -> None:
         fresh.replace(data_dir / name)
 
 
+def lives(url: str) -> bool:
+    """Return whether a host service answers at ``url``."""
+    import httpx
+
+    try:
+        answer = httpx.get(f"{url}/health", timeout=5.0, trust_env=False)
+        return bool(answer.json().get("service") == "mlx-host")
+    except (httpx.HTTPError, ValueError, AttributeError):
+        return False
+
+
 def found(data_dir: Path) -> tuple[str, Path] | None:
     """Return the address of the service of a data directory and the file that opens its page, or None."""
     try:

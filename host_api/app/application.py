@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -73,11 +74,14 @@ def build(
         left = await found.runs.recover()
         if left:
             log.info("%d answers were interrupted; what came of them is kept", left)
+        # The chat's libraries take seconds to import: in a thread and now, not on the loop at the first question.
+        warm = asyncio.create_task(asyncio.to_thread(importlib.import_module, "host_api.app.chat.agent"))
         found.reconciler.start()
         found.worker.start()
         try:
             yield
         finally:
+            warm.cancel()
             await found.feed.close()
             await found.runs.close()
             await found.pulls.close()

@@ -48,6 +48,7 @@ class Turn:
     timeout: float
     settings: ModelSettings
     failed: Callable[[], None]
+    sources: Sequence[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -174,13 +175,26 @@ class _Adapter(VercelAIAdapter[None, str]):
         )
 
 
+def _instructions(sources: Sequence[dict[str, Any]] | None) -> str:
+    """Return what the model is told first; ``sources`` are stretches of the user's documents to answer from."""
+    if sources is None:
+        return INSTRUCTIONS
+    found = "\n\n".join(f"[{n}] {s['document']}, page {s['page']}:\n{s['text']}" for n, s in enumerate(sources, 1))
+    if not found:
+        return f"{INSTRUCTIONS} The user asked about their documents, but nothing was found in them: say so."
+    return (
+        f"{INSTRUCTIONS} Answer from these stretches of the user's documents and name their numbers, such as [1]; "
+        f"say so when they don't tell.\n\n{found}"
+    )
+
+
 async def answer(turn: Turn, begun: Begun, messages: list[UIMessage]) -> AsyncGenerator[dict[str, Any], None]:
     """Yield the chunks of an answer; closing it cancels the model's request."""
     target = turn.target
     async with outgoing.sdk_client(target.api_url, timeout=turn.timeout) as http:
         client = AsyncOpenAI(base_url=target.api_url, api_key=target.key or "none", max_retries=0, http_client=http)
         model = OpenAIChatModel(target.model, provider=OpenAIProvider(openai_client=client))
-        agent = Agent(model, instructions=INSTRUCTIONS, tools=list(turn.tools), retries=2)
+        agent = Agent(model, instructions=_instructions(turn.sources), tools=list(turn.tools), retries=2)
         adapter = _Adapter(
             agent=agent,
             run_input=SubmitMessage(id=begun.session_id, messages=messages),

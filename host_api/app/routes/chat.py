@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from host_api.app.chat.agent import Asked, Turn
 
 router = APIRouter(prefix="/chat", tags=["chat"])
+SOURCES = 5  # stretches of documents an answer is given
 _HEADERS = {
     "x-vercel-ai-ui-message-stream": "v1",
     "Cache-Control": "no-store",
@@ -45,10 +47,10 @@ async def agent_stream(request: Request, host: Host) -> Response:
 
     The service has the history: of ``messages`` the last one is taken, and the one before it says what it follows;
     ``parent_id`` says so too. A stale parent is a 409, unless ``branch`` is true. Besides, the body may have
-    ``model_id`` (a model for this turn) and ``tools`` (false: none). A client that leaves stops nothing.
+    ``model_id`` (a model for this turn), ``tools`` (false: none) and ``documents`` (true: what the user's documents say
+    about it is looked up first and shown as the answer's sources). A client that leaves stops nothing.
     """
-    from host_api.app.chat import agent
-
+    agent = await asyncio.to_thread(importlib.import_module, "host_api.app.chat.agent")
     try:
         asked = agent.parse(await request.body())
     except ValidationError as exc:
@@ -76,13 +78,23 @@ async def agent_stream(request: Request, host: Host) -> Response:
     async def source() -> AsyncGenerator[dict[str, Any], None]:
         messages = await asyncio.to_thread(agent.history, begun.path, host.files)
         more = await host.mcp.tools(consent) if turn.tools else []
-        whole = dataclasses.replace(turn, tools=[*turn.tools, *more])
+        sources = await _sources(host, begun.path[-1]) if asked.extra.get("documents") is True else None
+        whole = dataclasses.replace(turn, tools=[*turn.tools, *more], sources=sources)
         async with aclosing(agent.answer(whole, begun, messages)) as chunks:
             async for chunk in chunks:
                 yield chunk
+                if chunk["type"] == "start" and sources is not None:
+                    yield {"type": "data-sources", "id": "sources", "data": sources}
 
     run = host.runs.start(begun, source)
     return _followed(run)
+
+
+async def _sources(host: Services, question: ChatTurn) -> list[dict[str, Any]]:
+    """Return the stretches of the user's documents that a question is about. Raises ApiError."""
+    words = " ".join(str(part.get("text", "")) for part in question.parts if part["type"] == "text")
+    found = await host.indexer.search(words[:4000], SOURCES) if words.strip() else []
+    return [{name: hit.get(name) for name in ("document", "task_id", "page", "pictures", "text")} for hit in found]
 
 
 async def _turn(host: Services, asked: Asked) -> Turn:

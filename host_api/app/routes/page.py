@@ -14,7 +14,7 @@ from host_api.loopback import docs_page
 router = APIRouter(include_in_schema=False)
 BUILT = Path(__file__).parents[1] / "web" / "dist"
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {

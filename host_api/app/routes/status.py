@@ -41,10 +41,12 @@ async def look(host: Services) -> dict[str, Any]:
     """Return how the service and the sidecar are."""
     state = host.reconciler.state
     engine: dict[str, Any] | None = None
+    generated: int | None = None
     if state.url is not None:
         with contextlib.suppress(httpx.HTTPError, ValueError):
-            async with outgoing.client(state.url, key=None, timeout=5.0) as http:
+            async with outgoing.client(state.url, key=host.reconciler.key, timeout=5.0) as http:
                 engine = (await http.get("/health")).json()
+                generated = _generated((await http.get("/metrics")).text)
     counts = await asyncio.to_thread(host.jobs.counts)
     assigned = await asyncio.to_thread(host.store.assignments)
     return {
@@ -61,12 +63,19 @@ async def look(host: Services) -> dict[str, Any]:
             "loading": engine.get("loading") if engine else None,
             "queue": engine.get("queue") if engine else None,
             "error": engine.get("error") if engine else None,
+            "generated_tokens": generated,
             "events": host.reconciler.events(),
         },
         "tasks": counts,
         "tasks_trouble": host.worker.trouble,
         "capabilities": {c: {"model": m.name, "provider": p.name} for c, (m, p) in assigned.items()},
     }
+
+
+def _generated(metrics: str) -> int:
+    """Return how many tokens the sidecar has written since it started."""
+    lines = (x for x in metrics.splitlines() if x.startswith("mlx_sidecar_generation_tokens_total"))
+    return int(sum(float(line.rpartition(" ")[2]) for line in lines))
 
 
 def _memory(pid: int | None) -> int | None:

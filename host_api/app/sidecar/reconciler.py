@@ -151,6 +151,11 @@ class Reconciler:
         return self._wanted
 
     @property
+    def key(self) -> str | None:
+        """Return the running sidecar's key; never logged, never sent to clients."""
+        return self._link.token if self._link is not None else None
+
+    @property
     def state(self) -> State:
         """How things are."""
         link = self._link

@@ -107,7 +107,7 @@ def test_the_built_page_is_what_its_sources_give(tmp_path: Path) -> None:
     assert names == sorted(p.relative_to(tmp_path / "dist").as_posix() for p in tmp_path.rglob("*") if p.is_file())
     _, changed, missing = filecmp.cmpfiles(BUILT, tmp_path / "dist", names, shallow=False)
     assert (changed, missing) == ([], []), "run make web and commit what it builds"
-    assert sum((BUILT / n).stat().st_size for n in names) < 500_000
+    assert sum((BUILT / n).stat().st_size for n in names) < 1_200_000
 
 
 def test_the_page_lets_nothing_else_in(http: httpx.Client) -> None:
@@ -210,6 +210,93 @@ def test_stop_stops_the_engine(page: Page, running: HostProcess) -> None:
         expect(page.get_by_role("button", name="Send")).to_be_visible()
         wait_for(lambda: rows() == 0, 20)
         page.get_by_role("button", name="New chat").click()
+
+
+def test_every_word_of_the_page_is_there_in_chinese() -> None:
+    source = ROOT / "host_api" / "app" / "web" / "src"
+    used: set[str] = set()
+    for path in source.glob("*.tsx"):
+        used |= set(re.findall(r"\bt\('((?:[^'\\\\]|\\\\.)+)'", path.read_text()))
+    known = set(re.findall(r"'((?:[^'\\\\]|\\\\.)+)': '", (source / "zh.ts").read_text()))
+    assert used - known == set()
+    assert len(used) > 100
+
+
+def test_what_a_model_writes_is_shown_as_it_means_it(page: Page, http: httpx.Client) -> None:
+    written = (
+        "# Bread\n\n| flour | water |\n| --- | --- |\n| 500 g | 350 g |\n\n- [x] knead\n\n"
+        "```python\nprint('bread')\n```\n\n$e^{i\\pi} + 1 = 0$\n\n"
+        "<img src=x onerror=\"document.title='run'\"> <script>document.title='run'</script>\n\n"
+        "![spy](https://evil.example/x.png) [link](javascript:document.title='run')"
+    )
+    with scripted() as provider:
+        made = http.post("/models/providers", json={"name": "writer", "base_url": provider.url}).json()
+        model = http.post(f"/models/provider/{made['id']}/discover").json()[0]["id"]
+        provider.steps = [[{"content": written}], [{"content": "Once more."}], [{"content": "Edited."}]]
+        asked: list[str] = []
+        page.on("request", lambda r: asked.append(r.url))
+        page.get_by_label("Model", exact=True).select_option(str(model))
+        ask(page, "How is bread made?")
+        finished(page)
+        said = answer(page)
+        expect(said.get_by_role("cell", name="350 g")).to_be_visible()
+        expect(said.locator("math")).to_have_count(1)
+        expect(said.get_by_role("button", name="Copy", exact=True)).to_be_visible()
+        expect(said.locator(".hljs-built_in")).to_have_text("print")
+        assert page.title() != "run"
+        assert not [url for url in asked if "evil" in url]
+        shot(page, "markdown")
+        accessible(page)
+        page.get_by_role("button", name="Answer again").click()
+        expect(answer(page)).to_contain_text("Once more.")
+        finished(page)
+        expect(page.get_by_text("2/2")).to_be_visible()
+        page.get_by_role("button", name="Earlier version").click()
+        expect(answer(page)).to_contain_text("350 g")
+        page.get_by_role("button", name="Edit", exact=True).click()
+        page.get_by_label("Edited question").fill("How is cheese made?")
+        page.get_by_role("button", name="Ask", exact=True).click()
+        expect(answer(page)).to_contain_text("Edited.")
+        expect(page.get_by_role("article", name="You")).to_have_text("How is cheese made?")
+        http.delete(f"/models/providers/{made['id']}")
+
+
+def test_an_answer_goes_on_without_its_window_and_shows_in_another(page: Page, running: HostProcess) -> None:
+    ask(page, STORY)
+    expect(answer(page)).to_contain_text(re.compile(r"\w+ \w+"), timeout=SLOW)
+    page.get_by_role("button", name="New chat").click()
+    expect(page.get_by_role("article")).to_have_count(0)
+    other = page.context.new_page()
+    other.goto(running.link)
+    for window in (page, other):
+        window.get_by_role("navigation", name="Chats").get_by_role("button", name=STORY).first.click()
+        expect(answer(window)).to_contain_text(re.compile(r"\w+ \w+"), timeout=SLOW)
+    words = answer(page).inner_text()
+    assert words.strip()
+    page.get_by_role("button", name="Stop").click()
+    for window in (page, other):
+        expect(window.get_by_role("button", name="Send")).to_be_visible()
+    other.close()
+
+
+def test_the_page_speaks_chinese(page: Page) -> None:
+    page.get_by_role("button", name="中文").click()
+    expect(page.get_by_label("你的问题")).to_be_focused()
+    assert page.evaluate("document.documentElement.lang") == "zh-Hans"
+    page.get_by_label("你的问题").fill(PARIS)
+    page.get_by_label("你的问题").press("Enter")
+    expect(page.get_by_role("article", name="回答")).to_contain_text("Paris", timeout=SLOW)
+    expect(page.get_by_role("status")).to_have_text("回答完成。", timeout=SLOW)
+    shot(page, "chinese")
+    accessible(page)
+    page.set_viewport_size({"width": 390, "height": 844})
+    shot(page, "chinese-phone")
+    page.set_viewport_size({"width": 1920, "height": 1080})
+    page.emulate_media(color_scheme="dark")
+    shot(page, "chinese-wide-dark")
+    accessible(page)
+    page.get_by_role("button", name="English").click()
+    expect(question(page)).to_be_focused()
 
 
 @pytest.fixture

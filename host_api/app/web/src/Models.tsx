@@ -1,18 +1,20 @@
 import { useState } from 'react';
-import { call, post, words, type Capability, type Model, type Provider } from './api';
+import { call, post, words, type Capability, type Model, type Provider, type Pull } from './api';
 import { Downloads } from './Downloads';
+import { t } from './i18n';
 
 interface Props {
   capabilities: Capability[];
   models: Model[];
   providers: Provider[];
+  pulls: Pull[];
   changed: () => Promise<void>;
   say: (text: string) => void;
 }
 
-const label = (name: string) => name.replaceAll('_', ' ');
+const label = (name: string) => t(name.replaceAll('_', ' '));
 
-export function Models({ capabilities, models, providers, changed, say }: Props) {
+export function Models({ capabilities, models, providers, pulls, changed, say }: Props) {
   const [error, setError] = useState('');
   const tried = async (work: () => Promise<string>) => {
     setError('');
@@ -25,7 +27,7 @@ export function Models({ capabilities, models, providers, changed, say }: Props)
   };
   const assign = (capability: string, id: string) => tried(async () => {
     const after = await post<{ sidecar: { happened: string } }>(`models/global_capability/${capability}`, { model_id: id ? Number(id) : null });
-    return `${label(capability)} changed; the model process: ${label(after.sidecar.happened)}.`;
+    return t('{capability} changed; the model process: {happened}.', { capability: label(capability), happened: label(after.sidecar.happened) });
   });
   const add = (form: HTMLFormElement) => tried(async () => {
     const data = new FormData(form);
@@ -34,21 +36,21 @@ export function Models({ capabilities, models, providers, changed, say }: Props)
     });
     form.reset();
     const found = await post<Model[]>(`models/provider/${made.id}/discover`);
-    return `${made.name} was added with ${found.filter((m) => m.provider_id === made.id).length} models.`;
+    return t('{name} was added with {n} models.', { name: made.name, n: found.filter((m) => m.provider_id === made.id).length });
   });
   return (
     <section aria-labelledby="models-title">
-      <h2 id="models-title">Models</h2>
+      <h2 id="models-title">{t('Models')}</h2>
       <div className="grid">
         {capabilities.map((c) => (
           <div key={c.name} className="pair">
-            <label htmlFor={`capability-${c.name}`} title={c.description}>{label(c.name)}</label>
+            <label htmlFor={`capability-${c.name}`} title={t(c.description)}>{label(c.name)}</label>
             <select id={`capability-${c.name}`} value={c.model?.id ?? ''} onChange={(e) => void assign(c.name, e.target.value)}>
-              <option value="">none</option>
+              <option value="">{t('none')}</option>
               {providers.map((p) => (
                 <optgroup key={p.id} label={p.name}>
                   {models.filter((m) => m.provider_id === p.id && (m.present || m.id === c.model?.id) && m.capabilities[c.name] !== false)
-                    .map((m) => <option key={m.id} value={m.id}>{m.name}{m.present ? '' : ' (gone)'}</option>)}
+                    .map((m) => <option key={m.id} value={m.id}>{m.name}{m.present ? '' : ` (${t('gone')})`}</option>)}
                 </optgroup>
               ))}
             </select>
@@ -56,27 +58,50 @@ export function Models({ capabilities, models, providers, changed, say }: Props)
         ))}
       </div>
       {error && <p className="error" role="alert">{error}</p>}
-      <Downloads models={models} changed={changed} say={say} />
+      <Cards models={models} providers={providers} capabilities={capabilities} />
+      <Downloads models={models} pulls={pulls} changed={changed} say={say} />
       <details>
-        <summary>Providers</summary>
+        <summary>{t('Providers')}</summary>
         <ul className="plain">
           {providers.map((p) => (
             <li key={p.id} className="row">
               <span className="grow" title={p.base_url ?? ''}>{p.name}</span>
-              <button type="button" aria-label={`Look up models of ${p.name}`}
-                onClick={() => void tried(async () => { await post(`models/provider/${p.id}/discover`); return 'Models looked up.'; })}>Look up</button>
-              {p.kind !== 'builtin' && <button type="button" aria-label={`Remove ${p.name}`}
-                onClick={() => { if (window.confirm(`Remove ${p.name}?`)) void tried(async () => { await call('DELETE', `models/providers/${p.id}`); return 'Provider removed.'; }); }}>Remove</button>}
+              <button type="button" aria-label={t('Look up models of {name}', { name: p.name })}
+                onClick={() => void tried(async () => { await post(`models/provider/${p.id}/discover`); return t('Models looked up.'); })}>{t('Look up')}</button>
+              {p.kind !== 'builtin' && <button type="button" aria-label={t('Remove {name}', { name: p.name })}
+                onClick={() => { if (window.confirm(t('Remove {name}?', { name: p.name }))) void tried(async () => { await call('DELETE', `models/providers/${p.id}`); return t('Provider removed.'); }); }}>{t('Remove')}</button>}
             </li>
           ))}
         </ul>
         <form className="stack" onSubmit={(e) => { e.preventDefault(); void add(e.currentTarget); }}>
-          <label>Name <input name="name" required maxLength={100} /></label>
-          <label>Address <input name="base_url" type="url" required placeholder="http://127.0.0.1:11434/v1" /></label>
-          <label>Key <input name="api_key" type="password" autoComplete="off" /></label>
-          <button type="submit">Add provider</button>
+          <label>{t('Name')} <input name="name" required maxLength={100} /></label>
+          <label>{t('Address')} <input name="base_url" type="url" required placeholder="http://127.0.0.1:11434/v1" /></label>
+          <label>{t('Key')} <input name="api_key" type="password" autoComplete="off" /></label>
+          <button type="submit">{t('Add provider')}</button>
         </form>
       </details>
     </section>
+  );
+}
+
+/** What is installed or known, each with what it can and what it is used for. */
+function Cards({ models, providers, capabilities }: { models: Model[]; providers: Provider[]; capabilities: Capability[] }) {
+  return (
+    <details>
+      <summary>{t('Models at hand ({n})', { n: models.filter((m) => m.present).length })}</summary>
+      <ul className="cards">
+        {models.filter((m) => m.present).map((m) => {
+          const uses = capabilities.filter((c) => c.model?.id === m.id);
+          return (
+            <li key={m.id} className="card">
+              <strong>{m.name}</strong>
+              <span className="quiet">{providers.find((p) => p.id === m.provider_id)?.name}</span>
+              <span className="row">{Object.entries(m.capabilities).filter(([, has]) => has).map(([name]) => <span key={name} className="badge">{label(name)}</span>)}</span>
+              {uses.length > 0 && <span className="quiet">{t('used for {names}', { names: uses.map((c) => label(c.name)).join(', ') })}</span>}
+            </li>
+          );
+        })}
+      </ul>
+    </details>
   );
 }

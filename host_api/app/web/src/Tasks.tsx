@@ -1,24 +1,27 @@
 import { useCallback, useEffect, useRef, useState } from 'react';
-import { call, follow, get, post, words, type Hit, type Task } from './api';
+import { call, post, words, type Hit, type Task } from './api';
+import { t } from './i18n';
 
 const RUNNING = ['queued', 'running'];
 
 function indexed(result: Record<string, unknown>): string {
   const pages = Number(result.pages);
   const pictures = Number(result.pictures);
-  return `${pages} ${pages === 1 ? 'page' : 'pages'}${pictures ? `, ${String(result.described)} of ${pictures} pictures described` : ''}`;
+  const read = pages === 1 ? t('1 page') : t('{n} pages', { n: pages });
+  return pictures ? `${read}, ${t('{n} of {all} pictures described', { n: String(result.described), all: pictures })}` : read;
 }
 
-export function Tasks({ say }: { say: (text: string) => void }) {
-  const [tasks, setTasks] = useState<Task[]>([]);
+interface Props { tasks: Task[]; trouble: string | null; say: (text: string) => void }
+
+export function Tasks({ tasks, trouble, say }: Props) {
   const [error, setError] = useState('');
   const [query, setQuery] = useState('');
   const [hits, setHits] = useState<Hit[]>();
-  const followed = useRef(new Map<string, AbortController>());
+  const [sending, setSending] = useState('');
+  const before = useRef(new Map<string, string>());
   const file = useRef<HTMLInputElement>(null);
   const kind = useRef('index');
 
-  const load = useCallback(async () => setTasks(await get<Task[]>('tasks')), []);
   const tried = useCallback(async (work: () => Promise<unknown>) => {
     setError('');
     try {
@@ -27,72 +30,60 @@ export function Tasks({ say }: { say: (text: string) => void }) {
       setError(words(e));
     }
   }, []);
-  useEffect(() => { void tried(load); }, [load, tried]);
-
   useEffect(() => {
     for (const task of tasks) {
-      if (!RUNNING.includes(task.state) || followed.current.has(task.id)) continue;
-      const gone = new AbortController();
-      followed.current.set(task.id, gone);
-      const seen = (now: Task) => {
-        setTasks((all) => all.map((t) => (t.id === now.id ? now : t)));
-        if (!RUNNING.includes(now.state)) say(`${now.name}: ${now.state}.`);
-      };
-      void follow(task.id, seen, gone.signal).catch(() => undefined).finally(() => {
-        followed.current.delete(task.id);
-        if (!gone.signal.aborted) setTimeout(() => void load().catch(() => undefined), 1000);
-      });
+      const was = before.current.get(task.id);
+      if (was && RUNNING.includes(was) && !RUNNING.includes(task.state)) say(`${task.name}: ${t(task.state)}.`);
     }
-  }, [tasks, load, say]);
-  useEffect(() => {
-    const all = followed.current;
-    return () => { for (const one of all.values()) one.abort(); };
-  }, []);
+    before.current = new Map(tasks.map((task) => [task.id, task.state]));
+  }, [tasks, say]);
 
   const upload = (given: File) => tried(async () => {
+    setSending(given.name);
     const form = new FormData();
     form.append('file', given);
     await call('POST', `tasks/${kind.current}`, form);
-    say(`${given.name} is queued.`);
-    await load();
-  });
+    say(t('{name} is queued.', { name: given.name }));
+  }).finally(() => setSending(''));
   const pick = (what: string) => { kind.current = what; file.current?.click(); };
 
   return (
     <section aria-labelledby="tasks-title">
-      <h2 id="tasks-title">Documents and tasks</h2>
+      <h2 id="tasks-title">{t('Documents and tasks')}</h2>
       <div className="row">
-        <button type="button" onClick={() => pick('index')}>Index a file</button>
-        <button type="button" onClick={() => pick('tag')}>Tag a file</button>
-        <input ref={file} className="unseen" type="file" tabIndex={-1} aria-label="Document"
+        <button type="button" onClick={() => pick('index')}>{t('Index a file')}</button>
+        <button type="button" onClick={() => pick('tag')}>{t('Tag a file')}</button>
+        <input ref={file} className="unseen" type="file" tabIndex={-1} aria-label={t('Document')}
           onChange={(e) => { const given = e.target.files?.[0]; if (given) void upload(given); e.target.value = ''; }} />
       </div>
+      {sending && <p className="quiet">{t('{name} is being sent…', { name: sending })}</p>}
+      {trouble && <p className="error">{trouble}</p>}
       {error && <p className="error" role="alert">{error}</p>}
-      {tasks.length === 0 && <p className="quiet">Nothing queued, nothing done.</p>}
-      <ul className="tasks" aria-label="Tasks">
-        {tasks.map((t) => (
-          <li key={t.id}>
-            <div className="row"><span className="grow name" title={t.name}>{t.kind}: {t.name}</span><span className={`badge ${t.state}`}>{t.state}</span></div>
-            {RUNNING.includes(t.state) && <progress aria-label={`Progress of ${t.name}`} value={t.total ? t.done : undefined} max={t.total || 1} />}
-            {RUNNING.includes(t.state) && t.note && <div className="quiet">{t.note}</div>}
-            {t.error && t.state !== 'done' && <div className="error">{t.error}</div>}
-            {Array.isArray(t.result?.tags) && <div className="quiet">{(t.result.tags as string[]).join(', ')}</div>}
-            {t.kind === 'index' && t.result && <div className="quiet">{indexed(t.result)}</div>}
+      {tasks.length === 0 && <p className="quiet">{t('Nothing queued, nothing done.')}</p>}
+      <ul className="tasks" aria-label={t('Tasks')}>
+        {tasks.map((task) => (
+          <li key={task.id}>
+            <div className="row"><span className="grow name" title={task.name}>{t(task.kind)}: {task.name}</span><span className={`badge ${task.state}`}>{t(task.state)}</span></div>
+            {RUNNING.includes(task.state) && <progress aria-label={t('Progress of {name}', { name: task.name })} value={task.total ? task.done : undefined} max={task.total || 1} />}
+            {RUNNING.includes(task.state) && task.note && <div className="quiet">{task.note}</div>}
+            {task.error && task.state !== 'done' && <div className="error">{task.error}</div>}
+            {Array.isArray(task.result?.tags) && <div className="quiet">{(task.result.tags as string[]).join(', ')}</div>}
+            {task.kind === 'index' && task.result && <div className="quiet">{indexed(task.result)}</div>}
             <div className="row">
-              {RUNNING.includes(t.state) && <button type="button" aria-label={`Cancel ${t.name}`} onClick={() => void tried(async () => { await post(`tasks/${t.id}/cancel`); await load(); })}>Cancel</button>}
-              {['failed', 'cancelled'].includes(t.state) && <button type="button" aria-label={`Try again: ${t.name}`} onClick={() => void tried(async () => { await post(`tasks/${t.id}/retry`); await load(); })}>Try again</button>}
-              {!RUNNING.includes(t.state) && <button type="button" aria-label={`Forget ${t.name}`} onClick={() => void tried(async () => { await call('DELETE', `tasks/${t.id}`); await load(); })}>Forget</button>}
+              {RUNNING.includes(task.state) && <button type="button" aria-label={t('Cancel {name}', { name: task.name })} onClick={() => void tried(async () => { await post(`tasks/${task.id}/cancel`); })}>{t('Cancel')}</button>}
+              {['failed', 'cancelled'].includes(task.state) && <button type="button" aria-label={t('Try again: {name}', { name: task.name })} onClick={() => void tried(async () => { await post(`tasks/${task.id}/retry`); })}>{t('Try again')}</button>}
+              {!RUNNING.includes(task.state) && <button type="button" aria-label={t('Forget {name}', { name: task.name })} onClick={() => void tried(async () => { await call('DELETE', `tasks/${task.id}`); })}>{t('Forget')}</button>}
             </div>
           </li>
         ))}
       </ul>
-      <form role="search" className="row" onSubmit={(e) => { e.preventDefault(); void tried(async () => { const found = await post<Hit[]>('search', { query }); setHits(found); say(`${found.length} found.`); }); }}>
-        <input type="search" aria-label="Search the documents" placeholder="Search the documents" className="grow" value={query} onChange={(e) => setQuery(e.target.value)} />
-        <button type="submit" disabled={!query.trim()}>Search</button>
+      <form role="search" className="row" onSubmit={(e) => { e.preventDefault(); void tried(async () => { const found = await post<Hit[]>('search', { query }); setHits(found); say(t('{n} found.', { n: found.length })); }); }}>
+        <input type="search" aria-label={t('Search the documents')} placeholder={t('Search the documents')} className="grow" value={query} onChange={(e) => setQuery(e.target.value)} />
+        <button type="submit" disabled={!query.trim()}>{t('Search')}</button>
       </form>
-      {hits && (hits.length === 0 ? <p className="quiet">Nothing found.</p> : (
-        <ol className="hits" aria-label="Found">
-          {hits.map((h, i) => <li key={i}><strong>{h.document}</strong>, page {h.page}{h.pictures.length > 0 && `, picture ${h.pictures.join(', ')}`}<p>{h.text.length > 240 ? `${h.text.slice(0, 240)}…` : h.text}</p></li>)}
+      {hits && (hits.length === 0 ? <p className="quiet">{t('Nothing found.')}</p> : (
+        <ol className="hits" aria-label={t('Found')}>
+          {hits.map((h, i) => <li key={i}><strong>{h.document}</strong>, {t('page {n}', { n: h.page })}{h.pictures.length > 0 && `, ${t('picture {n}', { n: h.pictures.join(', ') })}`}<p>{h.text.length > 240 ? `${h.text.slice(0, 240)}…` : h.text}</p></li>)}
         </ol>
       ))}
     </section>

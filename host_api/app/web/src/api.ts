@@ -1,7 +1,9 @@
 // Every call to the service. The key, where the service wants one, stays in this origin's sessionStorage (which,
 // unlike a cookie, no program on another port of this machine gets) and goes out as a bearer token alone.
 
-export interface Session { id: string; title: string; updated_at: number }
+import { t } from './i18n';
+
+export interface Session { id: string; title: string; updated_at: number; running: boolean }
 export interface Model { id: number; provider_id: string; name: string; capabilities: Record<string, boolean>; present: boolean }
 export interface Provider { id: string; name: string; kind: string; base_url: string | null; has_key: boolean }
 export interface Capability { name: string; description: string; model: Model | null; provider: Provider | null }
@@ -17,14 +19,20 @@ export interface Pull {
   model: string; state: 'running' | 'done' | 'failed' | 'cancelled'; error: string | null; status: string | null; file: string | null;
   completed: number | null; total: number | null; rate: number | null; seconds_left: number | null; message: string | null;
 }
+export interface Source { document: string; page: number; text: string }
+export interface Catalogue { models: Model[]; providers: Provider[]; capabilities: Capability[] }
+export interface Happened { at: number; kind: string; detail: string; pid: number | null }
+export interface McpServer { name: string; kind: string; state: string; error: string | null; tools: { name: string; description: string }[] }
+export interface Mcp { file: string; error: string | null; servers: McpServer[]; allowed: string[] }
 export interface Hit { document: string; page: number; pictures: number[]; text: string; score: number }
 export interface Status {
   host: { pid: number; uptime_s: number; memory_bytes: number | null };
   sidecar: {
     wanted: boolean; phase: string; detail: string; pid: number | null; memory_bytes: number | null;
     model: string | null; loading: { model: string; progress: number } | string | null;
-    queue: Record<string, { running: number; waiting: number }> | null;
+    queue: Record<string, { running: number; waiting: number }> | null; generated_tokens: number | null; events: Happened[];
   };
+  tasks_trouble: string | null;
 }
 
 const KEY = 'mlx-host-key';
@@ -55,7 +63,7 @@ export function words(error: unknown): string {
   try {
     return JSON.parse(text).error.message as string;
   } catch {
-    return text === 'Failed to fetch' ? 'The service can’t be reached. Is it running?' : text;
+    return text === 'Failed to fetch' ? t('The service can’t be reached. Is it running?') : text;
   }
 }
 
@@ -68,7 +76,7 @@ export async function call(method: string, path: string, body?: unknown): Promis
   });
   if (answer.ok) return answer;
   const said = await answer.json().catch(() => null);
-  const error = said?.error ?? { message: `The service says ${answer.status}.`, code: '' };
+  const error = said?.error ?? { message: t('The service says {status}.', { status: answer.status }), code: '' };
   throw new Refused(error.message, answer.status, error.code);
 }
 
@@ -77,21 +85,39 @@ export async function post<T>(path: string, body?: unknown): Promise<T> {
   return (await call('POST', path, body)).json() as Promise<T>;
 }
 
-/** A task now and after every change, until it has ended. EventSource can't send the key, so this reads itself. */
-export async function follow(id: string, seen: (task: Task) => void, signal: AbortSignal): Promise<void> {
-  const answer = await fetch(`tasks/${id}/events`, { headers: headers(), signal });
-  if (!answer.ok || !answer.body) throw new Refused(`The service says ${answer.status}.`, answer.status, '');
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = '';
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const events = (rest + value).split('\n\n');
-    rest = events.pop() ?? '';
-    for (const event of events) {
-      const data = event.split('\n').find((line) => line.startsWith('data: '));
-      if (data) seen(JSON.parse(data.slice(6)) as Task);
+/** The address of a file's bytes, which are fetched with the key. */
+export async function blob(path: string, kind: string): Promise<string> {
+  return URL.createObjectURL(new Blob([await (await call('GET', path)).arrayBuffer()], { type: kind }));
+}
+
+/**
+ * Everything the page shows, as it changes: one stream of events for as long as `signal` lets it, begun anew when it
+ * breaks. EventSource can't send the key, so this reads itself.
+ */
+export async function feed(seen: (topic: string, data: unknown) => void, lost: (error: unknown) => void, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    try {
+      const answer = await fetch('events', { headers: headers(), signal });
+      if (!answer.ok || !answer.body) throw new Refused(t('The service says {status}.', { status: answer.status }), answer.status, '');
+      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+      let rest = '';
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) break;
+        const events = (rest + value).split('\n\n');
+        rest = events.pop() ?? '';
+        for (const event of events) {
+          const [name, data] = event.split('\n');
+          if (name?.startsWith('event: ') && data?.startsWith('data: ')) seen(name.slice(7), JSON.parse(data.slice(6)));
+        }
+      }
+      lost(new Error('Failed to fetch'));
+    } catch (error) {
+      if (signal.aborted) return;
+      lost(error);
+      if (error instanceof Refused && error.status === 401) return;
     }
+    await new Promise((go) => setTimeout(go, 2000));
   }
 }
 
