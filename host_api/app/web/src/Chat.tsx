@@ -18,14 +18,18 @@ interface Props {
   reload: (leaf?: string, draft?: string) => void;
 }
 
+// What was chosen for a chat outlives its view, which is made anew when another branch is shown.
+const choices = new Map<string, { model: string; documents: boolean }>();
+
 export function Chat({ id, initial, siblings, running, draft, models, input, say, finished, reload }: Props) {
   const [text, setText] = useState(draft);
   const [files, setFiles] = useState<FileUIPart[]>([]);
   const [over, setOver] = useState(false);
-  const [model, setModel] = useState('');
-  const [documents, setDocuments] = useState(false);
+  const [model, setModel] = useState(choices.get(id)?.model ?? '');
+  const [documents, setDocuments] = useState(choices.get(id)?.documents ?? false);
   const chosen = useRef({ model, documents });
   chosen.current = { model, documents };
+  choices.set(id, chosen.current);
   const picker = useRef<HTMLInputElement>(null);
   const log = useRef<HTMLElement>(null);
   const follows = useRef(true);

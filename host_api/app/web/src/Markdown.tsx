@@ -27,6 +27,7 @@ function Code(props: ComponentProps<'pre'>) {
 const parts = {
   pre: Code,
   img: ({ alt, src }: { alt?: string; src?: string | Blob }) => <span className="quiet">[{alt || String(src)}]</span>,
+  input: ({ checked }: { checked?: boolean }) => <input type="checkbox" disabled checked={checked === true} aria-label={checked ? t('done') : t('to do')} readOnly />,
   a: ({ children, href }: { children?: React.ReactNode; href?: string }) => <a href={href} target="_blank" rel="noreferrer noopener">{children}</a>,
   table: ({ children }: { children?: React.ReactNode }) => <div className="scroll" tabIndex={0} role="region" aria-label={t('Table')}><table>{children}</table></div>,
 };

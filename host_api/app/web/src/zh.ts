@@ -1,6 +1,6 @@
 // Simplified Chinese, by the English that stands in the sources. A test compares the two.
 export const zh: Record<string, string> = {
-  'Copied': '已复制', 'Copied.': '已复制。', 'Copy': '复制', 'Code': '代码', 'Table': '表格',
+  'to do': '待办', 'Copied': '已复制', 'Copied.': '已复制。', 'Copy': '复制', 'Code': '代码', 'Table': '表格',
   'Edited question': '修改后的问题', 'Ask': '提问', 'Cancel': '取消', 'You': '你', 'Answer': '回答',
   'This answer was interrupted.': '回答被中断。', 'This answer was stopped.': '回答已停止。',
   'Earlier version': '上一个版本', 'Later version': '下一个版本', 'Edit': '编辑', 'Answer again': '重新回答',
