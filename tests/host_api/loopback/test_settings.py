@@ -76,11 +76,12 @@ def test_nobody_listens_beyond_loopback_without_a_key(address: str, tmp_path: Pa
     key = tmp_path / "key"
     key.write_text("secret\n")
     assert listen.beyond_loopback(address)
-    for load, more in ((sidecar, ("--managed", "--open")), (sidecar, ()), (host, ())):
+    for load, more in ((sidecar, ("--managed", "--open")), (sidecar, ()), (host, ("--open",))):
         with pytest.raises(ConfigError, match="other machines"):
             load("--host", address, *more)
         assert load("--host", address, *more, "--api-key-file", str(key)).host == address
     assert sidecar("--host", address, "--managed").host == address, "managed, it makes itself a key"
+    assert host("--host", address).host == address, "it makes itself a key at its first start"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
