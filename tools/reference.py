@@ -222,11 +222,45 @@ SIDECAR = """What the sidecar answers on its port (60316 where it is free). Erro
 HOST = """What `mlx-host serve` answers on port 60315. Errors are `{"error": {"message", "code"}}`."""
 
 
+FIELDS = """What becomes of each field of a request's body. *Honoured* fields are those of the schemas in
+[http-sidecar.md](http-sidecar.md). A *refused* field with a value is a 400 that names it (`unsupported_parameter`);
+null, and the value given as neutral, pass. An *ignored* field changes nothing here. Fields that stand in no table are
+ignored too."""
+
+
+def fields_page() -> str:
+    """Return the page of what becomes of each field."""
+    from sidecar.api import fields
+    from sidecar.api.messages.schemas import FIELDS as MESSAGES
+    from sidecar.api.messages.schemas import MessagesRequest
+    from sidecar.api.responses.schemas import FIELDS as RESPONSES
+    from sidecar.api.responses.schemas import ResponseRequest
+    from sidecar.api.schemas import ChatRequest, CompletionRequest, EmbeddingRequest
+
+    out = [NOTE, "# Fields, one by one\n\n", FIELDS, "\n"]
+    for path, model, table in (
+        ("/v1/chat/completions", ChatRequest, fields.CHAT),
+        ("/v1/completions", CompletionRequest, fields.COMPLETION),
+        ("/v1/embeddings", EmbeddingRequest, fields.EMBEDDING),
+        ("/v1/responses", ResponseRequest, RESPONSES),
+        ("/v1/messages", MessagesRequest, MESSAGES),
+    ):
+        honoured = ", ".join(f"`{name}`" for name in model.model_fields)
+        out += [f"\n## POST {path}\n\nHonoured: {honoured}.\n\n| field | | why |\n| --- | --- | --- |\n"]
+        for name, entry in sorted(table.items()):
+            values = entry.neutral if isinstance(entry, fields.Refused) else ()
+            neutral = f" (neutral: {', '.join(f'`{json.dumps(n)}`' for n in values)})" if values else ""
+            how = "refused" if isinstance(entry, fields.Refused) else "ignored"
+            out.append(f"| `{name}` | {how} | {entry.reason}{neutral} |\n")
+    return "".join(out)
+
+
 def pages(server: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, str]:
     """Return every page of the reference by its file name."""
     return {
         "settings.md": settings(),
         "cli.md": cli(),
+        "fields.md": fields_page(),
         "http-sidecar.md": http("The sidecar's HTTP API", SIDECAR, server),
         "http-host.md": http("The host service's HTTP API", HOST, host),
     }

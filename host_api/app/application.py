@@ -26,15 +26,17 @@ from host_api.app.data.files import Files
 from host_api.app.data.jobs import Jobs
 from host_api.app.data.keys import KeyStore
 from host_api.app.data.providers import Store
-from host_api.app.data.tables import Job
-from host_api.app.documents import readers, tagging
+from host_api.app.documents.folder_notes import FolderNotes
+from host_api.app.documents.folders import Folders
 from host_api.app.documents.index import Indexer
+from host_api.app.documents.intake import Intake
+from host_api.app.documents.tagger import Tagger
 from host_api.app.documents.vectors import Vectors
-from host_api.app.documents.worker import Progress, Worker
+from host_api.app.documents.worker import Worker
 from host_api.app.feed import Feed
 from host_api.app.models.gateway import Gateway
 from host_api.app.models.pulls import Pulls
-from host_api.app.routes import chat, mcp, models, page, pulls, status, tasks
+from host_api.app.routes import chat, folders, mcp, models, page, pulls, status, tasks
 from host_api.app.services import Services
 from host_api.app.sidecar.control import SidecarControl
 from host_api.app.sidecar.reconciler import Control, Reconciler
@@ -78,6 +80,7 @@ def build(
         warm = asyncio.create_task(asyncio.to_thread(importlib.import_module, "host_api.app.chat.agent"))
         found.reconciler.start()
         found.worker.start()
+        await found.folders.start()
         try:
             yield
         finally:
@@ -85,6 +88,7 @@ def build(
             await found.feed.close()
             await found.runs.close()
             await found.pulls.close()
+            await found.folders.close()
             await found.mcp.close()
             await found.worker.close()
             await found.reconciler.close()
@@ -94,7 +98,7 @@ def build(
 
     app = FastAPI(title="mlx-host", lifespan=lifespan, docs_url=None, redoc_url=None)
     errors.install(app)
-    for module in (page, status, models, pulls, chat, mcp, tasks):
+    for module in (page, status, models, pulls, chat, mcp, tasks, folders):
         app.include_router(module.router)
     return app
 
@@ -110,9 +114,10 @@ def _services(settings: HostSettings, database: Database, control: Control, extr
     indexer = Indexer(jobs, vectors, gateway)
     sessions = Sessions(database, Files(settings.data_dir / "pictures"))
 
-    async def tag(job: Job, _: Progress) -> dict[str, Any]:
-        text = await asyncio.to_thread(lambda: readers.text_of(job.name, jobs.content(job)))
-        return {"tags": await tagging.tags_of(gateway, text, attempt=job.attempts)}
+    tagger = Tagger(jobs, gateway)
+    worker = Worker(jobs, {"tag": tagger.tag, "index": indexer.index}, attempts=settings.job_attempts)
+    intake = Intake(jobs, worker, gateway, store, indexer)
+    notes = FolderNotes(settings.data_dir / "folders.sqlite3")
 
     return Services(
         settings=settings,
@@ -126,7 +131,9 @@ def _services(settings: HostSettings, database: Database, control: Control, extr
         jobs=jobs,
         vectors=vectors,
         indexer=indexer,
-        worker=Worker(jobs, {"tag": tag, "index": indexer.index}, attempts=settings.job_attempts),
+        worker=worker,
+        intake=intake,
+        folders=Folders(notes, intake, jobs, vectors, worker),
         pulls=Pulls(gateway, store),
         mcp=Servers(settings.data_dir / "mcp.json"),
         consents=Consents(database),

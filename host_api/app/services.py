@@ -17,7 +17,9 @@ from host_api.app.data.chats import Sessions
 from host_api.app.data.files import Files
 from host_api.app.data.jobs import Jobs
 from host_api.app.data.providers import Store
+from host_api.app.documents.folders import Folders
 from host_api.app.documents.index import Indexer
+from host_api.app.documents.intake import Intake
 from host_api.app.documents.vectors import Vectors
 from host_api.app.documents.worker import Worker
 from host_api.app.feed import Feed
@@ -42,6 +44,8 @@ class Services:
     vectors: Vectors
     indexer: Indexer
     worker: Worker
+    intake: Intake
+    folders: Folders
     pulls: Pulls
     mcp: Servers
     consents: Consents

@@ -17,6 +17,7 @@ class Answer:
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     scores: list[Scores] = field(default_factory=list)
     finish: str | None = None
+    stop: str | None = None
     completion_tokens: int = 0
     reasoning_tokens: int = 0
 
@@ -33,7 +34,7 @@ class Answer:
             whole["function"]["name"] += call["function"].get("name", "")
             whole["function"]["arguments"] += call["function"].get("arguments", "")
         if piece.finish is not None:
-            self.finish = piece.finish
+            self.finish, self.stop = piece.finish, piece.stop
             self.completion_tokens, self.reasoning_tokens = piece.completion_tokens, piece.reasoning_tokens
 
 

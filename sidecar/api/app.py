@@ -16,6 +16,7 @@ from host_api.loopback.guard import Guard
 from sidecar import __version__
 from sidecar.api import chat, completions, embeddings, errors, health, models
 from sidecar.api.bodies import Bodies, RequestLines
+from sidecar.api.messages import routes as messages
 from sidecar.api.responses import routes as responses
 from sidecar.api.responses.store import ResponseStore
 from sidecar.api.service import Service
@@ -32,7 +33,7 @@ def create_app(service: Service, *, token: str | None) -> ASGIApp:
     settings = service.settings
     errors.install(app)
     app.state.responses = ResponseStore(settings.response_dir)
-    for module in (health, models, chat, completions, responses, embeddings):
+    for module in (health, models, chat, completions, responses, messages, embeddings):
         app.include_router(module.router)
 
     @app.get("/metrics", tags=["health"], response_class=Response)
@@ -71,7 +72,7 @@ def create_app(service: Service, *, token: str | None) -> ASGIApp:
     def done(scope: Scope, status: int) -> None:
         service.meter.request(getattr(scope.get("route"), "path", "other"), status)
 
-    return AccessLog(RequestLines(guard), log, quiet=_HEALTH, done=done)
+    return AccessLog(messages.Envelopes(RequestLines(guard)), log, quiet=_HEALTH, done=done)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from host_api import extras
 from host_api.protocol.decision import ExitCode
 from sidecar import __version__, config
+from sidecar.cli import connect as connections
 from sidecar.config import ConfigError
 
 
@@ -90,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     engine = sub.add_parser("engine")  # not listed: the server starts it
     engine.set_defaults(command=_engine, name_of_command="engine", light=False)
     engine.add_argument("--fd", type=int, default=-1)
+    connect = add("connect", _connect, "point another program (an editor, a coding agent) at this server", light=True)
+    connect.add_argument("program", choices=connections.PROGRAMS, help="the program")
+    connect.add_argument("--model", default="starter", help="the model it asks for")
+    connect.add_argument("--write", action="store_true", help="write its configuration; a copy of the old one is kept")
+    config.add_arguments(connect, ("state_dir", "port"))
     add("selfcheck", _selfcheck, "import every model family and processor and list what can't be")
     add("version", _version, "print the version", light=True)
     return parser
@@ -196,6 +202,37 @@ def _stop(args: argparse.Namespace) -> int:
     stopped, message = chat.stop(config.load(args).state_dir, force=args.force)
     _print(args, {"stopped": stopped, "message": message}, message)
     return 0 if stopped else 1
+
+
+def _connect(args: argparse.Namespace) -> int:
+    from sidecar.cli import chat
+
+    settings = config.load(args)
+    found = chat.running(settings.state_dir)
+    server = connections.Server(
+        url=found.url if found is not None else f"http://127.0.0.1:{settings.port}",
+        model=args.model,
+        key=(found.token if found is not None else None) or "none",
+    )
+    recipe = connections.PROGRAMS[args.program](server)
+    if found is not None and found.token and settings.api_key_file is None:
+        sys.stderr.write(
+            "mlx-sidecar: this key changes with each start; --api-key-file gives the server a lasting one\n"
+        )
+    if args.write:
+        try:
+            copy = connections.write(recipe)
+        except connections.ConnectError as exc:
+            sys.stderr.write(f"mlx-sidecar: {exc}\n")
+            return 1
+        kept = f"; the old one is {copy}" if copy is not None else ""
+        document = {"path": str(recipe.path), "copy": str(copy) if copy is not None else None, "next": recipe.note}
+        _print(args, document, f"{recipe.path} is written{kept}\nThen: {recipe.note}")
+        return 0
+    place = f"# {recipe.path}\n" if recipe.path is not None else ""
+    document = {"path": str(recipe.path) if recipe.path is not None else None, "text": recipe.text, "next": recipe.note}
+    _print(args, document, f"{place}{recipe.text.rstrip()}\n\n# Then: {recipe.note}")
+    return 0
 
 
 def _selfcheck(args: argparse.Namespace) -> int:

@@ -271,7 +271,8 @@ class Piece:
 
     ``tool_calls``: deltas in OpenAI's form. ``scores``: where log-probabilities were asked for, one for each token
     whose text became visible; those behind a stop string never do.
-    ``finish``: OpenAI's reason when it is the last piece, which counts the tokens of the whole answer.
+    ``finish``: OpenAI's reason when it is the last piece, which counts the tokens of the whole answer; ``stop`` is then
+    the stop string that ended it, if one did.
     """
 
     id: int
@@ -282,6 +283,7 @@ class Piece:
     tool_calls: tuple[dict[str, Any], ...] = ()
     scores: tuple[Scores, ...] = ()
     finish: str | None = None
+    stop: str | None = None
     completion_tokens: int = 0
     reasoning_tokens: int = 0
 

@@ -104,6 +104,11 @@ class Answer:
         return self._stop.hit is not None or self._done or self.looping
 
     @property
+    def stop(self) -> str | None:
+        """The stop string that came, or None."""
+        return self._stop.hit
+
+    @property
     def _done(self) -> bool:
         return self._reader is not None and self._reader.done
 
@@ -143,7 +148,8 @@ class Answer:
         delta.content = self._stop.feed(delta.content)
         if delta.tool_calls or last:
             delta.content += self._stop.finish()  # a stop string does not reach across a call
-        limit = self._stop.shown if self._stop.hit is not None or self._stop.fed > self._stop.shown else None
+        partly = self._stop.fed > self._stop.shown or self._detokenizer.pending
+        limit = self._stop.shown if self._stop.hit is not None or (partly and not last) else None
         waiting, self._waiting = self._waiting, []
         for at, entry in waiting:
             if limit is None or at < limit:

@@ -148,7 +148,13 @@ class Detokenizer:
         self._vocabulary = vocabulary
         self._symbols = symbols.used if symbols is not None else {}
         self._strip = vocabulary.strips_first_space and not continues
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decode = self._utf8.decode
+
+    @property
+    def pending(self) -> bool:
+        """Whether bytes wait for the rest of their character."""
+        return bool(self._utf8.getstate()[0])
 
     def add(self, token: int) -> str:
         """Return the characters that a token completes."""

@@ -326,6 +326,7 @@ class Jobs:
             tool_calls=tuple(delta.tool_calls),
             scores=tuple(scores_of(loaded, t) for t in scored),
             finish=finish,
+            stop=choice.answer.stop if finish is not None else None,
             completion_tokens=choice.answer.tokens if finish is not None else 0,
             reasoning_tokens=choice.answer.reasoning_tokens if finish is not None else 0,
         )

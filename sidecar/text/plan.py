@@ -120,7 +120,8 @@ def token_budget(
 ) -> int:
     """Return how many tokens an answer may have after a prompt of ``used``; ``otherwise`` where none were ``asked``.
 
-    Raises a 400 that gives the numbers.
+    More than the context has room for means as much as it has room for, as with Ollama and llama.cpp: clients of other
+    APIs must name a number and know no context. Raises a 400 that gives the numbers where nothing fits.
     """
     limits = [n for n in (settings.max_context, context) if n > 0]
     if not used:
@@ -130,13 +131,6 @@ def token_budget(
         raise bad_request(
             f"The prompt has {used} tokens and the context is {limit}; shorten it.",
             param="messages",
-            code="context_length_exceeded",
-        )
-    if limit and asked is not None and used + asked > limit:
-        raise bad_request(
-            f"The prompt's {used} tokens and the {asked} asked for exceed the context of {limit} tokens; "
-            f"ask for at most {limit - used}.",
-            param="max_tokens",
             code="context_length_exceeded",
         )
     wanted = asked or otherwise or settings.max_tokens or (1 << 20)

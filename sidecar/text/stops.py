@@ -30,14 +30,14 @@ class StopMatcher:
         self.hit: str | None = None
 
     def feed(self, text: str) -> str:
-        """Return what may be shown now; of two stop strings the one that begins first ends the text."""
+        """Return what may be shown now; of several stop strings the one that is whole first ends the text."""
         if self.hit is not None:
             return ""
         self.fed += len(text)
         text = self._held + text
         found = [(text.find(s), s) for s in self._stops if s in text]
         if found:
-            at, self.hit = min(found, key=lambda f: (f[0], -len(f[1])))
+            at, self.hit = min(found, key=lambda f: (f[0] + len(f[1]), f[0]))
             self._held = ""
         else:
             at = len(text) - held_back(text, self._stops)

@@ -32,6 +32,7 @@ class UserText:
 
     def __init__(self, vocabulary: Vocabulary, tokenizer: Any, *, sees: bool) -> None:
         self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
         special = [text for i, text in vocabulary.added.items() if i in vocabulary.special]
         others = [text for i, text in vocabulary.added.items() if i not in vocabulary.special and _CONTROL.search(text)]
         places = _PLACEHOLDERS if sees else ()
@@ -43,7 +44,7 @@ class UserText:
         """Return a character whose tokens are the same wherever it stands, and those tokens."""
         for mark in _CANDIDATES:
             tokens = self._alone(mark)
-            if tokens and all(self._encode(a + mark + b) == self._joined(a, tokens, b) for a, b in _AROUND):
+            if tokens and all(self._stands_alone(before, mark, after, tokens) for before, after in _AROUND):
                 return mark, tokens
         return _CANDIDATES[0], ()  # it stays in the prompt, where it does little harm
 
@@ -53,10 +54,19 @@ class UserText:
         whole = self._encode("<" + mark)
         return tuple(whole[len(before) :]) if whole[: len(before)] == before and len(whole) > len(before) else ()
 
-    def _joined(self, before: str, tokens: tuple[int, ...], after: str) -> list[int]:
-        # What follows is tokenized behind a character too, so that nothing is put in front of a text's beginning.
-        rest = self._encode("<" + after)[len(self._encode("<")) :]
-        return [*self._encode(before), *tokens, *rest]
+    def _stands_alone(self, before: str, mark: str, after: str, tokens: tuple[int, ...]) -> bool:
+        """Return whether a character's tokens have no part in those beside it."""
+        whole = self._encode(before + mark + after)
+        places = [i for i in range(len(whole)) if tuple(whole[i : i + len(tokens)]) == tokens]
+        if len(places) != 1:
+            return False
+        rest = [*whole[: places[0]], *whole[places[0] + len(tokens) :]]
+        text = b"".join(map(self._vocabulary.bytes_of, rest)).decode("utf-8", "replace")
+        return text.strip() == before + after or self._unknown(before + after)
+
+    def _unknown(self, text: str) -> bool:
+        """Return whether the vocabulary has no letters for a text, so that it can't be compared."""
+        return b"".join(map(self._vocabulary.bytes_of, self._encode(text))).decode("utf-8", "replace").strip() != text
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))

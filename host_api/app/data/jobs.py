@@ -67,7 +67,7 @@ class Jobs:
                 id=uuid.uuid4().hex,
                 kind=kind,
                 content_hash=digest,
-                name=name[:200],
+                name=name[-1024:],
                 params=params,
                 live_key=key,
                 created_at=self._clock(),
@@ -115,6 +115,11 @@ class Jobs:
             if row.state not in ENDED:
                 _change(row, self._clock(), state=JobState.CANCELLED, note="cancelled", owner=None, live_key=None)
             return row
+
+    def rename(self, job_id: str, name: str) -> None:
+        """Give a job its file's new name. Raises a 404."""
+        with self._db.write() as db:
+            _change(_job(db, job_id), self._clock(), name=name[-1024:])
 
     def remove(self, job_id: str) -> None:
         """Forget a job that has ended, and its file when no other uses it. Raises ApiError."""

@@ -1,28 +1,35 @@
-"""The pipeline: pages, pictures described, chunks embedded and stored; and search over them."""
+"""The pipeline: pages, pictures described, chunks embedded and stored; and search over them.
+
+A page is the unit, in two steps. What is read of it (its text in parents and children, its pictures' descriptions) is
+kept once, for every model. That its chunks have vectors is noted for the embedding model that made them. A task that
+goes on with another embedding model therefore reads and describes nothing again, and embeds all: a document is never
+half in one table and half in another.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import base64
+import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 from host_api.app.data.capabilities import Capability
 from host_api.app.data.jobs import Jobs
 from host_api.app.data.tables import Job
-from host_api.app.documents import chunks, readers
-from host_api.app.documents.readers import Page
-from host_api.app.documents.vectors import Child, Vectors
+from host_api.app.documents import chunks, ranking, reading
+from host_api.app.documents.content import Page
+from host_api.app.documents.describing import describe
+from host_api.app.documents.vectors import Child, Hit, Vectors
 from host_api.app.documents.worker import Progress
 from host_api.app.errors import ApiError
 from host_api.app.models.gateway import Gateway, Target
 
-_PROMPT = "Describe this picture in one or two sentences: what it shows, any words in it, colours and numbers."
-_TOKENS = 96
 _BATCH = 32
+_LOOKED_AT = 60  # chunks of either kind that a search ranks, at least
 
 
 class Indexer:
-    """A page is the unit: finished once, it is never done again."""
+    """Makes documents findable, and finds them."""
 
     def __init__(self, jobs: Jobs, vectors: Vectors, gateway: Gateway) -> None:
         self._jobs = jobs
@@ -31,73 +38,86 @@ class Indexer:
 
     async def index(self, job: Job, progress: Progress) -> dict[str, Any]:
         """Do what is left of a document. Raises ApiError."""
-        embedder = await self._gateway.target(Capability.EMBEDDING)
         content = await asyncio.to_thread(self._jobs.content, job)
-        total = await asyncio.to_thread(readers.count, job.name, content)
-        finished = await asyncio.to_thread(self._jobs.units, job.id, embedder.identity)
-        done = len(finished)
+        units = await asyncio.to_thread(self._jobs.units, job.id)
+        known = {key: data for key, data in units.items() if key.isdecimal() and _is_complete(data)}
+        identity = (await self._gateway.target(Capability.EMBEDDING)).identity
+        embedded = await asyncio.to_thread(self._jobs.units, job.id, identity)
+        document = await asyncio.to_thread(reading.Document, job.name, content, frozenset(map(int, known)))
+        total, done = document.total, len(known)
         await progress.report(done, total, "reading")
-        source = readers.pages(job.name, content, frozenset(int(k) for k in finished))
-        while (page := await asyncio.to_thread(next, source, None)) is not None:
-            # Asked for anew each page: a sidecar that was restarted has another address and key.
-            now = await self._gateway.target(Capability.EMBEDDING)
-            if now.identity != embedder.identity:
-                message = "The embedding model was changed meanwhile; the document is indexed with the new one."
-                raise ApiError(503, message, code="model_changed")
-            await self._page(job, page, now, progress, done, total)
-            done += 1
-            await progress.report(done, total, f"page {page.number} is done")
+        try:
+            for key, data in known.items():
+                if key not in embedded:
+                    await progress.report(done, total, f"page {key} is embedded")
+                    await self._embedded(job, key, data, identity)
+            source = document.pages()
+            while (page := await asyncio.to_thread(next, source, None)) is not None:
+                data = await self._described(page, progress, done, total)
+                await asyncio.to_thread(self._jobs.finish_unit, job.id, str(page.number), data)
+                await self._embedded(job, str(page.number), data, identity)
+                done += 1
+                await progress.report(done, total, f"page {page.number} is done")
+        finally:
+            # Not waited for: a read that goes on in its thread ends with its page, and then its process does.
+            asyncio.get_running_loop().run_in_executor(None, document.close)
         for old in await asyncio.to_thread(self._jobs.superseded, job):
             await asyncio.to_thread(self._vectors.remove, old.id)
             await asyncio.to_thread(self._jobs.remove, old.id)
-        units = await asyncio.to_thread(self._jobs.units, job.id, embedder.identity)
+        await asyncio.to_thread(self._vectors.compact)
+        units = await asyncio.to_thread(self._jobs.units, job.id)
+        pages = {key: data for key, data in units.items() if key.isdecimal()}
         return {
-            "pages": len(units),
-            "pictures": sum(len(u["descriptions"]) for u in units.values()),
-            "described": sum(bool(d) for u in units.values() for d in u["descriptions"]),
-            "parents": sum(len(u["parents"]) for u in units.values()),
-            "children": sum(u["children"] for u in units.values()),
+            "pages": len(pages),
+            "pictures": sum(len(u["descriptions"]) for u in pages.values()),
+            "described": sum(bool(d) for u in pages.values() for d in u["descriptions"]),
+            "parents": sum(len(u["parents"]) for u in pages.values()),
+            "children": sum(len(p["children"]) for u in pages.values() for p in u["parents"]),
+            "notes": document.notes[:50],
         }
 
-    async def _page(self, job: Job, page: Page, embedder: Target, progress: Progress, done: int, total: int) -> None:
+    async def _described(self, page: Page, progress: Progress, done: int, total: int) -> dict[str, Any]:
+        """Return what is kept of a page: its stretches of text with its pictures' descriptions in them."""
         descriptions = []
         for number, picture in enumerate(page.pictures, 1):
             await progress.report(done, total, f"page {page.number}, picture {number} of {len(page.pictures)}")
-            descriptions.append(await self._describe(picture))
-        parents = chunks.build(page.text, descriptions)
-        texts = [(i, child) for i, parent in enumerate(parents) for child in parent.children]
-        vectors = await self._embed(embedder, [text for _, text in texts])
-        unit = str(page.number)
-        children = [Child(job.id, unit, i, text, v) for (i, text), v in zip(texts, vectors, strict=True)]
-        await asyncio.to_thread(self._vectors.replace, embedder.model, job.id, unit, children)
-        data = {
-            "descriptions": descriptions,
-            "parents": [{"text": p.text, "pictures": list(p.pictures)} for p in parents],
-            "children": len(children),
-        }
-        await asyncio.to_thread(self._jobs.finish_unit, job.id, unit, data, embedder.identity)
+            descriptions.append(await describe(self._gateway, picture))
+        parents = [
+            {
+                "text": p.text,
+                "headings": list(p.headings),
+                "pictures": list(p.pictures),
+                "children": [{"text": c.text, "rows": c.rows, "picture": c.picture} for c in p.children],
+            }
+            for p in chunks.build(page, descriptions)
+        ]
+        return {"descriptions": descriptions, "label": page.label, "parents": parents}
 
-    async def _describe(self, picture: bytes) -> str:
-        """What a picture shows; empty where no vision model is assigned."""
-        try:
-            target = await self._gateway.target(Capability.VISION)
-        except ApiError as exc:
-            if exc.code == "capability_unassigned":
-                return ""
-            raise
-        url = "data:image/png;base64," + base64.b64encode(picture).decode()
-        parts = [{"type": "text", "text": _PROMPT}, {"type": "image_url", "image_url": {"url": url}}]
-        body = {"messages": [{"role": "user", "content": parts}], "temperature": 0, "max_tokens": _TOKENS}
-        document = await self._gateway.post(target, "/chat/completions", body, batch=True)
-        try:
-            return " ".join((document["choices"][0]["message"]["content"] or "").split())
-        except (KeyError, IndexError, TypeError) as exc:
-            raise ApiError(502, "The description has no message.", code="provider_invalid") from exc
+    async def _embedded(self, job: Job, unit: str, data: dict[str, Any], identity: str) -> None:
+        """Embed a unit's chunks and store them; note it for the model. Raises a 503 when another was assigned."""
+        target = await self._gateway.target(Capability.EMBEDDING)  # each time: the sidecar may have come back anew
+        if target.identity != identity:
+            message = "The embedding model was changed meanwhile; the document is indexed with the new one."
+            raise ApiError(503, message, code="model_changed")
+        found = [
+            (i, j, str(child["text"]), " › ".join(parent["headings"]))
+            for i, parent in enumerate(data["parents"])
+            for j, child in enumerate(parent["children"])
+        ]
+        given = [f"{headings}\n{text}" if headings else text for _, _, text, headings in found]
+        vectors = await self._embed(target, given)
+        title = job.name.rpartition(".")[0] or job.name
+        children = [
+            Child(job.id, unit, i, j, text, f"{title}\n{headings}", vector)
+            for (i, j, text, headings), vector in zip(found, vectors, strict=True)
+        ]
+        await asyncio.to_thread(self._vectors.replace, _table_key(target), job.id, unit, children)
+        await asyncio.to_thread(self._jobs.finish_unit, job.id, unit, {"children": len(children)}, identity)
 
-    async def _embed(self, target: Target, texts: list[str], *, batch: bool = True) -> list[list[float]]:
+    async def _embed(self, target: Target, texts: Sequence[str], *, batch: bool = True) -> list[list[float]]:
         found: list[list[float]] = []
         for i in range(0, len(texts), _BATCH):
-            part = texts[i : i + _BATCH]
+            part = list(texts[i : i + _BATCH])
             document = await self._gateway.post(target, "/embeddings", {"input": part}, batch=batch)
             try:
                 rows = sorted(document["data"], key=lambda r: r["index"])
@@ -110,28 +130,73 @@ class Indexer:
         return found
 
     async def search(self, query: str, limit: int) -> list[dict[str, Any]]:
-        """The parents whose children are nearest, with the page and pictures they came from. Raises ApiError."""
-        readers.needs("lancedb")
+        """Return the parents that fit best by meaning and by words, each with file, page and place. Raises ApiError."""
+        reading.needs("lancedb")
+        most = max(_LOOKED_AT, limit * 5)
+        worded, near = await asyncio.gather(
+            asyncio.to_thread(self._vectors.with_words, query, most), self._near(query, most), return_exceptions=True
+        )
+        if isinstance(worded, BaseException):
+            raise worded
+        if isinstance(near, BaseException):
+            # Words still find something while the model that embeds is away.
+            if not isinstance(near, ApiError) or near.code == "capability_unassigned" or not worded:
+                raise near
+            near = []
+        found: list[dict[str, Any]] = []
+        for (job_id, unit, parent), score, hit in ranking.fused(query, near, worded):
+            if len(found) == limit:
+                break
+            if (answer := await asyncio.to_thread(self._answer, job_id, unit, parent, hit)) is not None:
+                found.append({**answer, "score": score})
+        return found
+
+    async def _near(self, query: str, most: int) -> list[Hit]:
         target = await self._gateway.target(Capability.EMBEDDING)
         vector = (await self._embed(target, [query], batch=False))[0]
-        hits = await asyncio.to_thread(self._vectors.search, target.model, vector, limit * 5)
-        found: dict[tuple[str, str, int], dict[str, Any]] = {}
-        for hit in hits:
-            key = (hit.job, hit.unit, hit.parent)
-            if key in found or len(found) == limit:
-                continue
-            unit = await asyncio.to_thread(self._jobs.unit, hit.job, hit.unit, target.identity)
-            if unit is None:
-                continue
-            job = await asyncio.to_thread(self._jobs.get, hit.job)
-            parent = unit["parents"][hit.parent]
-            found[key] = {
+        return await asyncio.to_thread(self._vectors.near, _table_key(target), vector, most)
+
+    def _answer(self, job_id: str, unit: str, parent: int, hit: Hit) -> dict[str, Any] | None:
+        """Return what a search tells of a stretch of text; None for one that was removed meanwhile."""
+        data = self._jobs.unit(job_id, unit)
+        with contextlib.suppress(ApiError, IndexError, KeyError):
+            job = self._jobs.get(job_id)
+            names = (self._jobs.unit(job_id, NAMES) or {}).get("names", [])
+            found = data["parents"][parent] if data is not None else None
+            if data is None or found is None:
+                return None
+            children = found.get("children", [])
+            child = children[hit.child] if hit.child < len(children) else {}
+            return {
                 "document": job.name,
+                "also": [name for name in names if name != job.name],
                 "task_id": job.id,
-                "page": int(hit.unit),
-                "pictures": parent["pictures"],
-                "text": parent["text"],
+                "page": int(unit),
+                "label": data.get("label", ""),
+                "headings": found.get("headings", []),
+                "rows": child.get("rows"),
+                "picture": child.get("picture") or None,
+                "pictures": found["pictures"],
+                "text": found["text"],
                 "matched": hit.text,
-                "score": round(1 - hit.distance, 4),
             }
-        return list(found.values())
+        return None
+
+    def add_name(self, job: Job, name: str) -> None:
+        """Note another name of a document that is indexed already. Blocking."""
+        names = (self._jobs.unit(job.id, NAMES) or {}).get("names", [job.name])
+        if name not in names:
+            self._jobs.finish_unit(job.id, NAMES, {"names": [*names, name]})
+
+
+NAMES = "names"  # the unit that holds a document's names, where it has several
+
+
+def _table_key(target: Target) -> str:
+    """Return what tells a model's vectors from others': two providers may have different models of one name."""
+    return target.model if target.builtin else target.identity
+
+
+def _is_complete(data: dict[str, Any]) -> bool:
+    """Tell whether a unit has what a search needs; those of the first releases lack it, and are read again."""
+    return all("children" in parent for parent in data.get("parents", [{}]))

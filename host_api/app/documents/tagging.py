@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from host_api.app.errors import ApiError
@@ -19,6 +19,7 @@ MOST = 8
 LONGEST = 40
 _WORDS = 4  # more in one piece are a sentence
 _TEXT = 6000
+_VOCABULARY = 1000  # characters of the user's words in a prompt
 _REFUSED = frozenset({400, 404, 405, 415, 422, 501})
 SCHEMA = {
     "type": "object",
@@ -107,15 +108,25 @@ _EXAMPLES = (
 )
 
 
-async def tags_of(gateway: Gateway, text: str, *, attempt: int = 1) -> list[str]:
+def _wishes(language: str, vocabulary: Sequence[str]) -> str:
+    """Return what to ask for besides tags: their language, and the words that the user has for things."""
+    said = f" Write the tags in {language}." if language and language != "English" else ""
+    known = ", ".join(vocabulary)[:_VOCABULARY]
+    return f"{said} Prefer these tags where they fit: {known}." if known else said
+
+
+async def tags_of(
+    gateway: Gateway, text: str, *, attempt: int = 1, language: str = "", vocabulary: Sequence[str] = ()
+) -> list[str]:
     """Ask the ``structured_output`` model, or the ``text`` model where there is none. Raises ApiError.
 
     The schema is tried where the model may know it; an answer that is not by it, a provider that refuses it or, from
     the second ``attempt`` on, one that failed over it, is asked for words instead.
     """
     target, schema = await gateway.structured()
+    wishes = _wishes(language, vocabulary)
     if schema and (target.builtin or attempt == 1):
-        prompt = f"Give short topic tags (1 to 3 words each) for this text.\n\n{text[:_TEXT]}\n\nTags as JSON:"
+        prompt = f"Give short topic tags (1 to 3 words each) for this text.{wishes}\n\n{text[:_TEXT]}\n\nTags as JSON:"
         form = {"type": "json_schema", "json_schema": {"name": "tags", "schema": SCHEMA, "strict": True}}
         messages = [{"role": "user", "content": prompt}]
         body = {"messages": messages, "response_format": form, "temperature": 0, "max_tokens": 700}
@@ -128,7 +139,8 @@ async def tags_of(gateway: Gateway, text: str, *, attempt: int = 1) -> list[str]
         else:
             if found := by_schema(said) or in_json(said):
                 return found
-    body = {"messages": [*_EXAMPLES, _given(text[:_TEXT])], "temperature": 0, "max_tokens": 400}
+    asked = _given(text[:_TEXT], f"{wishes.strip()}\n\n" if wishes else "")
+    body = {"messages": [*_EXAMPLES, asked], "temperature": 0, "max_tokens": 400}
     found = read(_words(await gateway.post(target, "/chat/completions", body, batch=True)))
     if not found:
         raise ApiError(502, "The model gave no usable tag.", code="provider_invalid")

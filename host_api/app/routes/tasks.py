@@ -12,12 +12,11 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import UploadFile
 
-from host_api.app.data.capabilities import Capability
 from host_api.app.data.jobs import document
-from host_api.app.data.providers import Assigned
-from host_api.app.documents import readers
+from host_api.app.data.tables import Job
+from host_api.app.documents import reading
 from host_api.app.errors import ApiError
-from host_api.app.services import Host, Services
+from host_api.app.services import Host
 
 router = APIRouter(tags=["tasks"])
 
@@ -27,6 +26,7 @@ class TagText(BaseModel):
 
     text: str = Field(min_length=1, max_length=1_000_000)
     name: str = "text"
+    vocabulary: list[str] = Field(default=[], max_length=500)
 
 
 class Query(BaseModel):
@@ -38,10 +38,10 @@ class Query(BaseModel):
 
 @router.post("/tasks/tag", status_code=202)
 async def tag(request: Request, host: Host) -> JSONResponse:
-    """Tag a text (JSON ``text``) or a file (multipart ``file``)."""
+    """Tag a text (JSON ``text``) or a file (multipart ``file``); words of ``vocabulary`` are preferred as tags."""
     if request.headers.get("content-type", "").startswith("multipart/"):
-        name, content = await _upload(request)
-        await asyncio.to_thread(readers.count, name, content)
+        name, content, vocabulary = await _upload(request)
+        await asyncio.to_thread(reading.check, name, content)
     else:
         try:
             body = TagText.model_validate_json(await request.body())
@@ -49,25 +49,21 @@ async def tag(request: Request, host: Host) -> JSONResponse:
             first = exc.errors()[0]
             message = f"Send JSON with text, or a file as multipart form data. {first['loc']}: {first['msg']}."
             raise ApiError(422, message, code="invalid_request") from None
-        name, content = body.name, body.text.encode()
+        name, content, vocabulary = body.name, body.text.encode(), body.vocabulary
         if not name.endswith(".txt"):
             name += ".txt"
-    found, _ = await host.gateway.structured_or_text()
-    return await _queued(host, "tag", name, content, found)
+    return _answered(*await host.intake.tag(name, content, vocabulary))
 
 
 @router.post("/tasks/index", status_code=202)
 async def index(request: Request, host: Host) -> JSONResponse:
     """Make a document (multipart ``file``) findable."""
-    readers.needs("lancedb")
-    name, content = await _upload(request)
-    await asyncio.to_thread(readers.count, name, content)
-    needed = await host.gateway.assigned(Capability.EMBEDDING)
-    eyes = await asyncio.to_thread(host.store.assigned, Capability.VISION)
-    return await _queued(host, "index", name, content, needed, eyes)
+    name, content, _ = await _upload(request)
+    return _answered(*await host.intake.index(name, content))
 
 
-async def _upload(request: Request) -> tuple[str, bytes]:
+async def _upload(request: Request) -> tuple[str, bytes, list[str]]:
+    """Return a form's file, its name, and the words of its field ``vocabulary``, which commas part."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise ApiError(422, "Send the file as multipart form data, in a field called file.", code="invalid_request")
     async with request.form(max_files=1, max_fields=10) as form:
@@ -76,16 +72,14 @@ async def _upload(request: Request) -> tuple[str, bytes]:
             raise ApiError(422, "The form has no file in a field called file.", code="invalid_request")
         name = (upload.filename or "document").replace("\\", "/").rpartition("/")[2]
         content = await upload.read()
+        words = form.get("vocabulary")
+        vocabulary = [w.strip() for w in words.split(",") if w.strip()] if isinstance(words, str) else []
     if not content:
         raise ApiError(422, f"{name} is empty.", code="invalid_request")
-    return name, content
+    return name, content, vocabulary[:500]
 
 
-async def _queued(host: Services, kind: str, name: str, content: bytes, *used: Assigned | None) -> JSONResponse:
-    """Queue it, or find the same work; other models make it other work."""
-    models = {str(a.capability): f"{a.provider_id}/{a.model}" for a in used if a is not None}
-    job, new = await asyncio.to_thread(host.jobs.add, kind, name, content, models)
-    host.worker.wake()
+def _answered(job: Job, new: bool) -> JSONResponse:
     return JSONResponse({**document(job), "duplicate": not new}, 202 if new else 200)
 
 
@@ -137,5 +131,5 @@ async def remove(task_id: str, host: Host) -> Response:
 
 @router.post("/search")
 async def search(body: Query, host: Host) -> list[dict[str, Any]]:
-    """Stretches of indexed documents nearest in meaning, with their page and pictures."""
+    """Stretches of indexed documents that fit best by meaning and by words, with file, page and place."""
     return await host.indexer.search(body.query, body.limit)

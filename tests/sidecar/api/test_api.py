@@ -65,7 +65,6 @@ def http(server: Sidecar) -> Any:
             {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}},
             "response_format",
         ),
-        ({"max_tokens": 100000}, "max_tokens"),
     ],
 )
 def test_what_cannot_be_honoured_is_a_400_that_names_it(http: httpx.Client, change: Any, param: str) -> None:
