@@ -2,12 +2,15 @@
 # Freeze the sidecar into dist/mlx-sidecar/ (a folder) and, with ONEFILE=1, dist/onefile/mlx-sidecar too. Run by `make freeze`.
 # A build of the same inputs is taken from the cache.
 set -eu
+# macOS has shasum; its absence and the other's gave an empty key once.
+sum() { if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi; }
 python=${1:?the python of the virtual environment}
 cache=${CACHE:-$HOME/.cache/mlx-sidecar-dev}
 onefile=${ONEFILE:-0}
 key=$({ echo "$onefile ${MLX_SIDECAR_WITH:-}"; "$python" -VV
         find sidecar host_api build requirements/dev.txt -type f \
-            ! -path 'host_api/app/*' ! -name '*.pyc' | sort | xargs cat; } | sha256sum | cut -c1-16)
+            ! -path 'host_api/app/*' ! -name '*.pyc' | LC_ALL=C sort | xargs cat; } | sum | cut -c1-16)
+[ ${#key} -eq 16 ] || { echo "no key for the cache: neither sha256sum nor shasum works" >&2; exit 1; }
 kept=$cache/frozen/$key
 if [ ! -d "$kept" ]; then
     # The same commit gives the same bytes: a fixed hash seed and the commit's time for what is stamped.

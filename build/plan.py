@@ -147,7 +147,7 @@ def datas(root: Path) -> list[tuple[str, str]]:
 
 def bundled_names() -> list[str]:
     """Names of the distributions that go in: what the sidecar needs, without what is left out."""
-    out = {name.lower().replace("_", "-") for name in OUT} | {"opencv-python", "mlx-metal"}
+    out = {name.lower().replace("_", "-") for name in OUT} | {"opencv-python"}
     names = _needed("mlx-sidecar", {"sidecar"}) - out
     installed = {d.metadata["Name"].lower().replace("_", "-") for d in metadata.distributions()}
     return sorted(names & installed)
