@@ -268,6 +268,7 @@ def test_one_macos_is_promised_everywhere() -> None:
 
 def test_the_notes_of_a_release_are_the_changelogs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import release as program
+    import signing
 
     text = "# Changelog\n\n## [Unreleased]\n\n## [1.2.3] - 2027-01-31\n\n### Fixed\n\n- A thing.\n\n"
     text += "## [1.2.2] - 2027-01-01\n\nold\n"
@@ -275,5 +276,5 @@ def test_the_notes_of_a_release_are_the_changelogs(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(program, "ROOT", tmp_path)
     assert program.notes("1.2.3") == "### Fixed\n\n- A thing.\n"
     for missing in ("1.2", "9.9.9", "Unreleased"):
-        with pytest.raises(program.ReleaseError, match="has no text"):
+        with pytest.raises(signing.ReleaseError, match="has no text"):
             program.notes(missing)
