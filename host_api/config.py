@@ -8,6 +8,7 @@ from pathlib import Path
 from host_api.process import LaunchSpec
 from host_api.protocol import state_dir
 from host_api.protocol.restarts import Backoff
+from host_api.protocol.states import Policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,4 +28,13 @@ class HostConfig:
     stop_wait: float = 25.0  # the same, of one that drains
     probe_timeout: float = 1.0
     attempts: int = 3  # starts in one ensure_running
+    give_up: int = 8  # failures in a row after which a watch restarts nothing until it is asked
     backoff: Backoff = field(default_factory=Backoff)
+
+    def __post_init__(self) -> None:
+        """Take a relative state directory as the caller means it: the sidecar works in another folder."""
+        object.__setattr__(self, "state_dir", state_dir.absolute(self.state_dir))
+
+    def policy(self) -> Policy:
+        """Return the numbers that the machine goes by."""
+        return Policy(**{name: getattr(self, name) for name in Policy.__dataclass_fields__})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import threading
@@ -17,8 +18,9 @@ from typing import Any
 from host_api.config import HostConfig
 from host_api.errors import HostError, StateDirError
 from host_api.host import SidecarHost
-from host_api.manager import Manager
+from host_api.observe import Looker
 from host_api.process import LaunchSpec
+from host_api.protocol import trace
 from host_api.protocol.decision import (
     Compat,
     HealthAnswer,
@@ -27,9 +29,12 @@ from host_api.protocol.decision import (
     Observation,
     decide,
 )
-from host_api.protocol.lock import held
+from host_api.protocol.judgement import decision_of
+from host_api.protocol.lock import FileLock, held
 from host_api.protocol.record import RecordState
 from host_api.protocol.restarts import Backoff
+from host_api.protocol.state_dir import Files
+from host_api.protocol.states import Goal, State
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +50,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hung-after", type=float, default=10.0)
     parser.add_argument("--start-timeout", type=float, default=60.0)
     parser.add_argument("--term-wait", type=float, default=5.0)
+    parser.add_argument("--give-up", type=int, default=8)
     parser.add_argument("--backoff-base", type=float, default=1.0)
     parser.add_argument("--supervise", action="store_true")
     parser.add_argument("--force", action="store_true")
@@ -59,6 +65,8 @@ def config_of(args: argparse.Namespace) -> HostConfig:
             port=args.port,
             strict_port=args.strict_port,
             grace_time=args.grace_time,
+            # The test's sidecars are modules of this tree; an environment of their own leaves that out.
+            env={"PYTHONPATH": os.environ.get("PYTHONPATH", "")},
         ),
         min_version=args.min_version,
         capabilities=tuple(args.capability),
@@ -66,6 +74,7 @@ def config_of(args: argparse.Namespace) -> HostConfig:
         hung_after=args.hung_after,
         start_timeout=args.start_timeout,
         term_wait=args.term_wait,
+        give_up=args.give_up,
         backoff=Backoff(base=args.backoff_base),
     )
 
@@ -77,10 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("ensure", "hold", "inspect", "stop", "client"):
         arguments(sub.add_parser(name))
     sub.add_parser("decide")
+    sub.add_parser("machine")
     args = parser.parse_args(argv)
     try:
         if args.command == "decide":
             return _decide()
+        if args.command == "machine":
+            return _machine()
         commands = {"ensure": _ensure, "hold": _hold, "inspect": _inspect, "stop": _stop, "client": _client}
         return commands[args.command](args)
     except (HostError, StateDirError) as exc:
@@ -139,19 +151,23 @@ def _client(args: argparse.Namespace) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    manager = Manager(config_of(args))
-    obs = manager.observe(manager.patience()).observation
-    hosts = "leaving" if held(manager.files.hosts_lock) else _hosts(manager)
-    document = {name: str(getattr(obs, name)) for name in ("lock", "record", "identity", "answer", "compat")}
-    launch = "held" if held(manager.files.launch_lock) else "free"
-    _print({"ok": True, **document, "hosts": hosts, "launch": launch, "decision": str(decide(obs))})
+    config = config_of(args)
+    files = Files(config.state_dir)
+    seen = Looker(config, files).look().seen
+    compat = Compat.OK if seen.fits else Compat.ALONE
+    state = State(policy=config.policy(), goal=Goal.ENSURE)
+    document = {name: str(getattr(seen, name)) for name in ("lock", "record", "identity", "answer")}
+    document |= {"compat": str(compat), "decision": str(decision_of(state, seen, compat))}
+    hosts = "leaving" if held(files.hosts_lock) else _hosts(files)
+    _print({"ok": True, **document, "hosts": hosts, "launch": "held" if held(files.launch_lock) else "free"})
     return 0
 
 
-def _hosts(manager: Manager) -> str:
-    from host_api.protocol.lock import FileLock
-
-    lock = FileLock(manager.files.hosts_lock)
+def _hosts(files: Files) -> str:
+    try:
+        lock = FileLock(files.hosts_lock, create=False)
+    except FileNotFoundError:
+        return "none"
     try:
         return "none" if lock.try_exclusive() else "held"
     finally:
@@ -175,8 +191,16 @@ def _decide() -> int:
             compat=Compat(row["compat"]),
             overdue=row["overdue"],
             port_blocked=row["port_blocked"],
+            managed=row["managed"],
         )
         _print({"decision": str(decide(seen))})
+    return 0
+
+
+def _machine() -> int:
+    """One schedule a line on standard input, what the machine made of it a line on standard output."""
+    for line in sys.stdin:
+        _print(trace.run(json.loads(line)))
     return 0
 
 

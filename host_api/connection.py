@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from host_api.protocol.record import Record
@@ -67,7 +67,12 @@ class Connection:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """A look at a state directory. ``state``: stopped, starting, running, draining, failed, hung or foreign."""
+    """A look at a state directory. ``state``: stopped, starting, running, draining, failed, hung or foreign.
+
+    ``build``: the running program's fingerprint; ``program``: its path; ``replaced``: whether another build lies there
+    now. ``history``: the last five crashes, replacements and failed starts, each with its time (seconds since 1970) and
+    why; ``failures``: how many there were in a row.
+    """
 
     state: str
     pid: int | None = None
@@ -77,11 +82,17 @@ class Status:
     managed: bool | None = None
     owner: dict[str, Any] | None = None
     health: dict[str, Any] | None = None
+    state_dir: str = ""
+    build: str | None = None
+    program: str | None = None
+    replaced: bool | None = None
+    failures: int = 0
+    history: list[list[Any]] = field(default_factory=list)
     token: str | None = field(default=None, repr=False)
 
     def to_json(self, *, token: bool = False) -> dict[str, Any]:
         """Return it as JSON; the bearer token only where it is asked for."""
-        names = ("state", "pid", "url", "instance_id", "version", "managed", "owner", "health")
+        names = [one.name for one in fields(self) if one.name != "token"]
         return {name: getattr(self, name) for name in names} | ({"token": self.token} if token else {})
 
 

@@ -1,196 +1,245 @@
-"""The host's side of the ownership protocol: observe, decide, act. Blocking; one thread at a time."""
+"""The driver of the machine: holds a host's locks, looks, performs. Decides nothing.
+
+Theory of operation
+===================
+``Manager`` owns what one host holds in a state directory: a hold on ``hosts.lock``, at times ``launch.lock``, and the
+child it started. ``run`` turns the crank of ``protocol/machine.py``: bring the locks to what the state wants, look,
+step, perform, wait. Each attempt at a lock is one ``flock`` that never blocks, each question to the sidecar ends after
+``probe_timeout``, and each wait ends when ``cancel`` is set: nothing here outlasts a host's wish to let go.
+
+Whatever fails in between (a full disk, too many open files, a directory that is gone) becomes ``Seen.fault``: an
+ensure or a stop ends with it, a watch says it and looks again a second later.
+
+A warm ``ensure`` is one turn: hosts.lock is held already (two ``stat``), the record is read, the address asked, the
+PID's start token compared, sidecar.lock tried shared: 0.4 ms together. A cold one, in milliseconds: 0 hosts.lock and
+launch.lock taken, record absent, lock free -> spawn; then a look each 10 to 50 ms; about 600 the sidecar has bound its
+port and published -> one look more finds the echo, and launch.lock is let go.
+
+Only one thread may run a manager at a time; ``let_go`` may be called from any other, at any moment.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
 
 from host_api import process
 from host_api.config import HostConfig
 from host_api.errors import Conflict, HostError, InUse, LaunchFailed, StateDirError, TimedOut
-from host_api.observe import Patience, Seen, observe, why
+from host_api.observe import Look, Looker, explain
 from host_api.process import Child
-from host_api.protocol import identity, restarts, state_dir
-from host_api.protocol.decision import (
-    PERMANENT,
-    Compat,
-    Decision,
-    ExitCode,
-    HealthAnswer,
-    Identity,
-    decide,
-)
+from host_api.protocol import identity, machine, restarts, state_dir
+from host_api.protocol.decision import PERMANENT
 from host_api.protocol.lock import FileLock, held
-from host_api.protocol.probe import probe
-from host_api.protocol.record import Owner, Record, RecordState, encode_record, parse_record
-from host_api.protocol.restarts import Restarts
+from host_api.protocol.record import Owner, Record, encode_record, parse_record
+from host_api.protocol.states import Action, Goal, Hold, Launch, Seen, State
+from host_api.protocol.states import ensure as begin_ensure
+from host_api.protocol.states import stop as begin_stop
+
+
+class Cancel(Protocol):
+    """What ends a wait: ``threading.Event``, and what is like it."""
+
+    def is_set(self) -> bool: ...
+    def wait(self, timeout: float | None = None) -> bool: ...
 
 
 class Manager:
-    """One host's locks and decisions."""
+    """One host's locks, its child, and its eyes."""
 
     def __init__(self, config: HostConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.config = config
-        self.files = state_dir.prepare(config.state_dir)
-        self.me = Owner(kind=config.kind, pid=os.getpid(), start_token=identity.own_token())
+        self.files = state_dir.Files(config.state_dir)
+        self.looker = Looker(config, self.files)
+        self.last = Look(Seen())
+        self.place: tuple[int, int] | None = None  # the directory that was attached in
+        self.adopted = False  # whether this host was just written into the record
         self._clock = clock
+        self._me: Owner | None = None
+        self._child: Child | None = None
+        self._unrunnable = ""
+        self._guard = threading.Lock()  # around the locks: let_go may come at any moment
+        self._gone = False
         self._hosts: FileLock | None = None
-        self.child: Child | None = None
+        self._hold = Hold.NONE
+        self._launch: FileLock | None = None
 
-    # --- looking --------------------------------------------------------------------------------------
-    def record_bytes(self) -> bytes | None:
-        """The record file's bytes, or None."""
-        return state_dir.read_bytes(self.files.record)
-
-    def observe(self, patience: Patience, *, alone: Callable[[], bool] = lambda: True) -> Seen:
-        """What there is now. ``alone`` is asked only about a sidecar that doesn't meet the needs."""
-        return observe(self.config, self.files, patience, alone=alone)
-
-    def patience(self) -> Patience:
-        """A fresh one."""
-        return Patience(self.config, self._clock)
-
-    def restarts(self) -> Restarts:
-        """The shared restart state."""
-        return restarts.parse(state_dir.read_bytes(self.files.restarts))
-
-    def _save(self, state: Restarts) -> None:
-        # Best effort: on a full disk the sidecar itself fails, with the clear message.
-        with contextlib.suppress(StateDirError):
-            state_dir.replace_file(self.files.restarts, restarts.encode(state))
-
-    # --- the hosts lock ---------------------------------------------------------------------------------
     @property
-    def joined(self) -> bool:
-        """Whether this host holds the hosts lock."""
-        return self._hosts is not None
+    def me(self) -> Owner:
+        """This process, as an owner in a record. Raises StateDirError."""
+        if self._me is None:
+            self._me = Owner(
+                kind=self.config.kind,
+                pid=os.getpid(),
+                start_token=identity.own_token(),
+                namespace=identity.own_namespace(),
+            )
+        return self._me
 
-    def join(self, deadline: float) -> None:
-        """Take the hosts lock shared; a refusal means that a sidecar is leaving. Raises TimedOut."""
-        if self._hosts is not None and self._hosts.in_place() and self._hosts.try_shared():
-            return
-        self.leave()
-        state_dir.prepare(self.config.state_dir)
-        lock = FileLock(self.files.hosts_lock)
-        while not (lock.try_shared() and lock.in_place()):
-            if not lock.in_place():
-                lock.close()
-                lock = FileLock(self.files.hosts_lock)
-                continue
-            if self._clock() > deadline:
-                lock.close()
-                raise TimedOut("the last sidecar is taking too long to leave; try again, or stop it with force")
-            time.sleep(0.005)
-        lock.touch()
-        self._hosts = lock
+    # --- what a host asks for -----------------------------------------------------------------------------
+    def ensure(self, cancel: Cancel, known: str = "") -> tuple[Record, str]:
+        """Return the running sidecar's record, and ``spawned`` or ``attached``. Raises HostError, StateDirError."""
+        state = self.run(begin_ensure(self.config.policy(), self._clock(), known), cancel)
+        record = self.last.record
+        if state.outcome in ("attached", "spawned") and record is not None:
+            self.remember_place()
+            return record, state.outcome
+        raise self.error(state)
 
-    def leave(self) -> None:
-        """Let go of the hosts lock."""
-        if self._hosts is not None:
-            self._hosts.close()
-            self._hosts = None
+    def remember_place(self) -> None:
+        """Take the state directory of now for the one that the sidecar is in."""
+        self.place = state_dir.place_of(self.files.root)
 
-    def _alone(self) -> bool:
-        """Turn the hosts lock exclusive if no other host holds it; held so until ``join`` or ``leave``."""
-        end = self._clock() + 0.5
-        if self._hosts is None:
-            self._hosts = FileLock(self.files.hosts_lock)
-        while not self._hosts.try_exclusive():
-            if self._clock() > end:
-                return False
-            time.sleep(0.01)
-        return True
-
-    @contextmanager
-    def launching(self, deadline: float) -> Iterator[None]:
-        """The launch lock. Raises TimedOut."""
-        lock = FileLock(self.files.launch_lock)
-        try:
-            while not lock.try_exclusive():
-                if self._clock() > deadline:
-                    raise TimedOut("another host is starting or stopping the sidecar and takes too long; try again")
-                time.sleep(0.01)
-            yield
-        finally:
-            lock.close()
-
-    # --- ensure -----------------------------------------------------------------------------------------
-    def ensure(self) -> tuple[Record, str]:
-        """The running sidecar's record, and ``spawned`` or ``attached``. Raises HostError, StateDirError."""
-        deadline = self._clock() + self.config.timeout
-        first = self.restarts().attempt
-        patience = self.patience()
-        launch: FileLock | None = None
-        starts, pause = 0, 0.005
-        try:
-            while True:
-                self.join(deadline)
-                seen = self.observe(patience, alone=self._alone if launch else lambda: True)
-                decision = decide(seen.observation)
-                if decision is Decision.ATTACH and seen.record:
-                    self.join(deadline)
-                    return seen.record, "attached"
-                if decision is Decision.CONFLICT:
-                    raise Conflict(why(self.config, self.files, seen))
-                if decision in (Decision.SPAWN, Decision.REPLACE) and launch is None:
-                    if seen.observation.compat is not Compat.OK:
-                        self.leave()  # or hosts that all want a newer sidecar would keep the old one in use
-                    lock = FileLock(self.files.launch_lock)
-                    if lock.try_exclusive():
-                        launch = lock
-                        continue
-                    lock.close()
-                elif decision is Decision.REPLACE and seen.record:
-                    self._end(seen.record, self.config.term_wait)
-                    patience = self.patience()
-                    continue
-                elif decision is Decision.SPAWN:
-                    state = self.restarts()
-                    if state.attempt != first and state.permanent and starts == 0:
-                        raise LaunchFailed(
-                            "another host's start of the sidecar failed just now",
-                            exit_code=state.exit_code,
-                            permanent=True,
-                            log_tail=state.message,
-                        )
-                    if self._backed_off(deadline):
-                        continue
-                    starts += 1
-                    record = self._start(deadline, last=starts >= self.config.attempts)
-                    if record is not None:
-                        return record, "spawned"
-                if self._clock() > deadline:
-                    raise TimedOut(f"no sidecar within {self.config.timeout:g} s: {why(self.config, self.files, seen)}")
-                time.sleep(pause * (0.75 + restarts.jitter() / 2))
-                pause = min(0.1, pause * 1.5)
-        except BaseException:
-            self.leave()
-            raise
-        finally:
-            if launch is not None:
-                launch.close()
-
-    def _backed_off(self, deadline: float) -> bool:
-        """Count a crash that left its record behind, then wait out the back-off; True when it had to wait."""
-        state = self.restarts()
-        if self.record_bytes() is not None:
-            state = state.crashed(time.time(), self.config.backoff)
-            self._save(state)
-            self.clear()
-        wait = state.wait(time.time(), self.config.backoff, restarts.jitter())
-        if wait <= 0.001:
+    def stop(self, cancel: Cancel, *, force: bool) -> bool:
+        """Stop the sidecar and leave; False when none ran. Raises InUse, Conflict, TimedOut, StateDirError."""
+        state_dir.check(self.files.root)
+        if state_dir.place_of(self.files.root) is None:
             return False
-        if self._clock() + wait > deadline:
-            raise TimedOut(f"the sidecar crashed {state.failures} times in a row; next start in {wait:.0f} s")
-        time.sleep(wait)
-        # Slept in full: what is left would only be another draw of the jitter.
-        return held(self.files.sidecar_lock)
+        begun = begin_stop(self.config.policy(), self._clock(), force=force, joined=self._hold is Hold.SHARED)
+        state = self.run(begun, cancel)
+        if state.outcome in ("stopped", "absent"):
+            return state.outcome == "stopped"
+        raise self.error(state)
 
-    def clear(self) -> None:
+    def run(self, state: State, cancel: Cancel) -> State:
+        """Turn the crank until there is an outcome. Raises HostError when it is cancelled."""
+        late = 0.0
+        while True:
+            state, _ = self.turn(state, late)
+            if state.outcome:
+                self._bring(state)
+                return state
+            began = self._clock()
+            if cancel.wait(state.pause) if state.pause else cancel.is_set():
+                self.let_go()
+                raise HostError("this host let go of the sidecar meanwhile; call ensure_running again")
+            late = max(0.0, self._clock() - began - state.pause)
+
+    def turn(self, state: State, late: float) -> tuple[State, tuple[Action, ...]]:
+        """Look once, step once, perform; an action that fails is the fault of one more step."""
+        seen = self.look(state, late)
+        state, actions = machine.step(state, seen, self._clock())
+        for action in actions:
+            try:
+                self._perform(action)
+            except (StateDirError, OSError) as exc:
+                state, more = machine.step(state, seen._replace(fault=_words(self.files.root, exc)), self._clock())
+                return state, (*(a for a in actions if a.kind == "event"), *more)
+        return state, actions
+
+    # --- looking ------------------------------------------------------------------------------------------
+    def look(self, state: State, late: float = 0.0) -> Seen:
+        """Bring the locks to what ``state`` wants, one attempt each, and look."""
+        seen = Seen(wall=time.time(), jitter=restarts.jitter(), lag=late)
+        try:
+            launch = self._bring(state)
+            known = state.instance
+            self.last = self.looker.look(asked=state.ask, known=known, owner=state.goal is Goal.WATCH)
+        except (StateDirError, OSError) as exc:
+            return seen._replace(fault=_words(self.files.root, exc))
+        moved = self.place is not None and state_dir.place_of(self.files.root) != self.place
+        seen = self.last.seen._replace(
+            wall=seen.wall, jitter=seen.jitter, lag=late, hosts=self._hold, launch=launch, moved=moved
+        )
+        child = self._child
+        ended = child is not None and child.exit_code is not None
+        seen = seen._replace(child=self._child_state(), tail=child.tail() if child and ended else "")
+        self.last.seen = seen
+        return seen
+
+    def _child_state(self) -> str:
+        if self._unrunnable:
+            return "unrunnable"
+        if self._child is None:
+            return "none"
+        return "runs" if self._child.exit_code is None else str(self._child.exit_code)
+
+    # --- locks --------------------------------------------------------------------------------------------
+    def _bring(self, state: State) -> Launch:
+        with self._guard:
+            if self._gone:
+                return Launch.FREE
+            self._bring_hosts(state.hosts)
+            return self._bring_launch(wanted=state.launch, ask=state.goal is Goal.WATCH)
+
+    def _bring_hosts(self, wanted: Hold) -> None:
+        if self._hosts is not None and (wanted is Hold.NONE or not self._hosts.in_place()):
+            self._hosts.close()
+            self._hosts, self._hold = None, Hold.NONE
+        if wanted is Hold.NONE or wanted is self._hold:
+            return
+        fresh = self._hosts is None
+        if self._hosts is None:
+            state_dir.prepare(self.files.root)
+            self._hosts = FileLock(self.files.hosts_lock)
+        got = self._hosts.try_exclusive() if wanted is Hold.EXCLUSIVE else self._hosts.try_shared()
+        self._hold = wanted if got and self._hosts.in_place() else Hold.NONE
+        if fresh and self._hold is Hold.SHARED:
+            self._hosts.touch()
+
+    def _bring_launch(self, *, wanted: bool, ask: bool) -> Launch:
+        if not wanted:
+            self._drop_launch()
+            return Launch.OTHER if ask and held(self.files.launch_lock) else Launch.FREE
+        if self._launch is not None and self._launch.in_place():
+            return Launch.MINE
+        self._drop_launch()
+        lock = FileLock(self.files.launch_lock)
+        if lock.try_exclusive():
+            self._launch = lock
+            return Launch.MINE
+        lock.close()
+        return Launch.OTHER
+
+    def _drop_launch(self) -> None:
+        if self._launch is not None:
+            self._launch.close()
+            self._launch = None
+
+    def drop(self) -> None:
+        """Close every lock; the manager may be used again."""
+        with self._guard:
+            if self._hosts is not None:
+                self._hosts.close()
+            self._hosts, self._hold = None, Hold.NONE
+            self._drop_launch()
+
+    def let_go(self) -> None:
+        """Close every lock at once and for good; from any thread."""
+        with self._guard:
+            self._gone = True
+        self.drop()
+
+    # --- acting -------------------------------------------------------------------------------------------
+    def _perform(self, action: Action) -> None:
+        """Perform one action. Raises StateDirError or OSError."""
+        if self._gone:
+            return
+        record = self.last.record
+        if action.kind == "save" and action.restarts is not None:
+            state_dir.replace_file(self.files.restarts, restarts.encode(action.restarts))
+            self.last.seen = self.last.seen._replace(restarts=action.restarts)
+        elif action.kind == "clear":
+            self._clear()
+        elif action.kind == "spawn":
+            self._child, self._unrunnable = None, ""
+            try:
+                self._child = process.spawn(self.config.launch, self.files.root, self.me)
+            except HostError as exc:
+                self._unrunnable = str(exc)
+        elif action.kind == "kill_child" and self._child is not None:
+            self._child.kill()
+        elif action.kind in ("terminate", "kill") and record is not None and record.instance_id == action.word:
+            process.send(record, signal.SIGTERM if action.kind == "terminate" else signal.SIGKILL)
+        elif action.kind == "adopt" and record is not None:
+            self._adopt(record)
+
+    def _clear(self) -> None:
         """Remove a dead sidecar's record; nothing while a sidecar lives."""
         lock = FileLock(self.files.sidecar_lock)
         try:
@@ -199,114 +248,39 @@ class Manager:
         finally:
             lock.close()
 
-    def _start(self, deadline: float, *, last: bool) -> Record | None:
-        """Spawn and wait until it answers; None when another was quicker or trying again may help."""
-        self._save(self.restarts().started(time.time()))
-        child = process.spawn(self.config.launch, self.files.root, self.me)
-        end = self._clock() + self.config.start_timeout
-        while child.exit_code is None:
-            record = parse_record(self.record_bytes()).record
-            if (
-                record is not None
-                and probe(record, timeout=self.config.probe_timeout) is HealthAnswer.ECHO
-                and held(self.files.sidecar_lock)
-            ):
-                self.child = child
-                return record
-            now = self._clock()
-            if now > end:
-                child.kill()
-                break
-            if now > deadline:
-                raise TimedOut(f"the sidecar is still starting after {self.config.timeout:g} s; call again to wait on")
-            time.sleep(0.01)
-        code = child.exit_code
-        if code == ExitCode.LOCK_HELD:
-            return None
-        tail = child.tail()
-        self._save(self.restarts().failed(time.time(), code, tail))
-        permanent = code in PERMANENT
-        if permanent or last:
-            what = f"exit status {code}" if self._clock() <= end else f"no answer in {self.config.start_timeout:g} s"
-            raise LaunchFailed(f"the sidecar didn't start ({what})", exit_code=code, permanent=permanent, log_tail=tail)
-        return None
-
-    # --- ending -----------------------------------------------------------------------------------------
-    def _end(self, record: Record, patience: float) -> None:
-        """SIGTERM, then SIGKILL, the record's process; returns once its lock is free. Raises Conflict."""
-        for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 10.0)):
-            if not held(self.files.sidecar_lock):
-                break
-            process.send(record, number)
-            end = self._clock() + seconds
-            while held(self.files.sidecar_lock):
-                now = parse_record(self.record_bytes()).record
-                if now is not None and now.instance_id != record.instance_id:
-                    return
-                if self._clock() > end:
-                    break
-                time.sleep(0.01)
-        if held(self.files.sidecar_lock):
-            raise Conflict(f"the sidecar (pid {record.pid}) can't be ended; end it by hand")
-        self.clear()
-
-    def stop(self, *, force: bool) -> bool:
-        """Stop the sidecar and leave; False when none ran. Raises InUse, Conflict, TimedOut."""
-        deadline = self._clock() + self.config.timeout
-        with self.launching(deadline):
-            was_joined = self.joined
-            try:
-                return self._stop(force=force, deadline=deadline)
-            except HostError:
-                if was_joined:
-                    self.join(deadline)
-                else:
-                    self.leave()
-                raise
-
-    def _stop(self, *, force: bool, deadline: float) -> bool:
-        patience = self.patience()
-        while True:
-            if not held(self.files.sidecar_lock):
-                self.clear()
-                self.leave()
-                return False
-            seen = self.observe(patience)
-            record, answer = seen.record, seen.observation.answer
-            if record is not None and seen.observation.identity is Identity.MATCH:
-                quiet = answer in (HealthAnswer.REFUSED, HealthAnswer.SILENT)
-                if answer is not HealthAnswer.OTHER and (not quiet or force or seen.observation.overdue):
-                    break
-            if seen.observation.overdue or seen.observation.record is RecordState.UNKNOWN_SCHEMA:
-                raise Conflict(why(self.config, self.files, seen))
-            if self._clock() > deadline:
-                raise TimedOut(why(self.config, self.files, seen))
-            time.sleep(0.02)
-        if not force and not record.managed:
-            raise InUse(f"the sidecar (pid {record.pid}) was started by hand; stop it there, or stop with force")
-        if not self._alone() and not force:
-            raise InUse("other hosts use the sidecar; let them go first, or stop with force")
-        self._end(record, self.config.stop_wait)
-        self.leave()
-        return True
-
-    # --- ownership --------------------------------------------------------------------------------------
-    def adopt(self) -> bool:
-        """Write this host into the record when its owner is gone; False when there was no need."""
-        record = parse_record(self.record_bytes()).record
-        if record is None or record.owner is None:
-            return False
-        if identity.identify(record.owner.pid, record.owner.start_token) not in (Identity.GONE, Identity.MISMATCH):
-            return False
+    def _adopt(self, record: Record) -> None:
+        """Write this host into the record as its owner, unless something has changed."""
         lock = FileLock(self.files.launch_lock)
         try:
-            if not (lock.try_exclusive() and held(self.files.sidecar_lock)):
-                return False
-            if parse_record(self.record_bytes()).record != record:
-                return False
-            with contextlib.suppress(StateDirError):
-                state_dir.replace_file(self.files.record, encode_record(record.owned_by(self.me)))
-                return True
-            return False
+            if lock.try_exclusive() and held(self.files.sidecar_lock):
+                now = parse_record(state_dir.read_bytes(self.files.record)).record
+                if now == record:
+                    state_dir.replace_file(self.files.record, encode_record(record.owned_by(self.me)))
+                    self.adopted = True
         finally:
             lock.close()
+
+    # --- words --------------------------------------------------------------------------------------------
+    def error(self, state: State) -> HostError | StateDirError:
+        """Make the error that an outcome means."""
+        return self.error_of(state.outcome, state.reason)
+
+    def error_of(self, outcome: str, reason: str) -> HostError | StateDirError:
+        """Make the error that the machine's words mean."""
+        if outcome == "fault":
+            return StateDirError(reason)
+        seen = self.last.seen
+        text = explain(self.config, reason, self.last, self._unrunnable)
+        if outcome in ("launch_failed", "dead"):
+            if reason == "needs" and self.last.record is not None:
+                self.looker.poor.add(self.last.record.instance_id)
+            elsewhere = reason in ("elsewhere", "gave_up")
+            code = seen.restarts.exit_code if elsewhere else self._child.exit_code if self._child else None
+            permanent = reason in ("needs", "program", "gave_up") or code in PERMANENT
+            tail = seen.restarts.message if elsewhere else seen.tail if reason not in ("needs", "program") else ""
+            return LaunchFailed(text, exit_code=code, permanent=permanent, log_tail=tail)
+        return {"conflict": Conflict, "timeout": TimedOut, "in_use": InUse}.get(outcome, HostError)(text)
+
+
+def _words(root: Path, exc: Exception) -> str:
+    return str(exc if isinstance(exc, StateDirError) or not isinstance(exc, OSError) else state_dir.explain(root, exc))

@@ -67,7 +67,11 @@ class Decision(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """One row's left side. ``overdue``: unchanged past its deadline. ``port_blocked``: strict port, taken."""
+    """One row's left side.
+
+    ``overdue``: unchanged past its deadline. ``port_blocked``: strict port, taken. ``managed``: as the record says,
+    true without one.
+    """
 
     lock: LockState
     record: RecordState
@@ -76,6 +80,7 @@ class Observation:
     compat: Compat
     overdue: bool
     port_blocked: bool
+    managed: bool
 
 
 def decide(seen: Observation) -> Decision:
@@ -89,8 +94,9 @@ def decide(seen: Observation) -> Decision:
     if seen.answer is HealthAnswer.ECHO:
         if seen.compat is Compat.OK:
             return Decision.ATTACH
-        ours = seen.compat is Compat.ALONE and seen.identity is Identity.MATCH
-        return Decision.REPLACE if ours else Decision.CONFLICT
-    if not seen.overdue:
+        if seen.compat is Compat.SHARED:
+            return Decision.CONFLICT
+    elif not seen.overdue:
         return Decision.WAIT
-    return Decision.REPLACE if seen.identity is Identity.MATCH else Decision.CONFLICT
+    # What was started by hand is ended by hand: a host that does it unasked takes a person's program away.
+    return Decision.REPLACE if seen.managed and seen.identity is Identity.MATCH else Decision.CONFLICT

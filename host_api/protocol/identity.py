@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from host_api.protocol.decision import Identity
+from host_api.protocol.state_dir import StateDirError
 
 
 @cache
@@ -49,19 +50,50 @@ def _darwin(pid: int) -> str | None:
     return f"macos:{seconds}.{micros:06d}"
 
 
+@cache
+def own_namespace() -> str | None:
+    """Return the PID namespace of this process, where the platform has such (Linux): a PID means nothing in another."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return None
+
+
 def own_token() -> str:
-    """The start token of this process."""
-    token = start_token(os.getpid())
-    assert token is not None
+    """Return the start token of this process. Raises StateDirError where the system won't tell it."""
+    try:
+        token = start_token(os.getpid())
+    except (OSError, ValueError, IndexError) as exc:
+        raise StateDirError(f"this process can't be identified ({exc}); is /proc mounted?") from exc
+    if token is None:
+        raise StateDirError("this process can't be identified: /proc is missing; mount it")
     return token
 
 
-def identify(pid: int, token: str) -> Identity:
-    """The process ``pid`` against ``token``. Never raises."""
+def identify(pid: int, token: str, namespace: str | None = None) -> Identity:
+    """Compare the process ``pid`` of ``namespace`` with ``token``. Never raises.
+
+    UNKNOWN for another PID namespace, and for another boot of this machine or another machine (a home folder on a
+    network disk): its PIDs can't be looked up here.
+    """
+    if namespace is not None and own_namespace() not in (None, namespace):
+        return Identity.UNKNOWN
     try:
         found = start_token(pid)
+        if token.startswith("linux:") and sys.platform.startswith("linux") and token.split(":")[1] != _boot_id():
+            return Identity.UNKNOWN
     except (OSError, ValueError, IndexError):
         return Identity.UNKNOWN
     if found is None:
         return Identity.GONE
     return Identity.MATCH if found == token else Identity.MISMATCH
+
+
+def cpu_and_memory(pid: int) -> tuple[int, int]:
+    """Return a process's CPU time in clock ticks and its resident pages; zeros where that can't be told."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        fields = stat[stat.rindex(b")") + 2 :].split()
+        return int(fields[11]) + int(fields[12]), int(fields[21])
+    except (OSError, ValueError, IndexError):
+        return 0, 0

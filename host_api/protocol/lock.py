@@ -9,7 +9,7 @@ import os
 import weakref
 from pathlib import Path
 
-from host_api.protocol.state_dir import StateDirError, explain
+from host_api.protocol.state_dir import StateDirError, explain, open_beneath
 
 _live: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
@@ -17,11 +17,17 @@ _live: weakref.WeakSet[FileLock] = weakref.WeakSet()
 class FileLock:
     """One open lock file. Not thread-safe; a forked child's copy is closed, so only this process holds it."""
 
-    def __init__(self, path: Path) -> None:
-        """Open ``path``, creating it (0600). Raises StateDirError."""
+    def __init__(self, path: Path, *, create: bool = True) -> None:
+        """Open ``path``, creating it (0600) unless ``create`` is off. Raises StateDirError or FileNotFoundError."""
         self.path = path
+        self._fd = -1
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            # A lock needs no writing; without O_CREAT a look leaves no trace.
+            self._fd = open_beneath(path, os.O_RDWR | os.O_CREAT if create else os.O_RDONLY)
+        except FileNotFoundError:
+            if create:
+                raise explain(path, FileNotFoundError(errno.ENOENT, "")) from None
+            raise
         except OSError as exc:
             raise explain(path, exc) from exc
         _live.add(self)
@@ -64,7 +70,7 @@ class FileLock:
     def in_place(self) -> bool:
         """Whether the path still names this very file; False after someone removed the state directory."""
         try:
-            there, here = self.path.stat(), os.fstat(self._fd)
+            there, here = self.path.lstat(), os.fstat(self._fd)
         except OSError:
             return False
         return (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev)
@@ -81,8 +87,14 @@ class FileLock:
 
 
 def held(path: Path) -> bool:
-    """Whether someone holds ``path`` exclusively. The test takes it shared for a moment. Raises StateDirError."""
-    lock = FileLock(path)
+    """Whether someone holds ``path`` exclusively; a file that isn't there is held by nobody. Raises StateDirError.
+
+    The test takes it shared for a moment, and creates nothing.
+    """
+    try:
+        lock = FileLock(path, create=False)
+    except FileNotFoundError:
+        return False
     try:
         return not lock.try_shared()
     finally:

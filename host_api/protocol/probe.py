@@ -14,25 +14,37 @@ from typing import Any
 from host_api.protocol.decision import HealthAnswer
 from host_api.protocol.record import Record
 
+OUR_OWN = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _MAX = 256 * 1024  # bytes of an answer
 
 
 def probe(record: Record, *, timeout: float = 1.0) -> HealthAnswer:
-    """What answers at the record's address within ``timeout`` seconds. Never raises."""
+    """Return what answers at the record's address within ``timeout`` seconds. Raises as ``ask``."""
+    return ask(record, timeout=timeout)[0]
+
+
+def ask(record: Record, *, timeout: float = 1.0) -> tuple[HealthAnswer, dict[str, Any] | None]:
+    """Ask the record's address for its health: the kind of answer, and the document if there is one.
+
+    Raises OSError where this process itself lacks what asking takes (descriptors, memory): that says nothing about the
+    sidecar.
+    """
     health = None
     try:
         health = health_of(record, timeout=timeout)
     except ConnectionRefusedError:
-        return HealthAnswer.REFUSED
+        return HealthAnswer.REFUSED, None
     except OSError as exc:
-        return HealthAnswer.REFUSED if exc.errno in (errno.ECONNREFUSED, errno.EADDRNOTAVAIL) else HealthAnswer.SILENT
-    except ValueError:
-        return HealthAnswer.OTHER
+        if exc.errno in OUR_OWN:
+            raise
+        refused = exc.errno in (errno.ECONNREFUSED, errno.EADDRNOTAVAIL)
+        return HealthAnswer.REFUSED if refused else HealthAnswer.SILENT, None
+    except (ValueError, RecursionError):  # whatever a stranger says: JSON 200,000 levels deep, too
+        return HealthAnswer.OTHER, None
     if health.get("instance_id") != record.instance_id:
-        return HealthAnswer.OTHER
-    return {"draining": HealthAnswer.DRAINING, "failed": HealthAnswer.FAILED}.get(
-        str(health.get("status")), HealthAnswer.ECHO
-    )
+        return HealthAnswer.OTHER, None
+    words = {"draining": HealthAnswer.DRAINING, "failed": HealthAnswer.FAILED}
+    return words.get(str(health.get("status")), HealthAnswer.ECHO), health
 
 
 def health_of(record: Record, *, timeout: float = 1.0) -> dict[str, Any]:
@@ -73,7 +85,10 @@ def _document(data: bytes) -> dict[str, Any]:
     status = head.split(b"\r\n", 1)[0].split(b" ")
     if not found or len(status) < 2 or not status[0].startswith(b"HTTP/1.") or status[1] != b"200":
         raise ValueError("not a health answer")
-    document = json.loads(body)
+    try:
+        document = json.loads(body)
+    except RecursionError as exc:
+        raise ValueError("not a health document") from exc
     if not isinstance(document, dict):
         raise ValueError("not a health document")
     return document

@@ -14,10 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-PROTOCOL = "1.0"
+PROTOCOL = "1.1"
 SCHEMA = 1
 OWNER_ENV = "MLX_SIDECAR_OWNER"
+BUILD_ENV = "MLX_SIDECAR_BUILD"
 MAX_RECORD = 64 * 1024  # bytes
+MAX_DEPTH = 100  # levels of JSON: what all implementations can read
+SINCE_1_1 = ("build", "program", "namespace")
 CAPABILITIES = ("chat", "embedding", "structured_output", "tool_use", "vision")
 
 
@@ -32,27 +35,33 @@ class RecordState(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """Who launched the sidecar (``kind`` python, tauri or standalone). For people: no decision rests on it."""
+    """Who launched the sidecar (``kind`` python, tauri or standalone). For people: no decision rests on it.
+
+    ``namespace``: the PID namespace in which ``pid`` means it, where the platform has such; None when not told.
+    """
 
     kind: str
     pid: int
     start_token: str
+    namespace: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object in the record and in ``MLX_SIDECAR_OWNER``."""
-        return {"kind": self.kind, "pid": self.pid, "start_token": self.start_token}
+        """Return the JSON object in the record and in ``MLX_SIDECAR_OWNER``."""
+        document: dict[str, Any] = {"kind": self.kind, "pid": self.pid, "start_token": self.start_token}
+        return document | ({"namespace": self.namespace} if self.namespace else {})
 
     @classmethod
-    def from_json(cls, value: Any) -> Owner | None:
-        """The owner in ``value``, or None when it isn't one."""
+    def from_json(cls, value: object) -> Owner | None:
+        """Return the owner in a parsed JSON value, or None when it isn't one."""
         if not isinstance(value, dict):
             return None
         kind: Any = value.get("kind")
         pid: Any = value.get("pid")
         token: Any = value.get("start_token")
-        if not (_text(kind) and _pid(pid) and _text(token)):
+        namespace: Any = value.get("namespace")
+        if not (_text(kind) and _pid(pid) and _text(token) and (namespace is None or _text(namespace))):
             return None
-        return cls(kind=kind, pid=pid, start_token=token)
+        return cls(kind=kind, pid=pid, start_token=token, namespace=namespace)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Owner | None:
@@ -65,7 +74,11 @@ class Owner:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """The contents of ``sidecar.pid``. ``started_at`` is RFC 3339 in UTC, for people."""
+    """The contents of ``sidecar.pid``. ``started_at`` is RFC 3339 in UTC, for people.
+
+    Since 1.1, each None when it isn't told: ``build`` is the program's fingerprint (``protocol/build.py``), ``program``
+    its path, ``namespace`` the PID namespace in which ``pid`` means it.
+    """
 
     pid: int
     start_token: str
@@ -78,6 +91,9 @@ class Record:
     started_at: str
     managed: bool = True
     capabilities: tuple[str, ...] = ()
+    build: str | None = None
+    program: str | None = None
+    namespace: str | None = None
 
     def owned_by(self, owner: Owner) -> Record:
         """The same record with another owner."""
@@ -106,7 +122,7 @@ class Parsed:
 
 def encode_record(record: Record) -> bytes:
     """The bytes of ``sidecar.pid``: the PID on a line, one JSON object on the next."""
-    document = {
+    document: dict[str, Any] = {
         "schema": SCHEMA,
         "pid": record.pid,
         "start_token": record.start_token,
@@ -120,6 +136,7 @@ def encode_record(record: Record) -> bytes:
         "managed": record.managed,
         "capabilities": list(record.capabilities),
     }
+    document |= {name: value for name in SINCE_1_1 if (value := getattr(record, name)) is not None}
     return f"{record.pid}\n{json.dumps(document, ensure_ascii=False, separators=(',', ':'))}\n".encode()
 
 
@@ -139,9 +156,11 @@ def _parse(data: bytes) -> Parsed:
     lines = data.decode("utf-8").removesuffix("\n").split("\n")
     if len(lines) != 2 or not re.fullmatch(r"[1-9][0-9]{0,9}", lines[0], re.ASCII):
         raise ValueError("not a PID line and a JSON line")
-    document = json.loads(lines[1], parse_constant=_no_constant)
+    document = json.loads(lines[1], parse_constant=_no_constant, parse_float=_finite)
     if not isinstance(document, dict):
         raise ValueError("not a JSON object")
+    if _depth(document) > MAX_DEPTH:
+        raise ValueError("too deep")
     json.dumps(document, ensure_ascii=False).encode("utf-8")  # lone surrogates are not text
     schema = document.get("schema")
     if type(schema) is not int:
@@ -179,11 +198,29 @@ def _record(document: dict[str, Any]) -> Record:
         capabilities=tuple(capabilities)
         if isinstance(capabilities, list) and all(isinstance(c, str) for c in capabilities)
         else need("capabilities", False),
+        **{name: need(name, _text(document[name])) for name in SINCE_1_1 if document.get(name) is not None},
     )
 
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError("a number is too large")
+    return value
+
+
+def _depth(value: Any) -> int:
+    """How many levels of lists and objects there are; stops counting soon after the limit."""
+    level, deep = [value], 0
+    while level and deep <= MAX_DEPTH:
+        inner = [v for v in level if isinstance(v, dict | list)]
+        level = [w for v in inner for w in (v.values() if isinstance(v, dict) else v)]
+        deep += bool(inner)
+    return deep
 
 
 def _hex(value: str) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 
 from host_api.protocol.decision import PERMANENT
 
+HISTORY = 5  # failures kept with their reasons
+
 
 @dataclass(frozen=True, kw_only=True)
 class Backoff:
@@ -26,6 +28,14 @@ class Backoff:
         return full * (1.0 - 0.25 * jitter)
 
 
+@dataclass(frozen=True)
+class Failure:
+    """One crash, replacement or failed start: when (wall clock) and why, in a word or two."""
+
+    at: float
+    why: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Restarts:
     """The shared state. Times are wall-clock seconds since 1970; ``attempt`` counts starts."""
@@ -36,20 +46,29 @@ class Restarts:
     attempt: int = 0
     exit_code: int | None = None
     message: str = ""
+    history: tuple[Failure, ...] = ()
 
-    def started(self, now: float) -> Restarts:
-        """After a start was made at ``now``."""
-        return replace(self, last_start=now, attempt=self.attempt + 1, exit_code=None, message="")
+    def started(self, now: float, policy: Backoff) -> Restarts:
+        """Count a start made at ``now``. Failures are forgotten once a stable time has passed without one."""
+        quiet = self.last_failure > 0 and now - self.last_failure >= policy.stable
+        failures = 0 if quiet else self.failures
+        return replace(self, failures=failures, last_start=now, attempt=self.attempt + 1, exit_code=None, message="")
 
-    def crashed(self, now: float, policy: Backoff) -> Restarts:
-        """After a crash was noticed at ``now``; one that came after a stable time begins anew."""
+    def crashed(self, now: float, policy: Backoff, why: str = "crashed") -> Restarts:
+        """Count a crash or a replacement noticed at ``now``; one that came after a stable life begins anew."""
         lived = now - self.last_start
         fresh = self.last_start > 0 and lived >= policy.stable
-        return replace(self, failures=1 if fresh else self.failures + 1, last_failure=now)
+        return replace(self, failures=1 if fresh else self.failures + 1, last_failure=now)._because(now, why)
 
     def failed(self, now: float, exit_code: int | None, message: str) -> Restarts:
-        """After a start failed at ``now``."""
-        return replace(self, failures=self.failures + 1, last_failure=now, exit_code=exit_code, message=message[-4000:])
+        """Count a start that failed at ``now``."""
+        why = "no answer" if exit_code is None else f"exit status {exit_code}"
+        count = self.failures + 1
+        after = replace(self, failures=count, last_failure=now, exit_code=exit_code, message=message[-4000:])
+        return after._because(now, why)
+
+    def _because(self, now: float, why: str) -> Restarts:
+        return replace(self, history=(*self.history, Failure(now, why))[-HISTORY:])
 
     def wait(self, now: float, policy: Backoff, jitter: float) -> float:
         """Seconds to wait at ``now``: never more than the delay itself, whatever the clock did."""
@@ -64,7 +83,8 @@ class Restarts:
 
 def encode(state: Restarts) -> bytes:
     """The bytes of ``restarts.json``."""
-    return json.dumps({"schema": 1, **state.__dict__}).encode() + b"\n"
+    history = [[one.at, one.why] for one in state.history]
+    return json.dumps({"schema": 1, **state.__dict__, "history": history}).encode() + b"\n"
 
 
 def parse(data: bytes | None) -> Restarts:
@@ -75,15 +95,48 @@ def parse(data: bytes | None) -> Restarts:
             return Restarts()
         code = document["exit_code"]
         return Restarts(
-            failures=max(0, int(document["failures"])),
-            last_start=float(document["last_start"]),
-            last_failure=float(document["last_failure"]),
-            attempt=max(0, int(document["attempt"])),
-            exit_code=None if code is None else int(code),
-            message=str(document["message"]),
+            failures=_count(document["failures"]),
+            last_start=_seconds(document["last_start"]),
+            last_failure=_seconds(document["last_failure"]),
+            attempt=_count(document["attempt"]),
+            exit_code=None if code is None else _int(code),
+            message=_text(document["message"]),
+            history=_history(document.get("history")),
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return Restarts()
+
+
+# Strict, as the Rust twin is: a number in a string or a fraction where a count belongs means a damaged file.
+def _int(value: Any) -> int:
+    if type(value) is not int or not -(2**31) <= value < 2**31:
+        raise ValueError("not an integer")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**64:
+        raise ValueError("not a count")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise ValueError("not a number")
+    return float(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not text")
+    return value
+
+
+def _history(value: Any) -> tuple[Failure, ...]:
+    """The last failures; what isn't in the form is left out (1.0 doesn't write the key)."""
+    rows = value if isinstance(value, list) else []
+    good = [r for r in rows if isinstance(r, list) and len(r) == 2 and isinstance(r[1], str)]
+    return tuple(Failure(float(at), why) for at, why in good if type(at) in (int, float))[-HISTORY:]
 
 
 def jitter() -> float:

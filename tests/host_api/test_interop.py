@@ -251,7 +251,7 @@ def test_decide_speaks_json(both: dict[str, Program], name: str) -> None:
     for row in rows["rows"]:
         point = dict(zip(rows["columns"], row, strict=True))
         point.pop("decision")
-        lines.append(json.dumps(point | {k: point[k] == "yes" for k in ("overdue", "port_blocked")}))
+        lines.append(json.dumps(point | {k: point[k] == "yes" for k in ("overdue", "port_blocked", "managed")}))
     done = subprocess.run(
         [*both[name].argv, "decide"], input="\n".join(lines), capture_output=True, text=True, timeout=60, check=True
     )

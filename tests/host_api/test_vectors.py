@@ -60,9 +60,9 @@ def test_vectors_are_those_of_the_protocol_text(tmp_path: Path, monkeypatch: pyt
 
 def test_decide_over_the_whole_table() -> None:
     vectors = load("decide")
-    size = 2 * len(LockState) * len(RecordState) * len(Identity) * len(HealthAnswer) * len(Compat) * 2
+    size = 2 * len(LockState) * len(RecordState) * len(Identity) * len(HealthAnswer) * len(Compat) * 2 * 2
     seen = set()
-    for lock, record, answer, compat, overdue, identity, port_blocked, decision in vectors["rows"]:
+    for lock, record, answer, compat, overdue, identity, port_blocked, managed, decision in vectors["rows"]:
         observation = Observation(
             lock=LockState(lock),
             record=RecordState(record),
@@ -71,6 +71,7 @@ def test_decide_over_the_whole_table() -> None:
             compat=Compat(compat),
             overdue=overdue == "yes",
             port_blocked=port_blocked == "yes",
+            managed=managed == "yes",
         )
         seen.add(observation)
         assert decide(observation) == decision, observation

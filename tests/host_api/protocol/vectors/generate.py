@@ -22,6 +22,7 @@ AXES: dict[str, list[str]] = {
     "overdue": ["no", "yes"],
     "identity": ["match", "mismatch", "gone", "unknown"],
     "port_blocked": ["no", "yes"],
+    "managed": ["no", "yes"],
 }
 WORDS = {"alone": "incompatible_alone"}
 
