@@ -40,6 +40,7 @@ def overdue(s: State, seen: Seen) -> bool:
 
 
 def decision_of(s: State, seen: Seen, compat: Compat) -> Decision:
+    """Ask the table."""
     return decide(
         Observation(
             lock=seen.lock,

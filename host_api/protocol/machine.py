@@ -77,7 +77,9 @@ def step(state: State, seen: Seen, now: float) -> Step:
 
 # --- ensure -----------------------------------------------------------------------------------------------
 def _looking(s: State, seen: Seen, now: float) -> Step:
-    if seen.hosts is Hold.NONE and s.hosts is Hold.SHARED:
+    refused = seen.hosts is Hold.NONE and s.hosts is Hold.SHARED
+    # The sidecar that refuses is leaving; one that hangs while it leaves is replaced all the same.
+    if refused and decision_of(s, seen, Compat.OK) is not Decision.REPLACE:
         return _again(s, now, "leaving", "timeout")
     s, compat, settled = compat_of(s, seen, now)
     if not settled:
@@ -209,7 +211,8 @@ def _stopping(s: State, seen: Seen, now: float) -> Step:
     if proved and seen.answer is not HealthAnswer.OTHER:
         if seen.answer is HealthAnswer.DRAINING and not s.force:
             # It is leaving already, and a second signal would cut its last answers off.
-            return replace(s, phase=Phase.ENDING, until=now + s.policy.stop_wait, instance=seen.instance), ()
+            until = now + s.policy.stop_wait
+            return replace(s, phase=Phase.ENDING, until=until, instance=seen.instance, pause=0.01), ()
         if seen.answer not in QUIET or s.force or late:
             return _stop_proved(s, seen, now)
     if late or seen.record is RecordState.UNKNOWN_SCHEMA:
@@ -247,7 +250,7 @@ def _attached(s: State, seen: Seen, now: float) -> Step:
         if seen.record is not RecordState.ABSENT or mark != s.mark:
             return _restart(s, now, "crashed")
         if seen.launch is Launch.OTHER:
-            return replace(s, pause=0.05), ()  # someone is at it
+            return replace(s, pause=0.05 if s.pause >= LOOK else min(0.5, s.pause * 1.3)), ()  # someone is at it
         return replace(s, phase=Phase.IDLE, hosts=Hold.NONE, pause=LOOK), (Action("event", "stopped"),)
     if seen.record is RecordState.VALID and seen.instance != s.instance:
         return _restart(s, now, "replaced")

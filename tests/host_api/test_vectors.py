@@ -26,6 +26,7 @@ from host_api.protocol.record import (
     parse_record,
     satisfies,
 )
+from host_api.protocol import trace
 from host_api.protocol.restarts import Backoff, Restarts
 
 VECTORS = Path(__file__).parent / "protocol" / "vectors"
@@ -37,11 +38,14 @@ def load(name: str) -> dict[str, Any]:
 
 
 def record_of(document: dict[str, Any]) -> Record:
-    owner = document["owner"] and Owner(**{k: document["owner"][k] for k in ("kind", "pid", "start_token")})
+    owner = document["owner"] and Owner(**{k: document["owner"][k] for k in ("kind", "pid", "start_token", "namespace") if k in document["owner"]})
     return Record(**document | {"owner": owner, "capabilities": tuple(document["capabilities"])})
 
 
-@pytest.mark.parametrize("name", ["decide", "records", "backoff"])
+NAMES = ("decide", "records", "backoff", "traces")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_vectors_meet_the_schema(name: str) -> None:
     jsonschema.validate(load(name), load("schema"))
 
@@ -52,10 +56,13 @@ def test_vectors_are_those_of_the_protocol_text(tmp_path: Path, monkeypatch: pyt
     assert spec.loader is not None
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    monkeypatch.setattr(generate, "HERE", tmp_path)
+    crate = generate.FOLDERS[1]
+    monkeypatch.setattr(generate, "FOLDERS", [tmp_path])
     generate.main()
-    for name in ("decide", "records", "backoff"):
-        assert (tmp_path / f"{name}.json").read_bytes() == (VECTORS / f"{name}.json").read_bytes()
+    for name in NAMES:
+        fresh = (tmp_path / f"{name}.json").read_bytes()
+        assert fresh == (VECTORS / f"{name}.json").read_bytes()
+        assert fresh == (crate / f"{name}.json").read_bytes(), "the crate's copy"
 
 
 def test_decide_over_the_whole_table() -> None:
@@ -113,3 +120,10 @@ def test_backoff() -> None:
     for before, start, now, after in vectors["crashes"]:
         assert Restarts(failures=before, last_start=start).crashed(now, policy).failures == after
     assert len(vectors["delays"]) + len(vectors["waits"]) + len(vectors["crashes"]) == vectors["count"]
+
+
+def test_traces() -> None:
+    vectors = load("traces")
+    for case in vectors["cases"]:
+        assert trace.run(case["schedule"])["text"] == case["text"], case["name"]
+    assert len(vectors["cases"]) == vectors["count"] >= 20

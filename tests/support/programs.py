@@ -38,13 +38,13 @@ def build_rust(*, release: bool = False) -> Path:
         "--quiet",
         "--features",
         "client",
-        "--bin",
+        "--example",
         "mlx-sidecar-conformance",
         *(["--release"] if release else []),
     ]
     env = {**os.environ, "CARGO_TARGET_DIR": str(target)}
     subprocess.run(command, cwd=ROOT / "src-tauri-snippets", env=env, check=True)
-    return target / ("release" if release else "debug") / "mlx-sidecar-conformance"
+    return target / ("release" if release else "debug") / "examples" / "mlx-sidecar-conformance"
 
 
 def clean_env(**more: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 use crate::process::LaunchSpec;
 use crate::restarts::Backoff;
 use crate::state_dir;
+use crate::states::Policy;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct HostConfig {
     pub probe_timeout: Duration,
     /// Starts in one `ensure_running`.
     pub attempts: u32,
+    /// Failures in a row after which a watch restarts nothing until it is asked.
+    pub give_up: u64,
     /// When to restart.
     pub backoff: Backoff,
 }
@@ -56,7 +59,26 @@ impl Default for HostConfig {
             stop_wait: seconds(25),
             probe_timeout: seconds(1),
             attempts: 3,
+            give_up: 8,
             backoff: Backoff::default(),
+        }
+    }
+}
+
+impl HostConfig {
+    /// The numbers that the machine goes by.
+    pub fn policy(&self) -> Policy {
+        let seconds = |time: Duration| time.as_secs_f64();
+        Policy {
+            timeout: seconds(self.timeout),
+            start_timeout: seconds(self.start_timeout),
+            hung_after: seconds(self.hung_after),
+            drain_after: seconds(self.drain_after),
+            term_wait: seconds(self.term_wait),
+            stop_wait: seconds(self.stop_wait),
+            attempts: self.attempts,
+            give_up: self.give_up,
+            backoff: self.backoff,
         }
     }
 }

@@ -75,6 +75,18 @@ pub struct Status {
     pub connection: Option<Connection>,
     /// Its health document, if it answers.
     pub health: Option<serde_json::Value>,
+    /// Whether it leaves when no host is left.
+    pub managed: Option<bool>,
+    /// The running program's fingerprint.
+    pub build: Option<String>,
+    /// Its path.
+    pub program: Option<String>,
+    /// Whether another build lies there now.
+    pub replaced: Option<bool>,
+    /// Failures in a row.
+    pub failures: u64,
+    /// The last five crashes, replacements and failed starts: when (seconds since 1970), and why.
+    pub history: Vec<(f64, String)>,
 }
 
 /// What an event is about.

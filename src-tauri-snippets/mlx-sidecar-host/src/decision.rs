@@ -104,6 +104,8 @@ pub struct Observation {
     pub overdue: bool,
     /// The port is strict and taken.
     pub port_blocked: bool,
+    /// It leaves when no host is left, as the record says; true without one.
+    pub managed: bool,
 }
 
 /// The protocol's decision table; total.
@@ -120,13 +122,11 @@ pub fn decide(seen: &Observation) -> Decision {
                 Wait
             }
         }
-        (_, _, HealthAnswer::Echo) => match (seen.compat, seen.identity) {
-            (Compat::Ok, _) => Attach,
-            (Compat::Alone, Identity::Match) => Replace,
-            _ => Conflict,
-        },
-        _ if !seen.overdue => Wait,
-        _ if seen.identity == Identity::Match => Replace,
+        (_, _, HealthAnswer::Echo) if seen.compat == Compat::Ok => Attach,
+        (_, _, HealthAnswer::Echo) if seen.compat == Compat::Shared => Conflict,
+        (_, _, answer) if answer != HealthAnswer::Echo && !seen.overdue => Wait,
+        // What was started by hand is ended by hand: a host that does it unasked takes a person's program away.
+        _ if seen.managed && seen.identity == Identity::Match => Replace,
         _ => Conflict,
     }
 }

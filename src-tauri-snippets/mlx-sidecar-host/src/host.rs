@@ -5,18 +5,20 @@ use crate::connection::{Connection, Event, EventKind, Status};
 use crate::error::Error;
 use crate::manager::Manager;
 use crate::observe::status;
-use crate::watcher::{Inner, Watcher};
-use std::sync::atomic::{AtomicBool, Ordering};
+use crate::watcher::{Session, Sinks, Work};
 use std::sync::mpsc::{channel, Receiver};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A host's hold on the sidecar. Dropping it only lets go.
+/// A host's hold on the sidecar. Dropping it only lets go, within a fraction of a second.
 pub struct SidecarHost {
-    inner: Arc<Mutex<Inner>>,
     config: HostConfig,
-    closed: Arc<AtomicBool>,
-    watcher: Mutex<Option<Watcher>>,
     supervise: bool,
+    session: Mutex<Option<Arc<Session>>>,
+    sinks: Sinks,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl SidecarHost {
@@ -27,47 +29,50 @@ impl SidecarHost {
 
     /// The same, with or without restarts.
     pub fn with_supervision(config: HostConfig, supervise: bool) -> Result<SidecarHost, Error> {
-        let manager = Manager::new(config.clone())?;
-        let inner = Inner { manager, connection: None, mark: (0, 0.0), sinks: Vec::new() };
-        Ok(SidecarHost {
-            inner: Arc::new(Mutex::new(inner)),
-            config,
-            closed: Arc::new(AtomicBool::new(false)),
-            watcher: Mutex::new(None),
-            supervise,
-        })
+        Ok(SidecarHost { config, supervise, session: Mutex::new(None), sinks: Sinks::default() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(|e| e.into_inner())
+    fn session(&self) -> Arc<Session> {
+        let mut slot = lock(&self.session);
+        let fresh = || Arc::new(Session::new(Manager::new(self.config.clone()), Arc::clone(&self.sinks)));
+        Arc::clone(slot.get_or_insert_with(fresh))
+    }
+
+    fn work<'a>(&self, session: &'a Session) -> Result<MutexGuard<'a, Work>, Error> {
+        session.work(self.config.timeout).ok_or_else(|| {
+            let text = "the sidecar is being restarted and that takes too long; try again";
+            Error::TimedOut(text.to_owned())
+        })
     }
 
     /// Attach to the sidecar, starting it where there is none. Blocking.
     pub fn ensure_running(&self) -> Result<Connection, Error> {
-        let mut inner = self.lock();
-        let (record, how) = inner.manager.ensure()?;
-        let connection = match &inner.connection {
-            Some(known) if known.instance_id == record.instance_id => known.clone(),
+        let session = self.session();
+        let mut work = self.work(&session)?;
+        let known = session.connection();
+        let instance = known.as_ref().map_or("", |k| k.instance_id.as_str());
+        let (record, how) = match work.manager.ensure(&session.closed, instance) {
+            Ok(found) => found,
+            Err(error) => {
+                if known.is_none() {
+                    work.manager.drop_locks();
+                }
+                return Err(error);
+            }
+        };
+        let connection = match known {
+            Some(known) if known.instance_id == record.instance_id => known,
             _ => {
                 let fresh = Connection::new(&record, how);
-                inner.connection = Some(fresh.clone());
-                inner.emit(EventKind::Ready, Some(fresh.clone()), "");
+                session.emit(EventKind::Ready, Some(fresh.clone()), "");
                 fresh
             }
         };
-        inner.mark = inner.restart_mark();
-        drop(inner);
+        session.attached(&mut work, Some(connection.clone()));
         if self.supervise {
-            self.watch();
+            session.watch(&mut work);
         }
         Ok(connection)
-    }
-
-    fn watch(&self) {
-        let mut watcher = self.watcher.lock().unwrap_or_else(|e| e.into_inner());
-        if watcher.is_none() {
-            *watcher = Some(Watcher::start(Arc::clone(&self.inner), Arc::clone(&self.closed)));
-        }
     }
 
     /// What there is now; starts and changes nothing.
@@ -77,23 +82,24 @@ impl SidecarHost {
 
     /// Stop the sidecar; false when none ran. An error when others use it and `force` is off.
     pub fn stop(&self, force: bool) -> Result<bool, Error> {
-        let mut inner = self.lock();
-        let was = inner.manager.stop(force)?;
-        inner.connection = None;
-        inner.emit(EventKind::Stopped, None, "");
+        let session = self.session();
+        let mut work = self.work(&session)?;
+        let was = work.manager.stop(&session.closed, force)?;
+        session.attached(&mut work, None);
+        session.emit(EventKind::Stopped, None, "");
         Ok(was)
     }
 
     /// Events from now on. The channel has no bound: nothing waits for a slow reader.
     pub fn events(&self) -> Receiver<Event> {
         let (sink, source) = channel();
-        self.lock().sinks.push(sink);
+        lock(&self.sinks).push(sink);
         source
     }
 
-    /// The last connection.
+    /// The last connection; `None` before the first and after the end. Never waits.
     pub fn connection(&self) -> Option<Connection> {
-        self.lock().connection.clone()
+        lock(&self.session).as_ref().and_then(|session| session.connection())
     }
 
     /// A client for its API that follows it through one restart between requests. Ensures that it runs.
@@ -102,17 +108,12 @@ impl SidecarHost {
         crate::client::Client::new(|| self.ensure_running())
     }
 
-    /// Let go: the sidecar stays for its other hosts, or for its grace time. Idempotent.
+    /// Let go: the sidecar stays for its other hosts, or for its grace time. Idempotent, never waits.
     pub fn release(&self) {
-        self.closed.store(true, Ordering::Relaxed);
-        if let Some(watcher) = self.watcher.lock().unwrap_or_else(|e| e.into_inner()).take() {
-            watcher.join();
+        if let Some(session) = lock(&self.session).take() {
+            session.close();
         }
-        let mut inner = self.lock();
-        inner.manager.leave();
-        inner.connection = None;
-        inner.sinks.clear();
-        self.closed.store(false, Ordering::Relaxed);
+        lock(&self.sinks).clear();
     }
 }
 

@@ -60,12 +60,49 @@ pub fn own_token() -> io::Result<String> {
     start_token(std::process::id() as i32)?.ok_or_else(|| io::Error::other("this process has no start token"))
 }
 
-/// The process `pid` against `token`.
-pub fn identify(pid: i32, token: &str) -> Identity {
+/// The PID namespace of this process, where the platform has such (Linux): a PID means nothing in another.
+pub fn own_namespace() -> Option<String> {
+    std::fs::read_link("/proc/self/ns/pid").ok().map(|link| link.to_string_lossy().into_owned())
+}
+
+#[cfg(target_os = "linux")]
+fn of_this_boot(token: &str) -> bool {
+    let mut parts = token.split(':');
+    if parts.next() != Some("linux") {
+        return true;
+    }
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    parts.next() == Some(boot.trim())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn of_this_boot(_: &str) -> bool {
+    true
+}
+
+/// The process `pid` of `namespace` against `token`. UNKNOWN for another PID namespace, and for another boot of this
+/// machine or another machine (a home folder on a network disk): its PIDs can't be looked up here.
+pub fn identify(pid: i32, token: &str, namespace: Option<&str>) -> Identity {
+    if namespace.is_some_and(|there| own_namespace().is_some_and(|here| here != there)) {
+        return Identity::Unknown;
+    }
     match start_token(pid) {
         Err(_) => Identity::Unknown,
-        Ok(None) => Identity::Gone,
         Ok(Some(found)) if found == token => Identity::Match,
+        Ok(_) if !of_this_boot(token) => Identity::Unknown,
+        Ok(None) => Identity::Gone,
         Ok(Some(_)) => Identity::Mismatch,
+    }
+}
+
+/// A process's CPU time in clock ticks and its resident pages; zeros where that can't be told.
+pub fn cpu_and_memory(pid: i32) -> (u64, u64) {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let Some(end) = stat.iter().rposition(|b| *b == b')') else { return (0, 0) };
+    let rest = String::from_utf8_lossy(&stat[end + 1..]).into_owned();
+    let fields: Vec<u64> = rest.split_ascii_whitespace().map(|f| f.parse().unwrap_or(0)).collect();
+    match fields.get(21) {
+        Some(pages) => (fields[11] + fields[12], *pages),
+        None => (0, 0),
     }
 }

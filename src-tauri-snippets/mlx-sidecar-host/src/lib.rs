@@ -13,6 +13,7 @@
 //! Don't `fork` without `exec` while a host lives: the child would keep its locks.
 #![cfg_attr(not(target_os = "macos"), forbid(unsafe_code))]
 
+pub mod build;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod config;
@@ -21,14 +22,19 @@ pub mod decision;
 pub mod error;
 pub mod host;
 pub mod identity;
+pub mod judgement;
 pub mod lock;
+pub mod machine;
 pub mod manager;
 pub mod observe;
 pub mod probe;
 pub mod process;
 pub mod record;
 pub mod restarts;
+pub mod signal;
 pub mod state_dir;
+pub mod states;
+pub mod trace;
 mod watcher;
 
 #[cfg(feature = "client")]

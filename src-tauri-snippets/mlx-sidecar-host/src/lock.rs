@@ -1,11 +1,11 @@
 //! flock(2) on files that are never unlinked. The kernel drops a lock when its last holder's process is gone.
 
 use crate::error::Error;
-use crate::state_dir::explain;
-use rustix::fs::{flock, FlockOperation, OFlags};
+use crate::state_dir::{explain, open_beneath};
+use rustix::fs::{flock, FlockOperation};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -20,10 +20,18 @@ impl FileLock {
     /// Open `path`, creating it (0600), close-on-exec.
     pub fn open(path: &Path) -> Result<FileLock, Error> {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        options.custom_flags(OFlags::NOFOLLOW.bits() as i32);
-        let file = options.open(path).map_err(|e| explain(path, &e))?;
+        options.read(true).write(true).create(true).truncate(false);
+        let file = open_beneath(path, &mut options).map_err(|e| explain(path, &e))?;
         Ok(FileLock { path: path.to_owned(), file })
+    }
+
+    /// Open `path` if it is there; a look leaves no trace.
+    pub fn open_existing(path: &Path) -> Result<Option<FileLock>, Error> {
+        match open_beneath(path, OpenOptions::new().read(true)) {
+            Ok(file) => Ok(Some(FileLock { path: path.to_owned(), file })),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(explain(path, &e)),
+        }
     }
 
     /// Take it exclusively, or return false. A shared hold is given up either way.
@@ -42,10 +50,13 @@ impl FileLock {
                 Ok(()) => Ok(true),
                 Err(Errno::WOULDBLOCK) => Ok(false),
                 Err(Errno::INTR) => continue,
-                Err(Errno::NOTSUP | Errno::NOLCK | Errno::NOSYS | Errno::INVAL) => Err(Error::StateDir(format!(
-                    "state directory: {}: its file system has no file locks (flock); choose a local folder",
-                    self.path.display()
-                ))),
+                // NOTSUP and OPNOTSUPP are one number on Linux and two on macOS.
+                Err(e) if [Errno::NOTSUP, Errno::OPNOTSUPP, Errno::NOLCK, Errno::NOSYS, Errno::INVAL].contains(&e) => {
+                    Err(Error::StateDir(format!(
+                        "state directory: {}: its file system has no file locks (flock); choose a local folder",
+                        self.path.display()
+                    )))
+                }
                 Err(e) => Err(explain(&self.path, &e.into())),
             };
         }
@@ -58,14 +69,18 @@ impl FileLock {
 
     /// Whether the path still names this very file.
     pub fn in_place(&self) -> bool {
-        match (std::fs::metadata(&self.path), self.file.metadata()) {
+        match (std::fs::symlink_metadata(&self.path), self.file.metadata()) {
             (Ok(there), Ok(here)) => (there.ino(), there.dev()) == (here.ino(), here.dev()),
             _ => false,
         }
     }
 }
 
-/// Whether someone holds `path` exclusively. The test takes it shared for a moment.
+/// Whether someone holds `path` exclusively; a file that isn't there is held by nobody. The test takes it shared for a
+/// moment, and creates nothing.
 pub fn held(path: &Path) -> Result<bool, Error> {
-    Ok(!FileLock::open(path)?.try_shared()?)
+    match FileLock::open_existing(path)? {
+        Some(lock) => Ok(!lock.try_shared()?),
+        None => Ok(false),
+    }
 }

@@ -1,24 +1,24 @@
-//! The host's side of the protocol: observe, decide, act. Blocking.
+//! The driver of the machine: holds a host's locks, looks, performs. Decides nothing.
+//!
+//! The twin of `host_api/manager.py`, whose head tells how it works, with a timeline. Every attempt at a lock is one
+//! `flock` that never blocks, every wait ends when the session's signal is set, and [`Locks::let_go`] may come from any
+//! thread at any moment: nothing here outlasts a host's wish to let go.
 
 use crate::config::HostConfig;
-use crate::decision::*;
+use crate::decision::{permanent, Identity};
 use crate::error::Error;
-use crate::identity::{identify, own_token};
+use crate::identity::{own_namespace, own_token};
 use crate::lock::{held, FileLock};
-use crate::observe::{observe, why, Patience, Seen};
-use crate::probe::probe;
+use crate::machine::step;
+use crate::observe::{explain, now, Look, Looker};
 use crate::process::{self, Child};
-use crate::record::*;
-use crate::restarts::Restarts;
+use crate::record::{parse_record, Owner, Record};
+use crate::signal::Signal;
 use crate::state_dir::{self, Files};
-use rustix::process::Signal;
-use std::thread::sleep;
+use crate::states::{Action, Goal, Hold, Launch, Seen, State};
+use rustix::process::Signal as Number;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// Seconds since 1970.
-pub fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
-}
 
 /// A number in [0, 1), different for each process and moment; enough to spread retries.
 pub fn jitter() -> f64 {
@@ -32,350 +32,333 @@ pub fn jitter() -> f64 {
     (x >> 11) as f64 / (1u64 << 53) as f64
 }
 
-fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
+/// A host's holds.
+#[derive(Debug)]
+pub struct Locks {
+    files: Files,
+    gone: bool,
+    hosts: Option<FileLock>,
+    hold: Hold,
+    launch: Option<FileLock>,
 }
 
-/// One host's locks and decisions.
+impl Locks {
+    /// Close every lock; they may be taken again.
+    pub fn drop_all(&mut self) {
+        self.hosts = None;
+        self.hold = Hold::None;
+        self.launch = None;
+    }
+
+    /// Close every lock at once and for good.
+    pub fn let_go(&mut self) {
+        self.gone = true;
+        self.drop_all();
+    }
+
+    fn bring(&mut self, state: &State) -> Result<Launch, Error> {
+        if self.gone {
+            return Ok(Launch::Free);
+        }
+        self.bring_hosts(state.hosts)?;
+        self.bring_launch(state.launch, state.goal == Goal::Watch)
+    }
+
+    fn bring_hosts(&mut self, wanted: Hold) -> Result<(), Error> {
+        if wanted == Hold::None || self.hosts.as_ref().is_some_and(|lock| !lock.in_place()) {
+            self.hosts = None;
+            self.hold = Hold::None;
+        }
+        if wanted == self.hold {
+            return Ok(());
+        }
+        let fresh = self.hosts.is_none();
+        let lock = match self.hosts.take() {
+            Some(lock) => lock,
+            None => {
+                state_dir::prepare(&self.files.root)?;
+                FileLock::open(&self.files.hosts_lock())?
+            }
+        };
+        let got = if wanted == Hold::Exclusive { lock.try_exclusive()? } else { lock.try_shared()? };
+        self.hold = if got && lock.in_place() { wanted } else { Hold::None };
+        if fresh && self.hold == Hold::Shared {
+            lock.touch();
+        }
+        self.hosts = Some(lock);
+        Ok(())
+    }
+
+    fn bring_launch(&mut self, wanted: bool, ask: bool) -> Result<Launch, Error> {
+        let path = self.files.launch_lock();
+        if !wanted {
+            self.launch = None;
+            return Ok(if ask && held(&path)? { Launch::Other } else { Launch::Free });
+        }
+        if self.launch.as_ref().is_some_and(FileLock::in_place) {
+            return Ok(Launch::Mine);
+        }
+        let lock = FileLock::open(&path)?;
+        let got = lock.try_exclusive()?;
+        self.launch = got.then_some(lock);
+        Ok(if got { Launch::Mine } else { Launch::Other })
+    }
+}
+
+/// One host's locks, its child, and its eyes.
 #[derive(Debug)]
 pub struct Manager {
-    config: HostConfig,
+    /// The host's configuration.
+    pub config: HostConfig,
     /// The files of the state directory.
     pub files: Files,
-    me: Owner,
-    hosts: Option<FileLock>,
+    /// The last look.
+    pub last: Look,
+    /// Whether this host was just written into the record.
+    pub adopted: bool,
+    looker: Looker,
+    locks: Arc<Mutex<Locks>>,
+    place: Option<(u64, u64)>,
     child: Option<Child>,
+    unrunnable: String,
+    epoch: Instant,
+}
+
+fn guard(locks: &Mutex<Locks>) -> MutexGuard<'_, Locks> {
+    locks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Manager {
-    /// Prepare the state directory.
-    pub fn new(config: HostConfig) -> Result<Manager, Error> {
-        let files = state_dir::prepare(&config.state_dir)?;
+    /// For the configured directory; nothing is made or taken yet.
+    pub fn new(config: HostConfig) -> Manager {
+        let files = Files { root: state_dir::absolute(&config.state_dir) };
+        let config = HostConfig { state_dir: files.root.clone(), ..config };
+        let locks = Locks { files: files.clone(), gone: false, hosts: None, hold: Hold::None, launch: None };
+        Manager {
+            looker: Looker::new(config.clone(), files.clone()),
+            config,
+            files,
+            last: Look::default(),
+            adopted: false,
+            locks: Arc::new(Mutex::new(locks)),
+            place: None,
+            child: None,
+            unrunnable: String::new(),
+            epoch: Instant::now(),
+        }
+    }
+
+    /// The holds, for a thread that wants them gone.
+    pub fn locks(&self) -> Arc<Mutex<Locks>> {
+        Arc::clone(&self.locks)
+    }
+
+    /// Close every lock; the manager may be used again.
+    pub fn drop_locks(&self) {
+        guard(&self.locks).drop_all();
+    }
+
+    /// The machine's clock, seconds.
+    pub fn clock(&self) -> f64 {
+        self.epoch.elapsed().as_secs_f64()
+    }
+
+    fn me(&self) -> Result<Owner, Error> {
         let start_token = own_token().map_err(|e| Error::Host(format!("can't identify this process: {e}")))?;
-        let me = Owner { kind: config.kind.clone(), pid: std::process::id() as i32, start_token };
-        Ok(Manager { config, files, me, hosts: None, child: None })
+        let kind = self.config.kind.clone();
+        Ok(Owner { kind, pid: std::process::id() as i32, start_token, namespace: own_namespace() })
     }
 
-    /// The record file.
-    pub fn parsed(&self) -> Parsed {
-        parse_record(state_dir::read_bytes(&self.files.record()).as_deref())
-    }
-
-    /// Whether a record file is there, whatever is in it.
-    pub fn has_record(&self) -> bool {
-        state_dir::read_bytes(&self.files.record()).is_some()
-    }
-
-    /// The shared restart state.
-    pub fn restarts(&self) -> Restarts {
-        Restarts::parse(state_dir::read_bytes(&self.files.restarts()).as_deref())
-    }
-
-    fn save(&self, state: &Restarts) {
-        // Best effort: on a full disk the sidecar itself fails, with the clear message.
-        let _ = state_dir::replace_file(&self.files.restarts(), &state.encode());
-    }
-
-    /// Collect a child of ours that ended.
-    pub fn reap(&mut self) {
-        if self.child.as_ref().is_some_and(|c| c.exit_code().is_some()) {
-            self.child = None;
-        }
-    }
-
-    /// What there is now. `launching`: the launch lock is ours, so that being alone can be told.
-    pub fn observe(&mut self, patience: &mut Patience, launching: bool) -> Result<Seen, Error> {
-        let (config, files) = (self.config.clone(), self.files.clone());
-        observe(&config, &files, patience, || if launching { self.alone() } else { Ok(true) })
-    }
-
-    /// Take the hosts lock shared; a refusal means that a sidecar is leaving.
-    pub fn join(&mut self, deadline: Instant) -> Result<(), Error> {
-        if let Some(lock) = &self.hosts {
-            if lock.in_place() && lock.try_shared()? {
-                return Ok(());
+    /// The running sidecar's record, and `spawned` or `attached`. `known`: the instance attached to already.
+    pub fn ensure(&mut self, cancel: &Signal, known: &str) -> Result<(Record, &'static str), Error> {
+        let begun = State::ensure(self.config.policy(), self.clock(), known);
+        let state = self.run(begun, cancel)?;
+        match (state.outcome, self.last.record.clone()) {
+            ("attached" | "spawned", Some(record)) => {
+                self.remember_place();
+                Ok((record, state.outcome))
             }
-        }
-        self.leave();
-        state_dir::prepare(&self.config.state_dir)?;
-        loop {
-            let lock = FileLock::open(&self.files.hosts_lock())?;
-            if lock.try_shared()? && lock.in_place() {
-                lock.touch();
-                self.hosts = Some(lock);
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                let text = "the last sidecar is taking too long to leave; try again, or stop it with force";
-                return Err(Error::TimedOut(text.to_owned()));
-            }
-            sleep(ms(5));
+            _ => Err(self.error_of(state.outcome, &state.reason)),
         }
     }
 
-    /// Let go of the hosts lock.
-    pub fn leave(&mut self) {
-        self.hosts = None;
+    /// Take the state directory of now for the one that the sidecar is in.
+    pub fn remember_place(&mut self) {
+        self.place = state_dir::place_of(&self.files.root);
     }
 
-    fn alone(&mut self) -> Result<bool, Error> {
-        let end = Instant::now() + ms(500);
-        if self.hosts.is_none() {
-            self.hosts = Some(FileLock::open(&self.files.hosts_lock())?);
-        }
-        while let Some(lock) = &self.hosts {
-            if lock.try_exclusive()? {
-                return Ok(true);
-            }
-            if Instant::now() > end {
-                break;
-            }
-            sleep(ms(10));
-        }
-        Ok(false)
-    }
-
-    fn take_launch_lock(&self, deadline: Instant) -> Result<FileLock, Error> {
-        let lock = FileLock::open(&self.files.launch_lock())?;
-        while !lock.try_exclusive()? {
-            if Instant::now() > deadline {
-                let text = "another host is starting or stopping the sidecar and takes too long; try again";
-                return Err(Error::TimedOut(text.to_owned()));
-            }
-            sleep(ms(10));
-        }
-        Ok(lock)
-    }
-
-    /// The running sidecar's record, and `spawned` or `attached`.
-    pub fn ensure(&mut self) -> Result<(Record, &'static str), Error> {
-        let result = self.try_ensure();
-        if result.is_err() {
-            self.leave();
-        }
-        result
-    }
-
-    fn try_ensure(&mut self) -> Result<(Record, &'static str), Error> {
-        let deadline = Instant::now() + self.config.timeout;
-        let first = self.restarts().attempt;
-        let mut patience = Patience::default();
-        let mut launch: Option<FileLock> = None;
-        let (mut starts, mut pause) = (0, 0.005);
-        loop {
-            self.join(deadline)?;
-            let seen = self.observe(&mut patience, launch.is_some())?;
-            match (decide(&seen.observation), seen.record.clone()) {
-                (Decision::Attach, Some(record)) => {
-                    self.join(deadline)?;
-                    return Ok((record, "attached"));
-                }
-                (Decision::Conflict, _) => return Err(Error::Conflict(why(&self.config, &self.files, &seen))),
-                (Decision::Spawn | Decision::Replace, _) if launch.is_none() => {
-                    if seen.observation.compat != Compat::Ok {
-                        self.leave(); // or hosts that all want a newer sidecar would keep the old one in use
-                    }
-                    let lock = FileLock::open(&self.files.launch_lock())?;
-                    if lock.try_exclusive()? {
-                        launch = Some(lock);
-                        continue;
-                    }
-                }
-                (Decision::Replace, Some(record)) => {
-                    self.end(&record, self.config.term_wait)?;
-                    patience = Patience::default();
-                    continue;
-                }
-                (Decision::Spawn, _) => {
-                    let state = self.restarts();
-                    if state.attempt != first && state.permanent() && starts == 0 {
-                        return Err(Error::LaunchFailed {
-                            message: "another host's start of the sidecar failed just now".to_owned(),
-                            exit_code: state.exit_code,
-                            permanent: true,
-                            log_tail: state.message,
-                        });
-                    }
-                    if self.backed_off(deadline)? {
-                        continue;
-                    }
-                    starts += 1;
-                    if let Some(record) = self.start(deadline, starts >= self.config.attempts)? {
-                        return Ok((record, "spawned"));
-                    }
-                }
-                _ => {}
-            }
-            if Instant::now() > deadline {
-                let text =
-                    format!("no sidecar within {:?}: {}", self.config.timeout, why(&self.config, &self.files, &seen));
-                return Err(Error::TimedOut(text));
-            }
-            sleep(Duration::from_secs_f64(pause * (0.75 + jitter() / 2.0)));
-            pause = f64::min(0.1, pause * 1.5);
-        }
-    }
-
-    /// Count a crash that left its record behind, then wait out the back-off; true when things changed meanwhile.
-    fn backed_off(&self, deadline: Instant) -> Result<bool, Error> {
-        let mut state = self.restarts();
-        if self.has_record() {
-            state = state.crashed(now(), &self.config.backoff);
-            self.save(&state);
-            self.clear()?;
-        }
-        let wait = state.wait(now(), &self.config.backoff, jitter());
-        if wait <= 0.001 {
+    /// Stop the sidecar and leave; false when none ran.
+    pub fn stop(&mut self, cancel: &Signal, force: bool) -> Result<bool, Error> {
+        state_dir::check(&self.files.root)?;
+        if state_dir::place_of(&self.files.root).is_none() {
             return Ok(false);
         }
-        let wait = Duration::from_secs_f64(wait);
-        if Instant::now() + wait > deadline {
-            let text = format!("the sidecar crashed {} times in a row; next start in {wait:.0?}", state.failures);
-            return Err(Error::TimedOut(text));
+        let joined = guard(&self.locks).hold == Hold::Shared;
+        let begun = State::stop(self.config.policy(), self.clock(), force, joined);
+        let state = self.run(begun, cancel)?;
+        match state.outcome {
+            "stopped" => Ok(true),
+            "absent" => Ok(false),
+            outcome => Err(self.error_of(outcome, &state.reason)),
         }
-        sleep(wait);
-        held(&self.files.sidecar_lock())
     }
 
-    /// Remove a dead sidecar's record; nothing while a sidecar lives.
-    pub fn clear(&self) -> Result<(), Error> {
-        let lock = FileLock::open(&self.files.sidecar_lock())?;
-        if lock.try_shared()? {
-            state_dir::remove(&self.files.record());
+    /// Turn the crank until there is an outcome, or it is cancelled.
+    pub fn run(&mut self, mut state: State, cancel: &Signal) -> Result<State, Error> {
+        let mut late = 0.0;
+        loop {
+            state = self.turn(state, late).0;
+            if !state.outcome.is_empty() {
+                let _ = guard(&self.locks).bring(&state);
+                return Ok(state);
+            }
+            let began = self.clock();
+            let pause = Duration::from_secs_f64(state.pause);
+            if if pause.is_zero() { cancel.is_set() } else { cancel.wait(pause) } {
+                guard(&self.locks).let_go();
+                let text = "this host let go of the sidecar meanwhile; call ensure_running again";
+                return Err(Error::Host(text.to_owned()));
+            }
+            late = (self.clock() - began - state.pause).max(0.0);
+        }
+    }
+
+    /// Look once, step once, perform; an action that fails is the fault of one more step.
+    pub fn turn(&mut self, state: State, late: f64) -> (State, Vec<Action>) {
+        let seen = self.look(&state, late);
+        let (state, mut actions) = step(state, &seen, self.clock());
+        for at in 0..actions.len() {
+            if let Err(error) = self.perform(&actions[at]) {
+                let fault = Seen { fault: error.to_string(), ..seen };
+                let (state, more) = step(state, &fault, self.clock());
+                actions.retain(|action| matches!(action, Action::Event(..)));
+                actions.extend(more);
+                return (state, actions);
+            }
+        }
+        (state, actions)
+    }
+
+    /// Bring the locks to what `state` wants, one attempt each, and look.
+    fn look(&mut self, state: &State, late: f64) -> Seen {
+        let (wall, jitter) = (now(), jitter());
+        let looked = guard(&self.locks).bring(state).and_then(|launch| {
+            let look = self.looker.look(state.ask, &state.instance, state.goal == Goal::Watch)?;
+            Ok((launch, look))
+        });
+        match looked {
+            Err(error) => Seen { wall, jitter, lag: late, fault: error.to_string(), ..Seen::default() },
+            Ok((launch, look)) => {
+                self.last = look;
+                let moved = self.place.is_some() && state_dir::place_of(&self.files.root) != self.place;
+                let hosts = guard(&self.locks).hold;
+                let code = self.child.as_ref().map(Child::exit_code);
+                let child = match code {
+                    _ if !self.unrunnable.is_empty() => "unrunnable".to_owned(),
+                    None => "none".to_owned(),
+                    Some(None) => "runs".to_owned(),
+                    Some(Some(code)) => code.to_string(),
+                };
+                let tail = match (&self.child, code) {
+                    (Some(child), Some(Some(_))) => child.tail(),
+                    _ => String::new(),
+                };
+                let seen = self.last.seen.clone();
+                let seen = Seen { wall, jitter, lag: late, hosts, launch, moved, child, tail, ..seen };
+                self.last.seen = seen.clone();
+                seen
+            }
+        }
+    }
+
+    fn perform(&mut self, action: &Action) -> Result<(), Error> {
+        if guard(&self.locks).gone {
+            return Ok(());
+        }
+        let signal = |record: &Option<Record>, instance: &str, number| {
+            if let Some(record) = record.as_ref().filter(|r| r.instance_id == instance) {
+                process::send(record, number);
+            }
+        };
+        match action {
+            Action::Save(restarts) => {
+                state_dir::replace_file(&self.files.restarts(), &restarts.encode())?;
+                self.last.seen.restarts = restarts.clone();
+            }
+            Action::Clear => {
+                let lock = FileLock::open(&self.files.sidecar_lock())?;
+                if lock.try_shared()? {
+                    state_dir::remove(&self.files.record());
+                }
+            }
+            Action::Spawn => {
+                (self.child, self.unrunnable) = (None, String::new());
+                match process::spawn(&self.config.launch, &self.files.root, &self.me()?) {
+                    Ok(child) => self.child = Some(child),
+                    Err(Error::Host(text)) => self.unrunnable = text,
+                    Err(error) => return Err(error),
+                }
+            }
+            Action::KillChild => {
+                if let Some(child) = &self.child {
+                    child.kill();
+                }
+            }
+            Action::Terminate(instance) => signal(&self.last.record, instance, Number::TERM),
+            Action::Kill(instance) => signal(&self.last.record, instance, Number::KILL),
+            Action::Adopt => self.adopt()?,
+            Action::Event(..) => {}
         }
         Ok(())
     }
 
-    fn start(&mut self, deadline: Instant, last: bool) -> Result<Option<Record>, Error> {
-        self.save(&self.restarts().started(now()));
-        let child = process::spawn(&self.config.launch, &self.files.root, &self.me)?;
-        self.child = Some(child.clone());
-        let end = Instant::now() + self.config.start_timeout;
-        let mut what = None;
-        while child.exit_code().is_none() {
-            if let Some(record) = self.parsed().record {
-                if probe(&record, self.config.probe_timeout) == HealthAnswer::Echo && held(&self.files.sidecar_lock())?
-                {
-                    return Ok(Some(record));
-                }
-            }
-            let time = Instant::now();
-            if time > end {
-                child.kill();
-                what = Some(format!("no answer in {:?}", self.config.start_timeout));
-                break;
-            }
-            if time > deadline {
-                let text = "the sidecar is still starting; call again to wait on".to_owned();
-                return Err(Error::TimedOut(text));
-            }
-            sleep(ms(10));
-        }
-        let exit_code = child.exit_code();
-        if exit_code == Some(EXIT_LOCK_HELD) {
-            return Ok(None);
-        }
-        let log_tail = child.tail();
-        self.save(&self.restarts().failed(now(), exit_code, &log_tail));
-        if permanent(exit_code) || last {
-            let what = what.unwrap_or_else(|| format!("exit status {}", exit_code.unwrap_or(-1)));
-            let message = format!("the sidecar didn't start ({what})");
-            return Err(Error::LaunchFailed { message, exit_code, permanent: permanent(exit_code), log_tail });
-        }
-        Ok(None)
-    }
-
-    fn end(&self, record: &Record, patience: Duration) -> Result<(), Error> {
-        let lock = self.files.sidecar_lock();
-        for (signal, wait) in [(Signal::TERM, patience), (Signal::KILL, Duration::from_secs(10))] {
-            if !held(&lock)? {
-                break;
-            }
-            process::send(record, signal);
-            let end = Instant::now() + wait;
-            while held(&lock)? {
-                if self.parsed().record.is_some_and(|r| r.instance_id != record.instance_id) {
-                    return Ok(());
-                }
-                if Instant::now() > end {
-                    break;
-                }
-                sleep(ms(10));
-            }
-        }
-        if held(&lock)? {
-            let text = format!("the sidecar (pid {}) can't be ended; end it by hand", record.pid);
-            return Err(Error::Conflict(text));
-        }
-        self.clear()
-    }
-
-    /// Stop the sidecar and leave; false when none ran.
-    pub fn stop(&mut self, force: bool) -> Result<bool, Error> {
-        let deadline = Instant::now() + self.config.timeout;
-        let _launch = self.take_launch_lock(deadline)?;
-        let was_joined = self.hosts.is_some();
-        let result = self.try_stop(force, deadline);
-        if result.is_err() && was_joined {
-            self.join(deadline)?;
-        } else {
-            self.leave();
-        }
-        result
-    }
-
-    fn try_stop(&mut self, force: bool, deadline: Instant) -> Result<bool, Error> {
-        let mut patience = Patience::default();
-        let record = loop {
-            if !held(&self.files.sidecar_lock())? {
-                self.clear()?;
-                return Ok(false);
-            }
-            let seen = self.observe(&mut patience, false)?;
-            let obs = seen.observation;
-            if let Some(record) = seen.record.clone() {
-                let quiet = matches!(obs.answer, HealthAnswer::Refused | HealthAnswer::Silent);
-                let proved = obs.identity == Identity::Match && obs.answer != HealthAnswer::Other;
-                if proved && (!quiet || force || obs.overdue) {
-                    break record;
-                }
-            }
-            if obs.overdue || obs.record == RecordState::UnknownSchema {
-                return Err(Error::Conflict(why(&self.config, &self.files, &seen)));
-            }
-            if Instant::now() > deadline {
-                return Err(Error::TimedOut(why(&self.config, &self.files, &seen)));
-            }
-            sleep(ms(20));
-        };
-        if !force && !record.managed {
-            let pid = record.pid;
-            let text = format!("the sidecar (pid {pid}) was started by hand; stop it there, or stop with force");
-            return Err(Error::InUse(text));
-        }
-        if !self.alone()? && !force {
-            let text = "other hosts use the sidecar; let them go first, or stop with force";
-            return Err(Error::InUse(text.to_owned()));
-        }
-        self.end(&record, self.config.stop_wait)?;
-        Ok(true)
-    }
-
-    /// Write this host into the record when its owner is gone; false when there was no need.
-    pub fn adopt(&self) -> Result<bool, Error> {
-        let Some(record) = self.parsed().record else { return Ok(false) };
-        let Some(owner) = &record.owner else { return Ok(false) };
-        if !matches!(identify(owner.pid, &owner.start_token), Identity::Gone | Identity::Mismatch) {
-            return Ok(false);
-        }
+    /// Write this host into the record as its owner, unless something has changed.
+    fn adopt(&mut self) -> Result<(), Error> {
+        let Some(record) = self.last.record.clone() else { return Ok(()) };
         let lock = FileLock::open(&self.files.launch_lock())?;
-        if !lock.try_exclusive()?
-            || !held(&self.files.sidecar_lock())?
-            || self.parsed().record.as_ref() != Some(&record)
-        {
-            return Ok(false);
+        if lock.try_exclusive()? && held(&self.files.sidecar_lock())? {
+            let there = parse_record(state_dir::read_bytes(&self.files.record())?.as_deref()).record;
+            if there.as_ref() == Some(&record) {
+                let mine = Record { owner: Some(self.me()?), ..record };
+                state_dir::replace_file(&self.files.record(), &mine.encode())?;
+                self.adopted = true;
+            }
         }
-        let mine = Record { owner: Some(self.me.clone()), ..record };
-        Ok(state_dir::replace_file(&self.files.record(), &mine.encode()).is_ok())
+        Ok(())
+    }
+
+    /// The error that the machine's words mean.
+    pub fn error_of(&mut self, outcome: &str, reason: &str) -> Error {
+        let seen = &self.last.seen;
+        let text = explain(&self.config, reason, &self.last, &self.unrunnable);
+        match outcome {
+            "fault" => Error::StateDir(reason.to_owned()),
+            "conflict" => Error::Conflict(text),
+            "timeout" => Error::TimedOut(text),
+            "in_use" => Error::InUse(text),
+            "launch_failed" | "dead" => {
+                if let ("needs", Some(record)) = (reason, &self.last.record) {
+                    self.looker.poor.insert(record.instance_id.clone());
+                }
+                let elsewhere = matches!(reason, "elsewhere" | "gave_up");
+                let own = self.child.as_ref().and_then(Child::exit_code);
+                let exit_code = if elsewhere { seen.restarts.exit_code } else { own };
+                let permanent = matches!(reason, "needs" | "program" | "gave_up") || permanent(exit_code);
+                let log_tail = match reason {
+                    "elsewhere" | "gave_up" => seen.restarts.message.clone(),
+                    "needs" | "program" => String::new(),
+                    _ => seen.tail.clone(),
+                };
+                Error::LaunchFailed { message: text, exit_code, permanent, log_tail }
+            }
+            _ => Error::Host(text),
+        }
+    }
+
+    /// Whether the record's process can be looked up here, so that its end can be waited for.
+    pub fn process(&self) -> Option<i32> {
+        let record = self.last.record.as_ref()?;
+        let who = crate::identity::identify(record.pid, &record.start_token, record.namespace.as_deref());
+        (who != Identity::Unknown).then_some(record.pid)
     }
 }

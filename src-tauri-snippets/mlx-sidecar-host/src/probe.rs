@@ -1,7 +1,9 @@
 //! One look at a sidecar's `/health` over a plain socket.
 
 use crate::decision::HealthAnswer;
+use crate::error::Error;
 use crate::record::Record;
+use crate::state_dir::our_own;
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -9,23 +11,28 @@ use std::time::{Duration, Instant};
 
 const MAX: usize = 256 * 1024;
 
-/// What answers at the record's address within `timeout`.
-pub fn probe(record: &Record, timeout: Duration) -> HealthAnswer {
+/// What answers at the record's address within `timeout`, and the document if there is one. An error where this process
+/// itself lacks what asking takes (descriptors, memory): that says nothing about the sidecar.
+pub fn ask(record: &Record, timeout: Duration) -> Result<(HealthAnswer, Option<Value>), Error> {
     match health_of(record, timeout) {
-        Err(Failure::Refused) => HealthAnswer::Refused,
-        Err(Failure::Silent) => HealthAnswer::Silent,
-        Err(Failure::Other) => HealthAnswer::Other,
-        Ok(health) if health["instance_id"].as_str() != Some(&record.instance_id) => HealthAnswer::Other,
-        Ok(health) => match health["status"].as_str() {
-            Some("draining") => HealthAnswer::Draining,
-            Some("failed") => HealthAnswer::Failed,
-            _ => HealthAnswer::Echo,
-        },
+        Err(Failure::Refused) => Ok((HealthAnswer::Refused, None)),
+        Err(Failure::Silent) => Ok((HealthAnswer::Silent, None)),
+        Err(Failure::Other) => Ok((HealthAnswer::Other, None)),
+        Err(Failure::Own(text)) => Err(Error::StateDir(format!("the sidecar can't be asked: {text}"))),
+        Ok(health) if health["instance_id"].as_str() != Some(&record.instance_id) => Ok((HealthAnswer::Other, None)),
+        Ok(health) => {
+            let answer = match health["status"].as_str() {
+                Some("draining") => HealthAnswer::Draining,
+                Some("failed") => HealthAnswer::Failed,
+                _ => HealthAnswer::Echo,
+            };
+            Ok((answer, Some(health)))
+        }
     }
 }
 
 /// Why there is no health document.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
     /// Nothing listens.
     Refused,
@@ -33,11 +40,14 @@ pub enum Failure {
     Silent,
     /// Not a sidecar's answer.
     Other,
+    /// This process is short of something.
+    Own(String),
 }
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         match error.kind() {
+            _ if our_own(&error) => Failure::Own(error.to_string()),
             io::ErrorKind::ConnectionRefused | io::ErrorKind::AddrNotAvailable => Failure::Refused,
             _ => Failure::Silent,
         }
@@ -110,6 +120,13 @@ pub fn port_taken(host: &str, port: u16) -> bool {
         "::" => "::1",
         other => other,
     };
+    // std sets SO_REUSEADDR, with which BSD binds 127.0.0.1 beside another's 0.0.0.0: ask first.
+    if cfg!(target_os = "macos") {
+        let to = resolve(host, port).ok();
+        if to.is_some_and(|to| TcpStream::connect_timeout(&to, Duration::from_millis(200)).is_ok()) {
+            return true;
+        }
+    }
     matches!(TcpListener::bind((host, port)), Err(e) if e.kind() == io::ErrorKind::AddrInUse)
 }
 

@@ -1,17 +1,27 @@
 //! Starting a sidecar process, and signalling one that is provably the sidecar.
 
+use crate::build::{fingerprint, program_of};
 use crate::decision::Identity;
 use crate::error::Error;
 use crate::identity::identify;
-use crate::record::{Owner, Record, OWNER_ENV};
-use crate::state_dir::explain;
+use crate::record::{Owner, Record, BUILD_ENV, OWNER_ENV};
+use crate::state_dir::{absolute, explain, make_folder, open_beneath};
 use rustix::process::{Pid, Signal};
 use std::fs::{DirBuilder, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::Read;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child as Process, Command, Stdio};
 use std::sync::{Arc, Mutex};
+
+/// What a host was started with and a sidecar must not inherit: an AppImage's libraries, another Python's modules, the
+/// marks by which one frozen program knows another as its child.
+const FOREIGN: [&str; 9] =
+    ["PYTHON", "_PYI_", "_MEIPASS", "DYLD_", "LD_LIBRARY_PATH", "APPDIR", "APPIMAGE", "ARGV0", "OWD"];
+/// Settings that are paths: relative ones mean the host's working folder, and the sidecar has another.
+const PATHS: [&str; 6] = ["MODEL_DIR", "DATA_DIR", "CACHE_DIR", "LOG_DIR", "API_KEY_FILE", "ALLOW_IMAGE_DIR"];
+const LOOPBACK: [&str; 3] = ["127.0.0.1", "localhost", "::1"];
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -58,7 +68,7 @@ impl Default for LaunchSpec {
 impl LaunchSpec {
     /// The folder for log files.
     pub fn logs(&self, state_dir: &Path) -> PathBuf {
-        self.log_dir.clone().unwrap_or_else(|| state_dir.join("logs"))
+        self.log_dir.as_deref().map_or_else(|| state_dir.join("logs"), absolute)
     }
 
     fn command(&self, state_dir: &Path) -> Result<Command, Error> {
@@ -76,10 +86,47 @@ impl LaunchSpec {
             command.args(["--model", &self.model]);
         }
         for folder in &self.model_dirs {
-            command.arg("--model-dir").arg(folder);
+            command.arg("--model-dir").arg(absolute(folder));
         }
-        command.args(&self.extra_args).envs(self.env.iter().map(|(k, v)| (k, v)));
+        command.args(&self.extra_args);
+        self.environment(&mut command);
+        // No folder of an app or a disk image may be pinned down.
+        command.current_dir(state_dir);
         Ok(command)
+    }
+
+    /// The host's environment without what is the host's alone, and with what the sidecar needs.
+    fn environment(&self, command: &mut Command) {
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            if FOREIGN.iter().any(|prefix| name.starts_with(prefix)) {
+                command.env_remove(&name);
+                // What an AppImage or a frozen host put aside.
+                if let Some(original) = std::env::var_os(format!("{name}_ORIG")).filter(|v| !v.is_empty()) {
+                    command.env(&name, original);
+                }
+            }
+        }
+        for name in PATHS.map(|name| format!("MLX_SIDECAR_{name}")) {
+            if let Some(value) = std::env::var_os(&name).filter(|v| !v.is_empty()) {
+                let parts = std::env::split_paths(&value).map(|part| absolute(&part));
+                if let Ok(joined) = std::env::join_paths(parts) {
+                    command.env(&name, joined);
+                }
+            }
+        }
+        for name in ["NO_PROXY", "no_proxy"] {
+            let old = std::env::var(name).unwrap_or_default();
+            let mut words: Vec<&str> = old.split(',').filter(|word| !word.is_empty()).collect();
+            words.extend(LOOPBACK.iter().filter(|word| !old.split(',').any(|w| w == **word)));
+            command.env(name, words.join(","));
+        }
+        command.env("PYINSTALLER_RESET_ENVIRONMENT", "1").envs(self.env.iter().map(|(k, v)| (k, v)));
+        if let Some(program) = program_of(&self.command, &self.env) {
+            if let Some(print) = fingerprint(&program) {
+                command.env(BUILD_ENV, format!("{print}:{}", program.display()));
+            }
+        }
     }
 }
 
@@ -107,7 +154,10 @@ impl Child {
 
     /// The last lines it wrote.
     pub fn tail(&self) -> String {
-        let data = std::fs::read(&self.output).unwrap_or_default();
+        let mut data = Vec::new();
+        if let Ok(mut file) = open_beneath(&self.output, OpenOptions::new().read(true)) {
+            let _ = file.read_to_end(&mut data);
+        }
         let text = String::from_utf8_lossy(&data[data.len().saturating_sub(16384)..]).into_owned();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
@@ -119,41 +169,34 @@ pub fn spawn(spec: &LaunchSpec, state_dir: &Path, owner: &Owner) -> Result<Child
     let logs = spec.logs(state_dir);
     let output = logs.join("launch.log");
     let fail = |e: std::io::Error| explain(&output, &e);
-    DirBuilder::new().recursive(true).mode(0o700).create(&logs).map_err(fail)?;
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&output).map_err(fail)?;
-    let sink = OpenOptions::new().append(true).open(&output).map_err(fail)?;
+    match spec.log_dir {
+        None => make_folder(&logs).map_err(fail)?,
+        Some(_) => DirBuilder::new().recursive(true).mode(0o700).create(&logs).map_err(fail)?,
+    }
+    let sink = open_beneath(&output, OpenOptions::new().append(true).create(true)).map_err(fail)?;
+    sink.set_len(0).map_err(fail)?;
     let copy = sink.try_clone().map_err(fail)?;
     let mut command = spec.command(state_dir)?;
     command.env(OWNER_ENV, serde_json::to_string(owner).unwrap_or_default());
     command.stdin(Stdio::null()).stdout(sink).stderr(copy).process_group(0);
-    let process = command.spawn().map_err(|e| {
-        Error::Host(format!("the sidecar program can't be run: {}: {e}; check the configured command", spec.command[0]))
-    })?;
+    let process = command.spawn().map_err(|e| Error::Host(format!("{}: {e}", spec.command[0])))?;
     Ok(Child { process: Arc::new(Mutex::new(process)), output })
 }
 
 /// Signal the record's process if its identity still matches; false when it isn't that process any more.
 pub fn send(record: &Record, signal: Signal) -> bool {
     let Some(pid) = Pid::from_raw(record.pid) else { return false };
+    let proved = || identify(record.pid, &record.start_token, record.namespace.as_deref()) == Identity::Match;
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{pidfd_open, pidfd_send_signal, PidfdFlags};
         match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(handle) => {
-                // Checked after opening: from here on the handle can't come to mean another process.
-                if identify(record.pid, &record.start_token) != Identity::Match {
-                    return false;
-                }
-                let _ = pidfd_send_signal(&handle, signal);
-                return true;
-            }
-            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {}
-            Err(_) => return false,
+            // Checked after opening: from here on the handle can't come to mean another process.
+            Ok(handle) => return proved() && pidfd_send_signal(&handle, signal).is_ok(),
+            Err(rustix::io::Errno::SRCH) => return false,
+            // An old kernel, or one that forbids it: the check before the signal has to do.
+            Err(_) => {}
         }
     }
-    if identify(record.pid, &record.start_token) != Identity::Match {
-        return false;
-    }
-    let _ = rustix::process::kill_process(pid, signal);
-    true
+    proved() && rustix::process::kill_process(pid, signal).is_ok()
 }

@@ -4,13 +4,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::{json, Map, Value};
 
 /// The version of the protocol.
-pub const PROTOCOL: &str = "1.0";
+pub const PROTOCOL: &str = "1.1";
 /// The record schema this crate reads.
 pub const SCHEMA: i64 = 1;
 /// The environment variable by which a launcher names itself.
 pub const OWNER_ENV: &str = "MLX_SIDECAR_OWNER";
+/// The environment variable by which a launcher names the program: its fingerprint, a colon, its path.
+pub const BUILD_ENV: &str = "MLX_SIDECAR_BUILD";
 /// The longest record, bytes.
 pub const MAX_RECORD: usize = 64 * 1024;
+/// Levels of JSON that all implementations can read.
+const MAX_DEPTH: usize = 100;
 
 /// What `sidecar.pid` holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,12 +39,20 @@ pub struct Owner {
     pub pid: i32,
     /// Its start token.
     pub start_token: String,
+    /// The PID namespace in which `pid` means it, where the platform has such.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
 }
 
 impl Owner {
     fn from_json(value: &Value) -> Option<Owner> {
         let map = value.as_object()?;
-        Some(Owner { kind: text(map, "kind")?, pid: pid(map)?, start_token: text(map, "start_token")? })
+        Some(Owner {
+            kind: text(map, "kind")?,
+            pid: pid(map)?,
+            start_token: text(map, "start_token")?,
+            namespace: optional(map, "namespace")?,
+        })
     }
 }
 
@@ -69,6 +81,12 @@ pub struct Record {
     pub managed: bool,
     /// What it can do.
     pub capabilities: Vec<String>,
+    /// The program's fingerprint (since 1.1).
+    pub build: Option<String>,
+    /// The program's path (since 1.1).
+    pub program: Option<String>,
+    /// The PID namespace in which `pid` means it (since 1.1).
+    pub namespace: Option<String>,
 }
 
 impl Record {
@@ -93,11 +111,16 @@ impl Record {
 
     /// The bytes of `sidecar.pid`.
     pub fn encode(&self) -> Vec<u8> {
-        let document = json!({
+        let mut document = json!({
             "schema": SCHEMA, "pid": self.pid, "start_token": self.start_token, "instance_id": self.instance_id,
             "host": self.host, "port": self.port, "version": self.version, "token": self.token, "owner": self.owner,
             "started_at": self.started_at, "managed": self.managed, "capabilities": self.capabilities,
         });
+        for (name, value) in [("build", &self.build), ("program", &self.program), ("namespace", &self.namespace)] {
+            if let Some(value) = value {
+                document[name] = value.as_str().into();
+            }
+        }
         format!("{}\n{document}\n", self.pid).into_bytes()
     }
 }
@@ -135,6 +158,9 @@ fn parse(data: &[u8]) -> Option<Parsed> {
     }
     let document: Value = serde_json::from_str(second).ok()?;
     let map = document.as_object()?;
+    if depth(&document) > MAX_DEPTH {
+        return None;
+    }
     let schema = map.get("schema")?;
     if !(schema.is_i64() || schema.is_u64()) {
         return None;
@@ -183,6 +209,9 @@ fn record(map: &Map<String, Value>) -> Option<Record> {
         started_at: text(map, "started_at")?,
         managed,
         capabilities,
+        build: optional(map, "build")?,
+        program: optional(map, "program")?,
+        namespace: optional(map, "namespace")?,
     })
 }
 
@@ -190,11 +219,29 @@ fn text(map: &Map<String, Value>, key: &str) -> Option<String> {
     map.get(key)?.as_str().filter(|s| !s.is_empty()).map(str::to_owned)
 }
 
+/// `None`: the key is there and isn't text; `Some(None)`: it isn't there.
+fn optional(map: &Map<String, Value>, key: &str) -> Option<Option<String>> {
+    match map.get(key) {
+        None | Some(Value::Null) => Some(None),
+        Some(_) => text(map, key).map(Some),
+    }
+}
+
+/// How many levels of lists and objects there are.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
 fn pid(map: &Map<String, Value>) -> Option<i32> {
     map.get("pid")?.as_i64().and_then(|p| i32::try_from(p).ok()).filter(|p| *p > 0)
 }
 
-fn version_numbers(text: &str) -> Option<Vec<u32>> {
+/// `0.12.3` and `0.12.3rc1` as 0, 12, 3; `None` when it does not begin with numbers.
+pub fn version_numbers(text: &str) -> Option<Vec<u32>> {
     let mut numbers = Vec::new();
     let mut rest = text;
     loop {

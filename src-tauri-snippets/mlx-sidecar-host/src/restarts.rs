@@ -1,10 +1,12 @@
 //! When a crashed sidecar may be started again: pure, and shared by all hosts through `restarts.json`.
 
 use crate::decision::permanent;
+use serde::Deserialize;
 use serde_json::{json, Value};
 
 /// 0, base, 2 base, 4 base … up to `cap` seconds; forgotten once a sidecar lived `stable` seconds.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(default)]
 pub struct Backoff {
     /// Seconds before the second restart.
     pub base: f64,
@@ -31,10 +33,14 @@ impl Backoff {
     }
 }
 
+/// Failures kept with their reasons.
+const HISTORY: usize = 5;
+
 /// The shared state. Times are wall-clock seconds since 1970.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default)]
 pub struct Restarts {
-    /// Crashes and failed starts in a row.
+    /// Crashes, replacements and failed starts in a row.
     pub failures: u64,
     /// When a sidecar was last started.
     pub last_start: f64,
@@ -46,25 +52,46 @@ pub struct Restarts {
     pub exit_code: Option<i32>,
     /// The last lines of a failed last start.
     pub message: String,
+    /// The last five failures: when, and why in a word or two.
+    pub history: Vec<(f64, String)>,
 }
 
 impl Restarts {
-    /// After a start was made at `now`.
-    pub fn started(self, now: f64) -> Restarts {
-        Restarts { last_start: now, attempt: self.attempt + 1, exit_code: None, message: String::new(), ..self }
+    /// Count a start made at `now`. Failures are forgotten once a stable time has passed without one.
+    pub fn started(self, now: f64, policy: &Backoff) -> Restarts {
+        let quiet = self.last_failure > 0.0 && now - self.last_failure >= policy.stable;
+        let failures = if quiet { 0 } else { self.failures };
+        Restarts {
+            failures,
+            last_start: now,
+            attempt: self.attempt + 1,
+            exit_code: None,
+            message: String::new(),
+            ..self
+        }
     }
 
-    /// After a crash was noticed at `now`; one that came after a stable time begins anew.
-    pub fn crashed(self, now: f64, policy: &Backoff) -> Restarts {
+    /// Count a crash or a replacement noticed at `now`; one that came after a stable life begins anew.
+    pub fn crashed(self, now: f64, policy: &Backoff, why: &str) -> Restarts {
         let fresh = self.last_start > 0.0 && now - self.last_start >= policy.stable;
-        Restarts { failures: if fresh { 1 } else { self.failures + 1 }, last_failure: now, ..self }
+        let failures = if fresh { 1 } else { self.failures + 1 };
+        Restarts { failures, last_failure: now, ..self }.because(now, why)
     }
 
-    /// After a start failed at `now`.
+    /// Count a start that failed at `now`.
     pub fn failed(self, now: f64, exit_code: Option<i32>, message: &str) -> Restarts {
         let skip = message.chars().count().saturating_sub(4000);
         let message = message.chars().skip(skip).collect();
-        Restarts { failures: self.failures + 1, last_failure: now, exit_code, message, ..self }
+        let why = exit_code.map_or_else(|| "no answer".to_owned(), |code| format!("exit status {code}"));
+        let failures = self.failures + 1;
+        Restarts { failures, last_failure: now, exit_code, message, ..self }.because(now, &why)
+    }
+
+    fn because(mut self, now: f64, why: &str) -> Restarts {
+        self.history.push((now, why.to_owned()));
+        let over = self.history.len().saturating_sub(HISTORY);
+        self.history.drain(..over);
+        self
     }
 
     /// Seconds to wait at `now`: never more than the delay itself, whatever the clock did.
@@ -82,7 +109,7 @@ impl Restarts {
     pub fn encode(&self) -> Vec<u8> {
         let document = json!({
             "schema": 1, "failures": self.failures, "last_start": self.last_start, "last_failure": self.last_failure,
-            "attempt": self.attempt, "exit_code": self.exit_code, "message": self.message,
+            "attempt": self.attempt, "exit_code": self.exit_code, "message": self.message, "history": self.history,
         });
         format!("{document}\n").into_bytes()
     }
@@ -107,6 +134,18 @@ impl Restarts {
                 code => Some(i32::try_from(code.as_i64()?).ok()?),
             },
             message: v.get("message")?.as_str()?.to_owned(),
+            history: v.get("history").map(history).unwrap_or_default(),
         })
     }
+}
+
+/// The last failures; what isn't in the form is left out (1.0 doesn't write the key).
+fn history(value: &Value) -> Vec<(f64, String)> {
+    let rows = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    let row = |r: &Value| match r.as_array()?.as_slice() {
+        [at, why] => Some((at.as_f64()?, why.as_str()?.to_owned())),
+        _ => None,
+    };
+    let good: Vec<_> = rows.iter().filter_map(row).collect();
+    good[good.len().saturating_sub(HISTORY)..].to_vec()
 }

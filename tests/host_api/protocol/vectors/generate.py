@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+# The Rust crate carries a copy: it is tested where it was unpacked, too.
+FOLDERS = [HERE, HERE.parents[3] / "src-tauri-snippets" / "mlx-sidecar-host" / "tests" / "vectors"]
 SPEC = HERE.parents[3] / "docs" / "concepts" / "ownership-protocol.md"
 
 AXES: dict[str, list[str]] = {
@@ -112,6 +114,11 @@ def records() -> dict[str, Any]:
     valid("highest PID", record_file({"pid": 2147483647}, first="2147483647"), pid=2147483647)
     valid("port 1", record_file({"port": 1}), port=1)
     valid("port 65535", record_file({"port": 65535}), port=65535)
+    more = {"build": "0f" * 16, "program": "/opt/app/mlx-sidecar", "namespace": "pid:[4026531836]"}
+    valid("1.1: build, program and namespace", record_file(more), **more)
+    valid("1.1: not told", record_file(dict.fromkeys(more)))
+    spaced = base()["owner"] | {"namespace": "pid:[1]"}
+    valid("1.1: an owner in a namespace", record_file({"owner": spaced}), owner=spaced)
     valid("the last of two equal keys counts", record_file().replace('"port": 60316', '"port": 1, "port": 60316'))
     for schema in (0, 2, -1, 99, 9007199254740993):
         case(f"schema {schema}", record_file({"schema": schema}), "unknown_schema")
@@ -147,6 +154,12 @@ def records() -> dict[str, Any]:
     bad("single quotes", record_file().replace('"', "'"))
     bad("trailing comma", record_file(end="")[:-1] + ",}\n")
     bad("no schema", record_file(drop="schema"))
+    bad("a number too large", record_file(end="")[:-1] + ', "x": 1e400}\n')
+    bad("too deep", record_file(end="")[:-1] + ', "x": ' + "[" * 110 + "]" * 110 + "}\n")
+    valid("deep enough", record_file(end="")[:-1] + ', "x": ' + "[" * 90 + "]" * 90 + "}\n")
+    for name in more:
+        bad(f"{name}: not text", record_file({name: 7}))
+        bad(f"{name}: empty", record_file({name: ""}))
     for value in ("1", 1.0, True, None, [1]):
         bad(f"schema {value!r}", record_file({"schema": value}))
     for key in base():
@@ -258,7 +271,8 @@ def main() -> None:
         for key, rows in lists.items():
             body = ",\n".join(json.dumps(row) for row in rows)
             parts.append(f"{json.dumps(key)}: [\n{body}\n]")
-        (HERE / f"{name}.json").write_text("{" + ",\n".join(parts) + "}\n", "utf-8")
+        for folder in FOLDERS:
+            (folder / f"{name}.json").write_text("{" + ",\n".join(parts) + "}\n", "utf-8")
 
 
 if __name__ == "__main__":

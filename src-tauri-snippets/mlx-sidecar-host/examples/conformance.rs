@@ -1,10 +1,13 @@
 //! `mlx-sidecar-conformance`: this implementation behind the command line that all of them have.
 //! `ensure|hold|inspect|stop --state-dir DIR …` and `decide`; JSON on lines of their own.
 
-use mlx_sidecar_host::decision::{decide, Observation};
+use mlx_sidecar_host::decision::{decide, Compat, Observation};
+use mlx_sidecar_host::judgement::decision_of;
 use mlx_sidecar_host::lock::{held, FileLock};
-use mlx_sidecar_host::manager::Manager;
-use mlx_sidecar_host::observe::Patience;
+use mlx_sidecar_host::observe::Looker;
+use mlx_sidecar_host::state_dir::Files;
+use mlx_sidecar_host::states::State;
+use mlx_sidecar_host::trace::Schedule;
 use mlx_sidecar_host::{Backoff, Error, EventKind, HostConfig, LaunchSpec, SidecarHost};
 use serde_json::{json, Value};
 use std::io::{BufRead, Read, Write};
@@ -19,10 +22,11 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let mut words = std::env::args().skip(1);
+    let mut words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
     let command = words.next().unwrap_or_default();
     let result = match command.as_str() {
         "decide" => decide_lines(),
+        "machine" => machine_lines(),
         "ensure" | "hold" | "inspect" | "stop" | "bench" | "client" => {
             parse(words).and_then(|args| match command.as_str() {
                 "ensure" => ensure(args),
@@ -81,6 +85,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, Error> {
                     "--timeout" => config.timeout = time()?,
                     "--hung-after" => config.hung_after = time()?,
                     "--start-timeout" => config.start_timeout = time()?,
+                    "--give-up" => config.give_up = value.parse().map_err(usage)?,
                     "--term-wait" => config.term_wait = time()?,
                     "--backoff-base" => config.backoff = Backoff { base: seconds()?, ..Backoff::default() },
                     _ => return Err(usage(format!("{flag}: unknown"))),
@@ -91,6 +96,8 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, Error> {
     if !placed {
         return Err(usage("--state-dir is missing"));
     }
+    // The test's sidecars are modules of a tree; an environment of their own leaves that out.
+    launch.env.push(("PYTHONPATH".to_owned(), std::env::var("PYTHONPATH").unwrap_or_default()));
     config.launch = launch;
     Ok(Args { config, supervise, force, rounds })
 }
@@ -139,22 +146,20 @@ fn client(_: Args) -> Result<(), Error> {
 }
 
 fn inspect(args: Args) -> Result<(), Error> {
-    let mut manager = Manager::new(args.config)?;
-    let seen = manager.observe(&mut Patience::default(), false)?.observation;
-    let hosts = if held(&manager.files.hosts_lock())? {
-        "leaving"
-    } else if FileLock::open(&manager.files.hosts_lock())?.try_exclusive()? {
-        "none"
-    } else {
-        "held"
+    let files = Files { root: args.config.state_dir.clone() };
+    let seen = Looker::new(args.config.clone(), files.clone()).look(true, "", false)?.seen;
+    let compat = if seen.fits { Compat::Ok } else { Compat::Alone };
+    let decision = decision_of(&State::ensure(args.config.policy(), 0.0, ""), &seen, compat);
+    let hosts = match FileLock::open_existing(&files.hosts_lock())? {
+        _ if held(&files.hosts_lock())? => "leaving",
+        Some(lock) if !lock.try_exclusive()? => "held",
+        _ => "none",
     };
-    let launch = if held(&manager.files.launch_lock())? { "held" } else { "free" };
-    let mut document = serde_json::to_value(seen).map_err(usage)?;
-    document["ok"] = true.into();
-    document["hosts"] = hosts.into();
-    document["launch"] = launch.into();
-    document["decision"] = serde_json::to_value(decide(&seen)).map_err(usage)?;
-    print(&document);
+    let launch = if held(&files.launch_lock())? { "held" } else { "free" };
+    print(&json!({
+        "ok": true, "lock": seen.lock, "record": seen.record, "identity": seen.identity, "answer": seen.answer,
+        "compat": compat, "decision": decision, "hosts": hosts, "launch": launch,
+    }));
     Ok(())
 }
 
@@ -183,6 +188,16 @@ fn decide_lines() -> Result<(), Error> {
     for line in std::io::stdin().lock().lines() {
         let seen: Observation = serde_json::from_str(&line.map_err(usage)?).map_err(usage)?;
         print(&json!({"decision": decide(&seen)}));
+    }
+    Ok(())
+}
+
+/// One schedule a line on standard input, what the machine made of it a line on standard output.
+fn machine_lines() -> Result<(), Error> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for line in std::io::stdin().lock().lines() {
+        let schedule: Schedule = serde_json::from_str(&line.map_err(usage)?).map_err(usage)?;
+        writeln!(out, "{}", schedule.run()).map_err(usage)?;
     }
     Ok(())
 }
