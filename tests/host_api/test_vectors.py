@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from host_api.protocol import trace
 from host_api.protocol.decision import (
     Compat,
     HealthAnswer,
@@ -26,7 +27,6 @@ from host_api.protocol.record import (
     parse_record,
     satisfies,
 )
-from host_api.protocol import trace
 from host_api.protocol.restarts import Backoff, Restarts
 
 VECTORS = Path(__file__).parent / "protocol" / "vectors"
@@ -38,7 +38,9 @@ def load(name: str) -> dict[str, Any]:
 
 
 def record_of(document: dict[str, Any]) -> Record:
-    owner = document["owner"] and Owner(**{k: document["owner"][k] for k in ("kind", "pid", "start_token", "namespace") if k in document["owner"]})
+    owner = document["owner"] and Owner(
+        **{k: document["owner"][k] for k in ("kind", "pid", "start_token", "namespace") if k in document["owner"]}
+    )
     return Record(**document | {"owner": owner, "capabilities": tuple(document["capabilities"])})
 
 

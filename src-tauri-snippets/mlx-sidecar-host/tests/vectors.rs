@@ -2,8 +2,8 @@
 
 use mlx_sidecar_host::decision::*;
 use mlx_sidecar_host::record::*;
-use mlx_sidecar_host::trace::Schedule;
 use mlx_sidecar_host::restarts::{Backoff, Restarts};
+use mlx_sidecar_host::trace::Schedule;
 use serde_json::{json, Value};
 
 fn load(name: &str) -> Value {

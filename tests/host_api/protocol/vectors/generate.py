@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 # The Rust crate carries a copy: it is tested where it was unpacked, too.
+sys.path.insert(0, str(HERE.parents[3]))
 FOLDERS = [HERE, HERE.parents[3] / "src-tauri-snippets" / "mlx-sidecar-host" / "tests" / "vectors"]
 SPEC = HERE.parents[3] / "docs" / "concepts" / "ownership-protocol.md"
 
@@ -264,8 +267,38 @@ def backoffs() -> dict[str, Any]:
     }
 
 
+def traces() -> dict[str, Any]:
+    """The scenarios with the text of each step; the machine must do what the scenarios' author expected."""
+    from host_api.protocol import trace
+    from tests.host_api.protocol.vectors.scenarios import CASES
+
+    cases = []
+    for name, settings, looks in CASES:
+        seen: dict[str, Any] = {}
+        steps = []
+        for now, change, _ in looks:
+            seen = {} if change is None else seen | change
+            steps.append([now, {"wall": now, **seen}])
+        schedule = {**settings, "text": True, "steps": steps}
+        text = trace.run(schedule)["text"]
+        for (now, _, expected), line in zip(looks, text, strict=True):
+            assert brief(line) == expected, f"{name}, t {now}: {brief(line)!r}, not {expected!r}"
+        cases.append({"name": name, "schedule": schedule, "text": text})
+    return {"kind": "traces", "count": len(cases), "cases": cases}
+
+
+def brief(line: str) -> str:
+    """The phase or the outcome of a step's text, and its actions in a word each (an event by its kind)."""
+    state, *actions = re.split(r" (?=(?:save|clear|spawn|kill_child|terminate|kill|adopt|event),)", line)
+    parts = state.split("|")
+    words = [a.split(",")[1] if a.startswith("event,") else a.split(",")[0] for a in actions]
+    head = " ".join(filter(None, parts[-2:])) if parts[-2] else parts[0]
+    return " ".join([f"{head}:", *words])
+
+
 def main() -> None:
-    for name, document in (("decide", decisions()), ("records", records()), ("backoff", backoffs())):
+    vectors = {"decide": decisions(), "records": records(), "backoff": backoffs(), "traces": traces()}
+    for name, document in vectors.items():
         lists = {k: v for k, v in document.items() if isinstance(v, list)}
         parts = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in document.items() if k not in lists]
         for key, rows in lists.items():
