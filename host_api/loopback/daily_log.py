@@ -55,12 +55,12 @@ class DailyFile(RotatingFileHandler):
         return self._folder / f"{self._stem}_{self._day}.log"
 
     def _open(self) -> Any:
-        return open(  # the opener makes the file private from its first byte
+        return open(  # the opener makes the file private from its first byte, and follows no link
             self.baseFilename,
             self.mode,
             encoding=self.encoding,
             errors=self.errors,
-            opener=lambda name, flags: os.open(name, flags, 0o600),
+            opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600),
         )
 
     def emit(self, record: logging.LogRecord) -> None:

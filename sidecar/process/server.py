@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -29,12 +30,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sidecar.server")
 
+FILES = 8192  # open files the process may have, where the system lets it
+
 
 def run(settings: Settings) -> int:
     """Serve until told to stop; returns the process's exit status (see the ownership protocol)."""
     try:
         owner = Owner.from_env(os.environ)
         token = settings.token() or (new_token() if settings.managed and not settings.open else None)
+        _raise_limit()
         life = Lifecycle.acquire(
             settings.state_dir, managed=settings.managed, grace_time=settings.grace_time, owner=owner
         )
@@ -53,11 +57,23 @@ def run(settings: Settings) -> int:
             return _fail(ExitCode.STARTUP_FAILURE, f"can't listen on {settings.host}: {exc}")
         with sock:
             host, port = sock.getsockname()[:2]
-            life.publish(host=host, port=port, version=__version__, token=token)
+            try:
+                life.publish(host=host, port=port, version=__version__, token=token)
+            except StateDirError as exc:
+                return _fail(ExitCode.CONFIG, str(exc))
             log.info("listening on %s pid %d instance %s", listen.url_of(sock), os.getpid(), life.instance_id)
             return asyncio.run(_serve(settings, sock, life, token))
     finally:
         life.release()
+
+
+def _raise_limit() -> None:
+    """Allow more open files than the 256 that a Mac gives a program: each stream takes one."""
+    with contextlib.suppress(OSError, ValueError):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _fail(code: ExitCode, message: str) -> int:
@@ -79,6 +95,14 @@ async def _serve(settings: Settings, sock: socket.socket, life: Lifecycle, token
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             yield
+
+        async def main_loop(self) -> None:
+            """Tick once a second, not ten times: an idle sidecar sleeps. ``end`` ends it at once."""
+            while not self.should_exit:
+                await self.on_tick(0)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1.0):
+                        await stopper.ended.wait()
 
     meter = Meter()
     launcher = Launcher(settings)
@@ -127,6 +151,7 @@ class _Stopper:
         self._timeout = drain_timeout
         self._task: asyncio.Task[None] | None = None
         self.status = int(ExitCode.CLEAN)
+        self.ended = asyncio.Event()
 
     def on_signal(self, number: int) -> None:
         if self._task is not None:
@@ -144,3 +169,4 @@ class _Stopper:
     async def _drain(self) -> None:
         await self._service.drain(self._timeout)
         self._server.should_exit = True
+        self.ended.set()

@@ -224,7 +224,7 @@ def test_grace_time_begins_anew_with_every_host(tmp_path: Path) -> None:
 
         async def later(seconds: float) -> bool:
             now[0] += seconds
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(1.3)
             return watch.done()
 
         lock = FileLock(tmp_path / "hosts.lock")

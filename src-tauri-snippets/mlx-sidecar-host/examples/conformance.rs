@@ -194,10 +194,11 @@ fn decide_lines() -> Result<(), Error> {
 
 /// One schedule a line on standard input, what the machine made of it a line on standard output.
 fn machine_lines() -> Result<(), Error> {
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut out = std::io::stdout().lock();
     for line in std::io::stdin().lock().lines() {
         let schedule: Schedule = serde_json::from_str(&line.map_err(usage)?).map_err(usage)?;
         writeln!(out, "{}", schedule.run()).map_err(usage)?;
+        out.flush().map_err(usage)?;
     }
     Ok(())
 }
