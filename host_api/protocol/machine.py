@@ -287,7 +287,9 @@ def _failed(s: State, outcome: str, reason: str) -> Step:
         hosts = Hold.SHARED if s.joined else Hold.NONE
         return replace(s, outcome=outcome, reason=reason, launch=False, hosts=hosts), ()
     events = () if s.told == f"{outcome}:{reason}" else (Action("event", "failed", f"{outcome}:{reason}"),)
-    s = replace(s, told=f"{outcome}:{reason}", pause=LOOK, launch=False)
+    # While a child starts launch.lock stays ours: what it leaves is written under it.
+    keeps = s.launch and s.phase is Phase.STARTING and outcome == "fault"
+    s = replace(s, told=f"{outcome}:{reason}", pause=LOOK, launch=keeps)
     if outcome in ("dead", "launch_failed"):
         return replace(s, phase=Phase.DEAD, hosts=Hold.NONE, pause=DEAD_LOOK, ask=True), events
     if s.phase not in (Phase.ATTACHED, Phase.STARTING, Phase.DEAD, Phase.IDLE):

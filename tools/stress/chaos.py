@@ -116,7 +116,7 @@ class Chaos:
             found = programs.record(self.state)
             self.kill_sidecar()
             if found is not None:
-                bystander = subprocess.Popen(["sleep", "600"])
+                bystander = subprocess.Popen(["cat"], stdin=subprocess.PIPE)  # until it is killed, however long the run
                 self.bystanders.append(bystander)
                 text = encode_record(found).replace(str(found.pid).encode(), str(bystander.pid).encode())
                 record.write_bytes(text)

@@ -349,7 +349,9 @@ fn failed(s: State, outcome: &'static str, reason: &str) -> Step {
     }
     let told = format!("{outcome}:{reason}");
     let events = if s.told == told { vec![] } else { vec![Action::Event("failed", told.clone())] };
-    let mut s = State { told, pause: LOOK, launch: false, ..s };
+    // While a child starts launch.lock stays ours: what it leaves is written under it.
+    let launch = s.launch && s.phase == Phase::Starting && outcome == "fault";
+    let mut s = State { told, pause: LOOK, launch, ..s };
     if matches!(outcome, "dead" | "launch_failed") {
         return (State { phase: Phase::Dead, hosts: Hold::None, pause: DEAD_LOOK, ask: true, ..s }, events);
     }
