@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence, Set
 
 # English, German, French, Spanish: the words that carry no subject
 _WITHOUT_SUBJECT = """
@@ -65,13 +66,9 @@ def asked(text: str) -> str:
     return " ".join(dict.fromkeys(form for word in words(text) for form in _forms(word)))
 
 
-def coverage(query: str, text: str) -> float:
-    """Return which share of the query's words a text has, in one of their forms, from 0 to 1."""
-    wanted = set(words(query))
-    if not wanted:
-        return 0.0
-    has = set(indexed(text).split())
-    return sum(any(form in has for form in _forms(word)) for word in wanted) / len(wanted)
+def share(wanted: Sequence[str], has: Set[str]) -> float:
+    """Return which share of the words ``wanted`` is among indexed terms, in one of their forms, from 0 to 1."""
+    return sum(any(form in has for form in _forms(word)) for word in wanted) / len(wanted) if wanted else 0.0
 
 
 def _forms(word: str) -> list[str]:

@@ -136,10 +136,15 @@ def test_two_orders_become_one() -> None:
     dragon, castle, bread = hit(0, "dragon mountain cave"), hit(1, "castle"), hit(2, "bread")
     found = ranking.fused("dragon mountain", [castle, dragon], [dragon, bread])
     assert [key[0] for key, _, _ in found] == [JOBS[0], JOBS[1], JOBS[2]]
-    assert found[0][1] == round((1 / 62 + 1 / 61) / (2 / 61), 4)
+    assert found[0][1] == round((1 / 22 + 1 / 21) / (2 / 21), 4)
     # One word of eight by chance is worth little beside meaning.
     question = "monster hills village night sound windows doors bread"
     assert ranking.fused(question, [castle], [bread])[0][2] is castle
+    # A rare word that one chunk alone has counts fully, however many words the question has.
+    rest = [Hit(JOBS[3 + i % 17], str(i), 0, 0, "village", "village", words=4.0) for i in range(30)]
+    rare = Hit(JOBS[2], "1", 0, 0, "z815", "z815", words=9.0)
+    found = ranking.fused("the z815 of the village on hills", [castle], [rare, *rest])
+    assert {h.text for _, _, h in found[:2]} == {"castle", "z815"}
 
 
 @pytest.mark.parametrize(
