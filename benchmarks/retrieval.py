@@ -80,7 +80,7 @@ def made(form: str, text: str, facts: tuple[str, ...]) -> bytes:
 
 
 def documents(dice: random.Random) -> Iterator[tuple[str, str, bytes, str]]:
-    """Yield the documents, one for each thing at each place: name, language, bytes, and the question that it answers."""
+    """Yield the documents, one for each thing at each place: name, language, bytes, question."""
     pairs = [(la, t, p) for la in PLACES for t in THINGS[la] for p in PLACES[la]]
     dice.shuffle(pairs)
     for i, (la, thing, place) in enumerate(pairs):

@@ -76,8 +76,8 @@ def main() -> int:
             if i >= 5:  # the first ones open files
                 for name, took in (("by words", two - one), ("by meaning", three - two), ("both", end - one)):
                     times[name].append(took * 1000)
-        for name, took in times.items():
-            print(f"{name}: median {statistics.median(took):.1f} ms, longest {max(took):.1f} ms")
+        for name, measured in times.items():
+            print(f"{name}: median {statistics.median(measured):.1f} ms, longest {max(measured):.1f} ms")
         print(f"the chunk with the rare word is among the first five: {found} of {args.queries}")
     return 0
 
