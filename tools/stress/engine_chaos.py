@@ -1,0 +1,258 @@
+"""Kill the engine at random points of mixed answers and compare every answer with an undisturbed one.
+
+Chats that are greedy, seeded, with a picture, with tools, bound by a schema, two choices at once with
+log-probabilities, raw completions and embeddings run together, over and over, while the engine is killed, stopped for
+longer than the watchdog allows, and aborted. Each answer must be event by event what it is undisturbed; none may be
+lost; at the end no engine is left. A kill comes once every answer has made progress since the last: a request that two
+engines die of without any is refused, which is right and not tested here.
+
+    python tools/stress/engine_chaos.py --kills 200
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import os
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+from tests.support.servers import Sidecar, sidecar
+
+TOKENS = 48
+WAYS = ("SIGKILL", "SIGKILL", "SIGABRT", "SIGSTOP")
+NEAR = 0.02  # of log-probabilities
+STALL = 2.0  # seconds the watchdog allows
+
+
+def _ask(text: str, **more: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {"model": "starter", "messages": [{"role": "user", "content": text}], "temperature": 0}
+    return base | {"max_tokens": TOKENS} | more
+
+
+def _picture() -> list[dict[str, Any]]:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.effect_noise((160, 120), 60).convert("RGB").save(file, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "Describe this picture."}]
+
+
+def cases() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return each answer's path and body by name."""
+    chat = "/v1/chat/completions"
+    city: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
+    city |= {"required": ["city", "days"], "additionalProperties": False}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": city}}
+    form = {"type": "json_schema", "json_schema": {"name": "trip", "schema": city}}
+    return {
+        "greedy": (chat, _ask("Tell me a long story about a dragon.")),
+        "seeded": (chat, _ask("Write a poem about the sea.", temperature=1.0, seed=7, top_p=0.9)),
+        "picture": (chat, _ask("") | {"messages": [{"role": "user", "content": _picture()}]}),
+        "tools": (chat, _ask("What is the weather in Paris?", tools=[tool], tool_choice="required")),
+        "schema": (chat, _ask("Plan a trip to Rome as JSON.", response_format=form)),
+        "two": (chat, _ask("Name colours.", n=2, temperature=0.8, seed=3, logprobs=True, top_logprobs=2)),
+        "raw": ("/v1/completions", {"model": "starter", "prompt": ["Once upon", "The sea"], "max_tokens": TOKENS}),
+        "vectors": ("/v1/embeddings", {"model": "minilm", "input": [f"text number {i} " * 20 for i in range(40)]}),
+    }
+
+
+def told(document: Any, ids: dict[str, str]) -> Any:
+    """Return an event without what differs between any two requests."""
+    if isinstance(document, dict):
+        out = {}
+        for key, value in document.items():
+            if key in ("id", "created") and isinstance(value, str | int):
+                if key == "id" and str(value).startswith("call_"):
+                    out[key] = ids.setdefault(str(value), f"call {len(ids)}")
+            else:
+                out[key] = told(value, ids)
+        return out
+    if isinstance(document, list):
+        return [told(one, ids) for one in document]
+    return document
+
+
+def same(a: Any, b: Any) -> bool:
+    """Return whether two events are the same, their numbers but for rounding.
+
+    A score depends in its last digits on how many tokens a pass had, which the clock decides also undisturbed.
+    """
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, float) and isinstance(b, float):
+        return abs(a - b) <= NEAR
+    return bool(a == b)
+
+
+@dataclass
+class Answer:
+    """One kind of answer, asked again and again."""
+
+    name: str
+    path: str
+    body: dict[str, Any]
+    expected: list[Any] = field(default_factory=list)
+    events: int = 0  # since the last kill
+    asked: int = 0
+    last: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+
+    def once(self, http: httpx.Client) -> list[Any]:
+        """Ask once; the events in order."""
+        ids: dict[str, str] = {}
+        if self.path == "/v1/embeddings":
+            answer = http.post(self.path, json=self.body)
+            answer.raise_for_status()
+            self._event()
+            return [told(answer.json(), ids)]
+        out: list[Any] = []
+        with http.stream("POST", self.path, json=self.body | {"stream": True, "seed": 3}) as answer:
+            if answer.status_code != httpx.codes.OK:
+                raise RuntimeError(f"{answer.status_code}: {answer.read()!r}")
+            for line in answer.iter_lines():
+                if line.startswith("data: {"):
+                    out.append(told(json.loads(line[6:]), ids))
+                    self._event()
+        # Answers of one request come in any order beside each other; each by itself is in order.
+        return sorted(out, key=lambda e: e["choices"][0]["index"] if e.get("choices") else 99)
+
+    def _event(self) -> None:
+        self.events += 1
+        self.last = time.monotonic()
+
+    def loop(self, http: httpx.Client, stop: threading.Event) -> None:
+        """Ask until told to stop."""
+        while not stop.is_set():
+            try:
+                got = self.once(http)
+            except Exception as exc:
+                self.wrong.append(f"{self.name}: {type(exc).__name__}: {exc}"[:500])
+                stop.set()
+                return
+            self.asked += 1
+            if not same(got, self.expected):
+                first = next(
+                    (i for i, (a, b) in enumerate(zip(got, self.expected, strict=False)) if not same(a, b)), -1
+                )
+                pair = (got[first], self.expected[first]) if first >= 0 else (len(got), len(self.expected))
+                self.wrong.append(f"{self.name}: event {first} is {pair[0]} and should be {pair[1]}"[:800])
+                stop.set()
+
+
+@dataclass
+class Outcome:
+    """What a run found. ``pauses``: seconds from each death to the first token after it."""
+
+    kills: dict[str, int]
+    answers: int
+    pauses: list[float]
+    wrong: list[str]
+    left: list[int]
+
+
+def run(running: Sidecar, *, kills: int, seed: int, patience: float = 90.0) -> Outcome:
+    """Kill the engine of a running server ``kills`` times."""
+    rng = random.Random(seed)
+    answers = [Answer(name, path, body) for name, (path, body) in cases().items()]
+    limits = httpx.Limits(max_connections=20)
+    done: dict[str, int] = {}
+    pauses: list[float] = []
+    engines: set[int] = set()
+    with httpx.Client(base_url=running.url, timeout=300, limits=limits) as http:
+        for answer in answers:
+            answer.expected = answer.once(http)
+        stop = threading.Event()
+        threads = [threading.Thread(target=a.loop, args=(http, stop), daemon=True) for a in answers]
+        for thread in threads:
+            thread.start()
+        for number in range(kills):
+            end = time.monotonic() + patience
+            while not stop.is_set() and not all(a.events for a in answers):
+                if time.monotonic() > end:
+                    slow = [a.name for a in answers if not a.events]
+                    answers[0].wrong.append(f"no progress of {slow} in {patience:g} s after kill {number}")
+                    stop.set()
+                time.sleep(0.02)
+            if stop.is_set():
+                break
+            time.sleep(rng.uniform(0, 0.7))
+            way = rng.choice(WAYS)
+            pid = http.get("/health").json()["engine"]["pid"]
+            if pid is None:
+                continue
+            engines.add(pid)
+            died = time.monotonic()
+            os.kill(pid, getattr(signal, way))
+            done[way] = done.get(way, 0) + 1
+            if way == "SIGSTOP":
+                while http.get("/health").json()["engine"]["pid"] == pid and time.monotonic() < died + 30:
+                    time.sleep(0.05)
+                died = time.monotonic()
+            time.sleep(0.05)
+            for answer in answers:
+                answer.events = 0
+            while not any(a.events for a in answers) and not stop.is_set() and time.monotonic() < died + patience:
+                time.sleep(0.005)
+            pauses.append(time.monotonic() - died)
+        stop.set()
+        for thread in threads:
+            thread.join(patience)
+    left = [pid for pid in engines if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+    now = httpx.get(f"{running.url}/health", timeout=30).json()["engine"]["pid"]
+    wrong = [one for a in answers for one in a.wrong]
+    return Outcome(done, sum(a.asked for a in answers), pauses, wrong, [pid for pid in left if pid != now])
+
+
+def main() -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    args = parser.parse_args()
+    data = Path(os.environ.get("MLX_SIDECAR_DATA_DIR", Path.home() / ".cache" / "mlx-sidecar-dev" / "data"))
+    with tempfile.TemporaryDirectory(prefix="engine-chaos-") as folder, server(Path(folder), data) as running:
+        begun = time.monotonic()
+        found = run(running, kills=args.kills, seed=args.seed)
+        health = httpx.get(f"{running.url}/health", timeout=30).json()
+    print(f"seed {args.seed}: {found.kills} in {time.monotonic() - begun:.0f} s, {found.answers} answers compared")
+    if found.pauses:
+        late = sorted(found.pauses)
+        print(f"death to the next token: median {statistics.median(late):.2f} s, worst {late[-1]:.2f} s")
+    print(f"deaths told by /health: {health['engine']['deaths']}; engines left over: {found.left}")
+    for line in found.wrong:
+        print(line)
+    return 1 if found.wrong or found.left else 0
+
+
+def server(folder: Path, data: Path) -> Any:
+    """Return a server for this: no kept prefixes, so that usage is the same each time, and an impatient watchdog."""
+    from sidecar.models.starter import embedding
+
+    models = folder / "models"
+    models.mkdir()
+    (models / "minilm").symlink_to(embedding.folder(data), target_is_directory=True)
+    flags = ("--prefix-cache-mb", "0", "--stall-timeout", str(STALL), "--model-dir", str(models))
+    return sidecar(folder / "server", *flags, data_dir=data)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
