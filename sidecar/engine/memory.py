@@ -147,10 +147,21 @@ def prefix_limit(setting_mb: int) -> int:
     return total() // 10 if setting_mb < 0 else setting_mb << 20
 
 
+_RESERVE = 64 << 20  # activations of a pass
+
+
+def kv_most() -> int:
+    """Return the bytes that caches could have beside the models in memory, if nothing else ran."""
+    import mlx.core as mx
+
+    return max(0, int(total() * 0.9) - mx.get_active_memory() - _RESERVE)
+
+
 def kv_limit() -> int:
-    """Bytes all running requests' KV caches may take together: what weights leave of nine tenths of memory."""
+    """Return the bytes by which caches may grow now: over what MLX holds, within nine tenths of memory."""
     import mlx.core as mx
     import psutil
 
-    free = min(total() * 0.9 - mx.get_active_memory(), psutil.virtual_memory().available * 0.8)
-    return max(0, int(free))
+    available = psutil.virtual_memory().available * 0.8 + mx.get_cache_memory()  # freed buffers are used again
+    free = min(total() * 0.9 - mx.get_active_memory(), available)
+    return max(0, int(free) - _RESERVE)

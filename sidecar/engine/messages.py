@@ -52,7 +52,7 @@ class Sampling:
         return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0)
 
 
-# --- what the listener asks for ---------------------------------------------------------------------------
+# What the listener asks for
 @dataclass(frozen=True, kw_only=True)
 class Load:
     """Load the model in a folder."""
@@ -172,7 +172,7 @@ class Start:
 Request = Load | Unload | Shed | Cancel | Generate | Embed | Tokenize
 
 
-# --- what the engine's side answers -----------------------------------------------------------------------
+# What the engine's side answers
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
     """What the listener needs to know of a loaded model.

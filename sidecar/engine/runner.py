@@ -32,15 +32,17 @@ from sidecar.backend.caches import KVQuantization
 from sidecar.backend.loader import LoadedModel
 from sidecar.engine.actions import Action, Begin, Decode, Encode, View, Waiting
 from sidecar.engine.actions import Prefill as PrefillAction
-from sidecar.engine.admission import KVBudget
+from sidecar.engine.admission import Held
 from sidecar.engine.choosing import Row, accept, deliver
 from sidecar.engine.decoding import DecodeBatch
+from sidecar.engine.keeping import keep
 from sidecar.engine.messages import Tier
 from sidecar.engine.metrics import Meter
 from sidecar.engine.prefill import Begun, Prefill
-from sidecar.engine.prefix_cache import PrefixCache, key_of
+from sidecar.engine.prefix_cache import PrefixCache
 from sidecar.engine.prompt_stage import PromptStage
 from sidecar.engine.recovery import Recovery, first_line
+from sidecar.engine.room import Room
 from sidecar.engine.rows import Failed, GenerationRequest, Started, Token
 from sidecar.engine.scheduler import Policy
 from sidecar.engine.tiers import TierBatches
@@ -61,7 +63,7 @@ class ModelRunner:
         kv: KVQuantization,
         guesses: int,
         poll: Callable[[], None],
-        memory_limit: Callable[[], int],
+        room: Room,
     ) -> None:
         self.loaded = loaded
         self.policy = policy
@@ -75,7 +77,7 @@ class ModelRunner:
         self.batches = TierBatches(loaded.model, loaded.can)
         self.recovery = Recovery(loaded.can, again=self.submit)
         self.stage = PromptStage(loaded, prefixes=prefix_cache, meter=meter, kv=kv, recovery=self.recovery)
-        self.budget = KVBudget(memory_limit, prefix_cache)
+        self.room = room
         self._paused_for = 0.0
         pausing.install_pause(loaded.model, self._pause)
 
@@ -104,13 +106,13 @@ class ModelRunner:
             return
         for batch in (self.batches.shared, self.batches.separate):
             for row in [row for row in batch.rows if row.request.id == request_id]:
-                self._keep(batch, row)
+                keep(self.loaded, self.prefixes, batch, row)
                 self._remove(batch, [row])
                 self._meter.cancelled()
 
     def fail_all(self, status: int, message: str) -> None:
         """End every request with an error."""
-        for request in [*self.waiting.values(), *self._running()]:
+        for request in [*self.waiting.values(), *(row.request for row in self.batches), *self.stage.requests]:
             request.sink([Failed(status, message)])
         self.waiting.clear()
         self.prefills.clear()
@@ -123,9 +125,11 @@ class ModelRunner:
 
     def view(self) -> View:
         """Return what the policy sees."""
-        room = self.budget.room(self._running()) if self.waiting else 0.0
+        held = self._held() if self.waiting else []
+        if self.waiting and not (held or self.stage.busy):
+            self.room.refuse_what_never_fits(self.waiting)
         return View(
-            waiting=tuple(self._waiting(r, room) for r in self.waiting.values()),
+            waiting=tuple(self._waiting(r, held) for r in self.waiting.values()),
             prefilling=tuple(p.seen() for p in self.prefills.values()),
             rows={tier: self.batches.count(tier) for tier in Tier},
             shared_rows=self.batches.shared_rows,
@@ -133,7 +137,7 @@ class ModelRunner:
             encoding=tuple(e.request.tier for e in self.stage.encoding),
         )
 
-    def _waiting(self, request: GenerationRequest, room: float) -> Waiting:
+    def _waiting(self, request: GenerationRequest, held: Sequence[Held]) -> Waiting:
         return Waiting(
             id=request.id,
             tier=request.tier,
@@ -142,11 +146,21 @@ class ModelRunner:
             tokens=len(request.prompt.tokens),
             images=request.prompt.inputs is not None,
             alone=bool(request.resumed or request.id in self.recovery.ungrouped or self.loaded.can.group),
-            fits=self.budget.fits(request, room),
+            fits=self.room.fits(request, held),
         )
 
-    def _running(self) -> list[GenerationRequest]:
-        return [row.request for row in self.batches] + self.stage.requests
+    def _held(self) -> list[Held]:
+        return self.room.held(self.batches, self.stage.requests)
+
+    def _set_aside(self, ids: Sequence[int]) -> None:
+        """Put running rows back into the queue for want of memory; each comes back at the token it has."""
+        for batch in (self.batches.shared, self.batches.separate):
+            gone = [row for row in batch.rows if row.request.id in ids]
+            self._remove(batch, gone)
+            for row in gone:
+                log.info("request %d is set aside: memory is short", row.request.id)
+                row.request.resumed = tuple(row.answer)
+                self.submit(row.request)
 
     # --- actions -------------------------------------------------------------------------------------
     def perform(self, action: Action, view: View) -> None:
@@ -168,9 +182,10 @@ class ModelRunner:
         """Carry out an action; return what kind of cost it taught and of which size, "" for none."""
         if isinstance(action, Begin):
             request = self.waiting.pop(action.id)
+            self._set_aside(self.room.make_way(request, self._held()))
             if action.group_with:
                 others = [self.waiting[n] for n in action.group_with]
-                group = self.budget.admitted(request, others, self._running())
+                group = self.room.admitted(request, others, self._held())
                 self.stage.begin_group([request, *(self.waiting.pop(r.id) for r in group)])
                 return "", 0
             self.stage.begin(request)
@@ -185,14 +200,14 @@ class ModelRunner:
         before, rows = prefill.remaining, len(prefill.requests)
         begun = self.stage.step(prefill, tokens)
         if begun is not None:
-            self._start(begun, prefill.processed + 1)
+            self._start(begun)
             return ("finish", rows) if before <= 1 else ("prefill", before * rows)
         return "prefill", (before - prefill.remaining) * rows
 
-    def _start(self, begun: Begun, processed: int) -> None:
+    def _start(self, begun: Begun) -> None:
         """Send first tokens; the rows that go on join their tier's."""
         tier = begun.rows[0].request.tier
-        self.budget.measure(begun.cache, tokens=processed, rows=len(begun.rows))
+        self.room.measure(begun.cache, len(begun.rows))
         now = time.monotonic()
         ended = []
         for row, token in zip(begun.rows, begun.tokens, strict=True):
@@ -220,7 +235,7 @@ class ModelRunner:
             fresh.add(begun.rows, begun.cache, begun.chosen, begun.state)
             for row in ended:
                 if row.fault is None:
-                    self._keep(fresh, row)
+                    keep(self.loaded, self.prefixes, fresh, row)
             fresh.remove(ended)
         except Exception as exc:
             self.recovery.resume([row for row in begun.rows if row not in ended], exc)
@@ -230,6 +245,7 @@ class ModelRunner:
 
     def _decode(self, action: Decode) -> tuple[str, int]:
         started = time.monotonic()
+        self._set_aside(self.room.relieve(self._held()))
         running = list(self.batches)
         try:
             batch = self.batches.arrange(action.tier, action.shared_rows)
@@ -265,7 +281,7 @@ class ModelRunner:
                 gone.append(row)
             elif (id(row) in news or row.fault is not None) and self._deliver(row, news.get(id(row), [])):
                 if row.fault is None:
-                    self._keep(batch, row)
+                    keep(self.loaded, self.prefixes, batch, row)
                 gone.append(row)
         self._remove(batch, gone)
         self._settle_blame()
@@ -290,19 +306,6 @@ class ModelRunner:
         if tokens:
             self.recovery.runs_alone(row.request.id)
         return deliver(row, tokens, self.loaded.eos)
-
-    def _keep(self, batch: DecodeBatch, row: Row) -> None:
-        """Keep an ending row's cache as a prefix for the next turn."""
-        if self.loaded.can.keep or not row.countable or len(row.answer) < row.fed:
-            return  # the last: the cache is ahead of what was read
-        try:
-            tokens = [*row.request.prompt.tokens, *row.answer[: row.fed]]
-            cache, at = batch.place(row)
-            key, _ = key_of(tokens, row.request.prompt.media, self.loaded.media_ids)
-            self.prefixes.store(key, cache, at, row.request.tier)
-        except Exception as exc:
-            if self.loaded.can.rule_out("keep", f"its caches can't be kept ({first_line(exc)})"):
-                log.warning("no prefixes are kept of this model", exc_info=exc)
 
     # --- stepping aside ------------------------------------------------------------------------------
     def _pause(self) -> None:

@@ -210,7 +210,9 @@ class EngineThread:
     def _runner(self, loaded: LoadedModel) -> ModelRunner:
         from sidecar.backend.caches import KVQuantization
         from sidecar.engine import memory, speculation
+        from sidecar.engine.admission import Layer, Ledger
         from sidecar.engine.prefix_cache import PrefixCache
+        from sidecar.engine.room import Room
         from sidecar.engine.runner import ModelRunner
 
         s = self._settings
@@ -224,15 +226,18 @@ class EngineThread:
             except ValueError as exc:
                 raise LoadError(f"{loaded.path.name} can't be served with guessed tokens: {exc}.") from exc
         policy = Policy(gap_bound=s.gap_bound, least_batch_share=s.batch_share, max_rows=s.max_rows)
+        prefixes = PrefixCache(memory.prefix_limit(s.prefix_cache_mb))
+        guess = memory.kv_bytes_per_token(loaded.config)
+        ledger = Ledger(memory.kv_limit, [Layer(per_token=guess)])
         return ModelRunner(
             loaded,
             policy=policy,
-            prefix_cache=PrefixCache(memory.prefix_limit(s.prefix_cache_mb)),
+            prefix_cache=prefixes,
             meter=self._meter,
             kv=kv,
             guesses=s.speculative_tokens,
             poll=self._poll,
-            memory_limit=memory.kv_limit,
+            room=Room(ledger, prefixes, most=memory.kv_most()),
         )
 
     def _unload(self, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
@@ -454,12 +455,25 @@ def test_batch_work_cannot_flush_a_chats_prefix(starter_dir: Path, tmp_path: Pat
         bench.engine.stop()
 
 
-def test_what_does_not_fit_into_memory_waits(text: Bench) -> None:
+@contextlib.contextmanager
+def memory_for(bench: Bench, tokens: int) -> Iterator[None]:
+    """Let the machine have room for so many tokens of one model's rows, whatever else it has."""
+    ledger = bench.core.room.ledger
+
+    def free() -> int:
+        rows = [*bench.core.batches]
+        longest = max((len(r.request.prompt.tokens) + len(r.answer) for r in rows), default=0)
+        return int(ledger.row(tokens) - len(rows) * ledger.row(longest))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger, "free", free)
+        yield
+
+
+def test_what_does_not_fit_into_memory_waits_and_what_has_no_limit_fits(text: Bench) -> None:
     text.ask(QUESTIONS[0], max_tokens=2)
-    one = text.core.budget.bytes(text.send(QUESTIONS[0], max_tokens=40).request)
-    real = text.core.budget.limit
-    text.core.budget.limit = lambda: int(one * 1.5)
-    try:
+    text.forget()
+    with memory_for(text, 450):
         clients = [text.send(QUESTIONS[1], max_tokens=40) for _ in range(2)]
         most = 0
         while not all(c.ended.is_set() for c in clients):
@@ -467,8 +481,67 @@ def test_what_does_not_fit_into_memory_waits(text: Bench) -> None:
             time.sleep(0.005)
         assert most == 1
         assert all(c.failure is None for c in clients)
-    finally:
-        text.core.budget.limit = real
+    with memory_for(text, 900):  # a row of the whole context, 8,192 tokens, would not fit
+        endless = [text.send(q, max_tokens=8000, tier=Tier.BATCH) for q in QUESTIONS[:2]]
+        wait_for(lambda: all(len(c.tokens) > 2 for c in endless))
+        for one in endless:
+            text.engine.cancel(text.path, one.request.id)
+
+
+def test_a_chat_takes_the_room_of_batch_rows_which_come_back_exactly(text: Bench) -> None:
+    params: dict[str, Any] = {"temperature": 0.9, "seed": 5, "max_tokens": 60, "logit_bias": ((2, -100.0),)}
+    prompts = [text.prompt(q) for q in QUESTIONS[:2]]
+    expected = text.alone(prompts, **params)
+    made_way: list[list[int]] = []
+    real = text.core.room.make_way
+
+    def watched(request: Any, running: Any) -> list[int]:
+        made_way.append(real(request, running))
+        return made_way[-1]
+
+    with memory_for(text, 450), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text.core.room, "make_way", watched)
+        jobs = [text.send(p, tier=Tier.BATCH, **params) for p in prompts[1:]]
+        wait_for(lambda: all(len(c.tokens) > 5 for c in jobs))
+        chat = text.ask(prompts[0], **params)
+        assert any(made_way), f"the rows of a job were set aside: {made_way}, {[len(c.tokens) for c in jobs]}"
+        assert all(c.ended.wait(120) for c in jobs)
+    assert [c.tokens for c in (chat, *jobs)] == expected
+
+
+def test_rows_that_outgrow_memory_are_set_aside_and_come_back_exactly(text: Bench) -> None:
+    params: dict[str, Any] = {"temperature": 0.9, "seed": 6, "max_tokens": 120, "logit_bias": ((2, -100.0),)}
+    prompts = [text.prompt(q) for q in QUESTIONS[:2]]
+    expected = text.alone(prompts, **params)
+    room = [4000]
+    with memory_for(text, 4000), pytest.MonkeyPatch.context() as patch:
+        free = text.core.room.ledger.free
+        patch.setattr(text.core.room.ledger, "free", lambda: free() - int(text.core.room.ledger.row(4000 - room[0])))
+        clients = [text.send(p, **params) for p in prompts]
+        wait_for(lambda: all(len(c.tokens) > 5 for c in clients))
+        room[0] = 60  # another program takes the rest
+        wait_for(lambda: len(text.core.waiting) == 1)
+        assert len(text.core.batches) == 1, "the last row stays"
+        room[0] = 4000
+        assert all(c.ended.wait(120) for c in clients)
+    assert [c.tokens for c in clients] == expected
+    assert all(c.failure is None for c in clients)
+
+
+def test_a_prompt_that_can_never_fit_is_refused_with_the_numbers(text: Bench) -> None:
+    text.ask(QUESTIONS[0], max_tokens=2)
+    with memory_for(text, 100), pytest.MonkeyPatch.context() as patch:
+        text.forget()
+        patch.setattr(text.core.room, "_most", 1 << 20)
+        failure = text.ask(QUESTIONS[1]).failure
+        assert failure is not None
+        assert failure.status == 400
+        assert "MiB" in failure.message
+        patch.setattr(text.core.room, "_most", 1 << 40)
+        failure = text.ask(QUESTIONS[1]).failure
+        assert failure is not None
+        assert failure.status == 503
+    assert text.ask(QUESTIONS[1]).failure is None
 
 
 def test_embedding_beside_a_chat(text: Bench, model_dir: Path) -> None:

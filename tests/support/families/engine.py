@@ -19,9 +19,11 @@ from PIL import Image
 from sidecar.backend import loader
 from sidecar.backend.caches import KVQuantization
 from sidecar.engine.actions import Action, Begin, Decode, Encode, Idle, Prefill, View
+from sidecar.engine.admission import Layer, Ledger
 from sidecar.engine.messages import Sampling, Tier
 from sidecar.engine.metrics import Meter
 from sidecar.engine.prefix_cache import PrefixCache
+from sidecar.engine.room import Room
 from sidecar.engine.rows import Done, Event, Failed, GenerationRequest, Prompt, Started, Token
 from sidecar.engine.runner import ModelRunner
 from sidecar.engine.scheduler import Policy
@@ -194,13 +196,14 @@ class Engine:
 
 def make_runner(loaded: loader.LoadedModel, policy: Policy, poll: Callable[[], None]) -> ModelRunner:
     """Return the runner of a loaded model, as the engine's thread makes it."""
+    prefixes = PrefixCache(256 << 20)
     return ModelRunner(
         loaded,
         policy=policy,
-        prefix_cache=PrefixCache(256 << 20),
+        prefix_cache=prefixes,
         meter=Meter(),
         kv=KVQuantization.of(0, loaded.config),
         guesses=0,
         poll=poll,
-        memory_limit=lambda: 4 << 30,
+        room=Room(Ledger(lambda: 1 << 40, [Layer()]), prefixes, most=1 << 40),
     )

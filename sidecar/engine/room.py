@@ -1,0 +1,108 @@
+"""Keeps one model's requests within memory: what the ledger decides, in terms of requests, rows and kept prefixes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sidecar.backend.cache_sizes import layer_sizes
+from sidecar.engine.admission import Held, Layer, Ledger
+from sidecar.engine.choosing import Row
+from sidecar.engine.messages import Tier
+from sidecar.engine.prefix_cache import PrefixCache
+from sidecar.engine.rows import Failed, GenerationRequest
+
+EVERY = 16
+"""Steps between two looks at the room that running rows have."""
+
+
+class Room:
+    """``most``: bytes that caches could ever have on this machine."""
+
+    def __init__(self, ledger: Ledger, prefixes: PrefixCache, *, most: int) -> None:
+        self.ledger = ledger
+        self._prefixes = prefixes
+        self._most = most
+        self._steps = 0
+
+    def measure(self, cache: Sequence[Any], rows: int) -> None:
+        """Learn what a token takes in each layer from a cache that holds ``rows`` rows."""
+        sizes = layer_sizes(cache, rows)
+        self.ledger.layers = tuple(Layer(fixed=f, per_token=p, window=w) for f, p, w in sizes)
+
+    def held(self, rows: Iterable[Row], prompts: Iterable[GenerationRequest]) -> list[Held]:
+        """Return what is in memory, as the ledger sees it."""
+        out = [_held(row.request, len(row.answer)) for row in rows]
+        return out + [_held(request, len(request.resumed)) for request in prompts]
+
+    def fits(self, request: GenerationRequest, running: Sequence[Held]) -> bool:
+        """Return whether a request could begin now, if kept prefixes and, for a chat, batch rows made way."""
+        chat = request.tier is Tier.INTERACTIVE
+        return self.ledger.fits(_tokens(request), running, self._prefixes.bytes, before_batch=chat)
+
+    def make_way(self, request: GenerationRequest, running: Sequence[Held]) -> list[int]:
+        """Give up prefixes for a request that begins; return the batch rows to set aside for it."""
+        self._shrink(self.ledger.need(_tokens(request), running) - self.ledger.room(running))
+        return self.ledger.make_way(_tokens(request), running) if request.tier is Tier.INTERACTIVE else []
+
+    def admitted(
+        self, first: GenerationRequest, others: Sequence[GenerationRequest], running: Sequence[Held]
+    ) -> list[GenerationRequest]:
+        """Return those of ``others`` that have room together, beside ``first`` and ``running``; nobody makes way."""
+        room = self.ledger.room(running) - self.ledger.need(_tokens(first), running)
+        taken = []
+        for request in others:
+            room -= self.ledger.need(_tokens(request), running)
+            if room < 0:
+                break
+            taken.append(request)
+        return taken
+
+    def relieve(self, running: Sequence[Held]) -> list[int]:
+        """Give up prefixes where running rows have too little room to grow; return the rows to set aside."""
+        self._steps += 1
+        if self._steps % EVERY:
+            return []
+        return self.ledger.set_aside(self._shrink(-self.ledger.room(running)), running)
+
+    def refuse_what_never_fits(self, waiting: dict[int, GenerationRequest]) -> None:
+        """End requests that can't begin although nothing runs."""
+        for request in list(waiting.values()):
+            if (refusal := self.refusal(request)) is not None:
+                del waiting[request.id]
+                request.sink([refusal])
+
+    def refusal(self, request: GenerationRequest) -> Failed | None:
+        """Return why a request can't begin although nothing runs; None where it can."""
+        if self.fits(request, []):
+            return None
+        tokens = len(request.prompt.tokens)
+        need = int(self.ledger.need(_tokens(request), []))
+        have = int(self.ledger.free() + self._prefixes.bytes)
+        text = f"A prompt of {tokens} tokens needs {need >> 20} MiB of memory"
+        if need > self._most:
+            text = f"{text}, and this machine has {self._most >> 20} MiB beside the model; shorten it."
+            return Failed(400, text, "context_length_exceeded")
+        text = f"{text}, and {have >> 20} MiB are free; close other programs or shorten it."
+        return Failed(503, text, "not_enough_memory")
+
+    def _shrink(self, missing: float) -> float:
+        """Give up prefixes for ``missing`` bytes; return what is missing still."""
+        if missing <= 0 or not self._prefixes.bytes:
+            return missing
+        before = self._prefixes.bytes
+        self._prefixes.shrink(max(0, int(before - missing)))
+        return missing - (before - self._prefixes.bytes)
+
+
+def _tokens(request: GenerationRequest) -> int:
+    return len(request.prompt.tokens) + len(request.resumed)
+
+
+def _held(request: GenerationRequest, answer: int) -> Held:
+    return Held(
+        id=request.id,
+        tokens=len(request.prompt.tokens) + answer,
+        batch=request.tier is Tier.BATCH,
+        since=request.arrived,
+    )

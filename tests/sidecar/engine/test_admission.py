@@ -1,0 +1,87 @@
+"""The ledger's arithmetic: what a row takes by kind of layer, what a request needs, who makes room."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+from hypothesis import given
+from hypothesis import strategies as st
+from mlx_vlm.models.cache import ArraysCache, KVCache, RotatingKVCache
+
+from sidecar.backend.cache_sizes import layer_sizes
+from sidecar.engine.admission import STEP, Held, Layer, Ledger
+
+KIB = 1024
+FULL = Layer(per_token=144 * KIB)  # Qwen3-VL-4B, all layers together
+GIB = 1 << 30
+
+
+def held(number: int, tokens: int, *, batch: bool = False) -> Held:
+    return Held(id=number, tokens=tokens, batch=batch, since=float(number))
+
+
+def test_a_chat_without_a_limit_needs_its_prompt_and_a_step() -> None:
+    ledger = Ledger(lambda: 6 * GIB, [FULL])
+    assert ledger.need(2000, []) == (2000 + STEP) * 144 * KIB
+    assert ledger.need(200_000, []) > ledger.room([]), "27 GiB don't go into 6"
+
+
+def test_rows_in_one_pass_are_padded_to_the_longest() -> None:
+    ledger = Ledger(lambda: 0, [FULL])
+    short = [held(i, 20) for i in range(3)]
+    alone = ledger.need(20_000, [])
+    assert ledger.need(20_000, short) == alone + 3 * (ledger.row(20_000 + STEP) - ledger.row(20))
+    assert ledger.need(20, [held(1, 20_000)]) == ledger.row(20_000)
+
+
+def test_windows_and_recurrent_layers_don_t_grow() -> None:
+    ledger = Ledger(lambda: 0, [Layer(per_token=10, window=100), Layer(fixed=5000)])
+    assert ledger.row(50) == 5500
+    assert ledger.row(100_000) == 6000
+
+
+def test_batch_rows_go_first_the_latest_first_and_one_row_stays() -> None:
+    ledger = Ledger(lambda: 0, [FULL])
+    rows = [held(1, 100), held(2, 100, batch=True), held(3, 100, batch=True), held(4, 100)]
+    one = ledger.row(100)
+    assert ledger.set_aside(0, rows) == []
+    assert ledger.set_aside(one * 0.5, rows) == [3]
+    assert ledger.set_aside(one * 1.5, rows) == [3, 2]
+    assert ledger.set_aside(one * 9, rows) == [3, 2, 4]
+
+
+def test_a_chat_goes_before_batch_rows_and_takes_no_more_than_it_needs() -> None:
+    rows = [held(1, 5000, batch=True), held(2, 5000, batch=True), held(3, 100)]
+    ledger = Ledger(lambda: int(1000 * FULL.per_token), [FULL])
+    assert not ledger.fits(2000, rows, 0, before_batch=False)
+    assert ledger.fits(2000, rows, 0, before_batch=True)
+    assert ledger.make_way(2000, rows) == [2]
+    assert not ledger.fits(200_000, rows, 0, before_batch=True)
+    assert ledger.fits(2000, rows, 10_000 * FULL.per_token, before_batch=False), "kept prefixes are given up"
+
+
+@given(st.lists(st.tuples(st.integers(1, 5000), st.booleans()), min_size=1, max_size=8), st.floats(0, 1e10))
+def test_setting_aside_frees_enough_or_all_it_may(drawn: list[tuple[int, bool]], missing: float) -> None:
+    ledger = Ledger(lambda: 0, [FULL])
+    rows = [held(i, n, batch=b) for i, (n, b) in enumerate(drawn)]
+    gone = ledger.set_aside(missing, rows)
+    freed = sum(ledger.row(r.tokens) for r in rows if r.id in gone)
+    if freed < missing:
+        assert len(gone) == len(rows) - 1
+    elif gone:
+        assert freed - ledger.row(next(r.tokens for r in rows if r.id == gone[-1])) < missing, "one too many"
+
+
+def test_sizes_are_read_off_each_kind_of_cache() -> None:
+    keys = mx.zeros((2, 4, 20, 16), dtype=mx.float16)
+    full: Any = KVCache()
+    window: Any = RotatingKVCache(max_size=64)
+    state: Any = ArraysCache(2)
+    for cache in (full, window):
+        cache.update_and_fetch(keys, keys)
+    state[0] = mx.zeros((2, 500), dtype=mx.float32)
+    state[1] = mx.zeros((2, 1500), dtype=mx.float32)
+    sizes = layer_sizes([full, window, state], 2)
+    a_token = 2.0 * 4 * 16 * 2
+    assert sizes == [(0.0, a_token, 0), (0.0, a_token, 64), (8000.0, 0.0, 0)]

@@ -1,0 +1,184 @@
+"""Requests over the deaths of engines: nothing comes twice, nothing is missing, the poison alone is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.engine import messages
+from sidecar.engine.inflight import POISON, InFlight, Paused, Told
+from sidecar.engine.messages import Began, Embed, Generate, Load, Loaded, ModelInfo, Piece, Refused, Request, Sampling
+from sidecar.engine.wire import LONGEST, Reader, WireError, encode
+
+PATH = "/models/a"
+
+
+@dataclass
+class FakeEngine:
+    """Answers with tokens 0, 1, 2 … of each choice, from where the request says."""
+
+    open: dict[int, tuple[Generate, dict[int, int]]] = field(default_factory=dict)
+    loaded: set[str] = field(default_factory=set)
+
+    def take(self, flight: InFlight, request: Request) -> None:
+        if isinstance(request, Load):
+            self.loaded.add(request.path)
+            flight.take(Loaded(id=request.id, model=ModelInfo(path=request.path, kind="chat")))
+        elif isinstance(request, Generate):
+            assert request.path in self.loaded, "a model is there before what needs it"
+            at = {i: len(request.received.get(i, ())) for i in range(request.choices) if i not in request.ended}
+            self.open[request.id] = (request, at)
+
+    def step(self, flight: InFlight, number: int, index: int) -> None:
+        request, at = self.open[number]
+        token, last = at[index], (request.max_tokens or 0) - 1
+        flight.take(Began(id=number, index=index))
+        end = "length" if token == last else None
+        flight.take(Piece(id=number, index=index, tokens=(token,), finish=end))
+        at[index] += 1
+        if end:
+            del at[index]
+
+
+def pump(flight: InFlight, engine: FakeEngine) -> None:
+    """Hand over what can be sent, also what a reply to it lets go."""
+    while sent := flight.to_send():
+        for request in sent:
+            engine.take(flight, request)
+
+
+def job(tokens: int, n: int) -> Generate:
+    return Generate(id=0, path=PATH, samplings=(Sampling(),) * n, prompts=("x",), max_tokens=tokens)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.integers(1, 3)), min_size=1, max_size=5),
+    st.lists(st.integers(0, 30), max_size=60),
+)
+def test_every_answer_is_whole_whenever_engines_die(jobs: list[tuple[int, int]], script: list[int]) -> None:
+    flight, engine = InFlight(lambda path: None), FakeEngine()
+    flight.add(Load(id=0, path=PATH), lambda told: None)
+    pump(flight, engine)
+    got: dict[int, list[Told]] = {}
+    for tokens, n in jobs:
+        inbox: list[Told] = []
+        got[flight.add(job(tokens, n), inbox.append)] = inbox
+    fresh = False  # whether anything came since the last death: else a death may make a poison
+    for word in [*script, *range(10_000)]:
+        pump(flight, engine)
+        ready = [(number, index) for number, (_, at) in engine.open.items() for index in at if number in flight.calls]
+        if word == 0 and fresh and script:
+            engine = FakeEngine()
+            flight.died("planted")
+            fresh = False
+        elif ready:
+            engine.step(flight, *ready[word % len(ready)])
+            fresh = all(not call.deaths for call in flight.calls.values())
+        elif not flight.calls:
+            break
+    assert not flight.calls
+    for (tokens, n), inbox in zip(jobs, got.values(), strict=True):
+        for index in range(n):
+            pieces = [r for r in inbox if isinstance(r, Piece) and r.index == index]
+            assert [t for p in pieces for t in p.tokens] == list(range(tokens))
+            assert [p.finish for p in pieces] == [None] * (tokens - 1) + ["length"]
+            assert sum(isinstance(r, Began) and r.index == index for r in inbox) == 1
+
+
+@pytest.mark.parametrize("poison", [0, 1, 2])
+def test_the_poison_alone_is_refused(poison: int) -> None:
+    flight, engine = InFlight(lambda path: None), FakeEngine()
+    flight.add(Load(id=0, path=PATH), lambda told: None)
+    pump(flight, engine)
+    inboxes: list[list[Told]] = [[], [], []]
+    numbers = [flight.add(job(4, 1), inbox.append) for inbox in inboxes]
+    bad, deaths = numbers[poison], 0
+    while flight.calls:
+        pump(flight, engine)
+        if bad in engine.open and bad in flight.calls:
+            engine, deaths = FakeEngine(), deaths + 1
+            flight.died("it crashed")
+            continue
+        for number in list(engine.open):
+            if number in flight.calls:
+                engine.step(flight, number, 0)
+    assert deaths <= 3
+    for i, inbox in enumerate(inboxes):
+        refused = [r for r in inbox if isinstance(r, Refused)]
+        if i == poison:
+            assert [(r.status, r.code) for r in refused] == [(500, POISON)]
+        else:
+            assert not refused
+            assert [t for r in inbox if isinstance(r, Piece) for t in r.tokens] == [0, 1, 2, 3]
+        assert any(isinstance(r, Paused) for r in inbox)
+
+
+def test_what_an_engine_that_never_came_up_got_counts_for_nothing() -> None:
+    flight = InFlight(lambda path: None)
+    told: list[Told] = []
+    flight.add(Load(id=0, path=PATH), told.append)
+    for _ in range(9):
+        assert len(flight.to_send()) == 1
+        flight.died("no such library", up=False)
+    assert not told
+    flight.fail_all("no such library")
+    assert isinstance(told[0], Refused)
+    assert not flight.calls
+
+
+def test_a_model_that_cannot_be_loaded_again_takes_its_requests_along() -> None:
+    lost: list[str] = []
+    flight, engine = InFlight(lost.append), FakeEngine()
+    flight.add(Load(id=0, path=PATH), lambda told: None)
+    pump(flight, engine)
+    told: list[Told] = []
+    flight.add(job(2, 1), told.append)
+    pump(flight, engine)
+    flight.died("killed")
+    (load,) = flight.to_send()
+    assert isinstance(load, Load)
+    flight.take(Refused(id=load.id, status=422, message="gone", code="model_load_failed"))
+    assert lost == [PATH]
+    assert isinstance(told[-1], Refused)
+    assert not flight.calls
+
+
+# --- the wire ---------------------------------------------------------------------------------------------
+@given(st.binary(max_size=2000), st.lists(st.integers(1, 50), max_size=40))
+def test_messages_come_whole_however_the_stream_is_cut(data: bytes, cuts: list[int]) -> None:
+    picture = messages.PictureData(param="p", data=data)
+    chat = messages.Conversation(messages=({"role": "user", "content": "é"},), pictures=(picture,))
+    sent: list[messages.Message] = [
+        Generate(id=1, path=PATH, samplings=(Sampling(seed=2**62),), conversation=chat, received={0: (1, 2)}),
+        Embed(id=2, path=PATH, inputs=("a", (1, 2, 3))),
+        messages.Pulse(load_progress=0.5, memory={"active": 1}, metered=(("step", (0, 0.5, 1)),)),
+        messages.Cancel(id=3),
+    ]
+    stream = b"".join(encode(m) for m in sent)
+    reader = Reader()
+    got: list[messages.Message] = []
+    while stream:
+        size = cuts.pop() if cuts else len(stream)
+        got.extend(reader.feed(stream[:size]))
+        stream = stream[size:]
+    assert got == sent
+
+
+@given(st.binary(min_size=5, max_size=300))
+def test_garbage_is_a_wire_error_or_more_is_waited_for(data: bytes) -> None:
+    try:
+        for message in Reader().feed(data):
+            assert encode(message)
+    except WireError:
+        pass
+
+
+def test_what_is_too_long_or_has_no_form_is_refused() -> None:
+    with pytest.raises(WireError):
+        list(Reader().feed((LONGEST + 1).to_bytes(4, "big") + b"\x00"))
+    huge = messages.Conversation(messages=({"role": "user", "content": "x", "n": 2**80},))
+    with pytest.raises(WireError):
+        encode(Generate(id=1, path=PATH, samplings=(Sampling(),), conversation=huge))

@@ -1,0 +1,95 @@
+"""The engine process under faults: answers go on, one owner at a time, nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from host_api.protocol.lock import held
+from tests.support.servers import Sidecar, sidecar, wait_for
+from tools.stress import engine_chaos
+
+
+def engine_of(running: Sidecar) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{running.url}/health", timeout=30).json()["engine"]
+    return found
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_answers_of_all_kinds_go_on_when_the_engine_is_killed(tmp_path: Path, data_dir: Path) -> None:
+    with engine_chaos.server(tmp_path, data_dir) as running:
+        found = engine_chaos.run(running, kills=2, seed=11, patience=200, ways=("SIGKILL", "SIGABRT"))
+        assert not found.wrong
+        assert not found.left
+        assert engine_of(running)["deaths"] == 2
+
+
+def test_the_engine_owns_its_lock_and_ends_with_the_listener_however_that_goes(tmp_path: Path, data_dir: Path) -> None:
+    with sidecar(tmp_path, data_dir=data_dir) as running, running.client() as http:
+        body = {"model": "starter", "prompt": "hi", "max_tokens": 2}
+        assert http.post("/v1/completions", json=body).status_code == 200
+        lock = running.state_dir / "engine.lock"
+        assert held(lock)
+        children = psutil.Process(running.process.pid).children(recursive=True)
+        assert engine_of(running)["pid"] in [c.pid for c in children]
+        running.process.kill()
+        running.process.wait(30)
+        wait_for(lambda: all(gone(c.pid) for c in children), timeout=60)
+        wait_for(lambda: not held(lock), timeout=60)  # its last thread may end after it
+
+
+def test_the_last_model_unloaded_the_engine_leaves(tmp_path: Path, data_dir: Path) -> None:
+    with sidecar(tmp_path, data_dir=data_dir) as running, running.client() as http:
+        assert http.post("/v1/models/starter/load").status_code == 200
+        first = engine_of(running)["pid"]
+        assert http.post("/v1/models/starter/unload").status_code == 200
+        wait_for(lambda: engine_of(running)["pid"] is None, timeout=60)
+        wait_for(lambda: gone(first), timeout=60)
+        assert http.post("/v1/completions", json={"prompt": "hi", "max_tokens": 2}).status_code == 200
+        assert engine_of(running)["deaths"] == 0
+
+
+def test_clients_that_leave_kill_nothing(tmp_path: Path, data_dir: Path, model_dir: Path) -> None:
+    """Embeddings, chats, completions and loads, each left at moments spread over what they take."""
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/embeddings": {"model": "minilm", "input": ["a text of some words " * 30] * 40},
+        "/v1/chat/completions": {"model": "starter", "messages": [{"role": "user", "content": "Count to ten."}]},
+        "/v1/completions": {"model": "starter", "prompt": ["Once", "upon"], "max_tokens": 50, "stream": True},
+        "/v1/models/tiny-vl/load": {},
+    }
+    with sidecar(tmp_path, "--max-resident", "2", "--model-dir", str(model_dir), data_dir=data_dir) as running:
+        with running.client() as http:
+            assert http.post("/v1/embeddings", json={"model": "minilm", "input": "x"}).status_code == 200
+            engine = engine_of(running)["pid"]
+            host, port = "127.0.0.1", int(running.url.rpartition(":")[2])
+            for i in range(60):
+                path = list(bodies)[i % len(bodies)]
+                data = json.dumps(bodies[path]).encode()
+                head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+                with socket.create_connection((host, port)) as raw:
+                    raw.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+                    time.sleep(0.3 * (i * 7 % 20) / 20)
+            assert http.post("/v1/embeddings", json={"model": "minilm", "input": "x"}).status_code == 200
+            assert http.post("/v1/completions", json={"prompt": "hi", "max_tokens": 2}).status_code == 200
+        assert engine_of(running) == {"pid": engine, "deaths": 0, "last_deaths": []}
+        assert running.process.poll() is None
+
+
+def test_a_stuck_engine_is_ended_and_the_answer_comes(tmp_path: Path, data_dir: Path) -> None:
+    with sidecar(tmp_path, "--stall-timeout", "20", data_dir=data_dir) as running, running.client() as http:
+        body = {"model": "starter", "prompt": "Once upon a time", "max_tokens": 30, "temperature": 0}
+        expected = http.post("/v1/completions", json=body).json()["choices"]
+        os.kill(engine_of(running)["pid"], signal.SIGSTOP)
+        assert http.post("/v1/completions", json=body).json()["choices"] == expected
+        assert "one piece of work" in engine_of(running)["last_deaths"][0]["reason"]
