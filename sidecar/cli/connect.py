@@ -7,6 +7,7 @@ can't be read is left as it is, with the lines to add by hand.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from sidecar import config
 
 NAME = "mlx-sidecar"
 KEY = "MLX_SIDECAR_API_KEY"
@@ -122,6 +125,14 @@ PROGRAMS: dict[str, Callable[[Server], Recipe]] = {
     "opencode": _opencode,
     "zed": _zed,
 }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own arguments."""
+    parser.add_argument("program", choices=PROGRAMS, help="the program")
+    parser.add_argument("--model", default="starter", help="the model it asks for")
+    parser.add_argument("--write", action="store_true", help="write its configuration; a copy of the old one is kept")
+    config.add_arguments(parser, ("state_dir", "port"))
 
 
 def write(recipe: Recipe) -> Path | None:

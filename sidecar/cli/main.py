@@ -91,11 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     engine = sub.add_parser("engine")  # not listed: the server starts it
     engine.set_defaults(command=_engine, name_of_command="engine", light=False)
     engine.add_argument("--fd", type=int, default=-1)
-    connect = add("connect", _connect, "point another program (an editor, a coding agent) at this server", light=True)
-    connect.add_argument("program", choices=connections.PROGRAMS, help="the program")
-    connect.add_argument("--model", default="starter", help="the model it asks for")
-    connect.add_argument("--write", action="store_true", help="write its configuration; a copy of the old one is kept")
-    config.add_arguments(connect, ("state_dir", "port"))
+    connections.add_arguments(
+        add("connect", _connect, "point another program (an editor, a coding agent) here", light=True)
+    )
     add("selfcheck", _selfcheck, "import every model family and processor and list what can't be")
     add("version", _version, "print the version", light=True)
     return parser
