@@ -104,17 +104,33 @@ def without_pictures(messages: tuple[dict[str, Any], ...]) -> tuple[dict[str, An
 
 def _template(model: ModelInfo, body: ChatRequest) -> dict[str, Any]:
     template = dict(body.chat_template_kwargs or {})
-    if body.reasoning_effort is not None:
-        if not model.thinks and body.reasoning_effort != "none":
+    if body.continue_final_message is not None:
+        template["continue_final_message"] = body.continue_final_message
+    if body.continue_final_message or body.add_generation_prompt is not None:
+        template["add_generation_prompt"] = bool(body.add_generation_prompt)
+    effort = _effort(body)
+    if effort is not None:
+        if not model.thinks and effort != "none":
             raise bad_request(
                 "reasoning_effort is not supported: this model does not reason before it answers.",
                 param="reasoning_effort",
                 code="unsupported_parameter",
             )
-        if body.reasoning_effort == "none" and model.thinks and not model.thinking_optional:
+        if effort == "none" and model.thinks and not model.thinking_optional:
             raise bad_request("reasoning_effort: this model always reasons.", param="reasoning_effort")
-        template.setdefault("enable_thinking", body.reasoning_effort != "none")
+        template.setdefault("enable_thinking", effort != "none")
     return template
+
+
+def _effort(body: ChatRequest) -> str | None:
+    """Return how much the model shall think, from whichever field says it."""
+    if body.reasoning_effort is not None:
+        return body.reasoning_effort
+    asked = body.reasoning
+    if asked is not None and asked.effort is not None:
+        return asked.effort
+    enabled = asked.enabled if asked is not None and asked.enabled is not None else body.enable_thinking
+    return None if enabled is None else "medium" if enabled else "none"
 
 
 def _pictures(settings: Settings, model: ModelInfo, body: ChatRequest) -> tuple[PictureData, ...]:
@@ -168,17 +184,18 @@ def _form(body: ChatRequest) -> tuple[str, dict[str, Any] | None]:
     """Return the form of the answer, and its schema where it has one."""
     form = body.response_format
     if form is None:
-        return "text", None
+        schema = body.guided_json if body.guided_json is not None else body.json_schema
+        return ("text", None) if schema is None else ("json_schema", schema)
     if form.type == "json_object" and form.schema_ is not None:
         return "json_schema", form.schema_
     if form.type != "json_schema":
         return form.type, None
-    schema = form.json_schema.schema_ if form.json_schema else form.schema_
-    if schema is None:
+    found = form.json_schema.schema_ if form.json_schema else form.schema_
+    if found is None:
         raise bad_request("response_format.json_schema.schema is missing.", param="response_format")
-    if isinstance(schema, bool):
+    if isinstance(found, bool):
         raise bad_request("response_format.json_schema.schema: give an object.", param="response_format")
-    return "json_schema", schema
+    return "json_schema", found
 
 
 def _strict(body: ChatRequest) -> bool:

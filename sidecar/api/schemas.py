@@ -88,6 +88,13 @@ class SamplingFields(Body):
     service_tier: Literal["auto", "default", "flex", "priority", "scale"] | None = None
 
 
+class Reasoning(Body):
+    """Whether and how much the model thinks, as OpenRouter writes it."""
+
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    enabled: bool | None = None
+
+
 class ChatRequest(SamplingFields):
     """``POST /v1/chat/completions``."""
 
@@ -101,6 +108,12 @@ class ChatRequest(SamplingFields):
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+    enable_thinking: bool | None = None
+    reasoning: Reasoning | None = None
+    guided_json: dict[str, Any] | None = None
+    json_schema: dict[str, Any] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -111,6 +124,12 @@ class ChatRequest(SamplingFields):
         """Raise a 400 for fields that don't go together."""
         if self.top_logprobs and not self.logprobs:
             raise bad_request("top_logprobs needs logprobs: true.", param="top_logprobs")
+        if self.continue_final_message and self.messages[-1].role != "assistant":
+            text = "continue_final_message needs a message of the assistant at the end of messages."
+            raise bad_request(text, param="continue_final_message")
+        if self.continue_final_message and self.add_generation_prompt:
+            text = "continue_final_message and add_generation_prompt exclude each other."
+            raise bad_request(text, param="continue_final_message")
         for name in ("chat_template", "tokenize", "return_dict", "return_messages", "num_images", "conversation"):
             if name in (self.chat_template_kwargs or {}):
                 raise bad_request(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -88,8 +89,8 @@ class Registry:
                 )
             known = next((e for e in self.entries().values() if e.hub_id == name), None)
             return LocalModel(name, path, known, _created(path))
-        if aliases.NAME.fullmatch(name) and (path := self._in_dirs(name)):
-            return LocalModel(name, path, None, _created(path))
+        if path := self._listed(name):
+            return LocalModel(path.name, path, None, _created(path))
         near = difflib.get_close_matches(name, [m.name for m in self.available()] + list(self.entries()), 1)
         hint = f" Did you mean {near[0]!r}?" if near else " GET /v1/models lists what is here."
         raise ModelNotFound(f"There is no model {name!r}.{hint}")
@@ -175,6 +176,12 @@ class Registry:
             return starter.installed(self._settings.data_dir)
         path = Store(self.cache, entry.hub_id).snapshot()
         return path or self._in_dirs(entry.hub_id.rpartition("/")[2]) or self._in_dirs(entry.alias)
+
+    def _listed(self, name: str) -> Path | None:
+        """Return the folder that is listed by a name, whatever stands in it; accents in either of Unicode's forms."""
+        wanted = unicodedata.normalize("NFC", name)
+        folders = (path for folder in self._folders() for path in _model_folders(folder))
+        return next((path for path in folders if unicodedata.normalize("NFC", path.name) == wanted), None)
 
     def _in_dirs(self, name: str) -> Path | None:
         if name == starter.NAME:

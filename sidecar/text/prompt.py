@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,16 +12,18 @@ from sidecar.backend import prompts
 from sidecar.backend.loader import LoadedModel
 from sidecar.engine.rows import Prompt
 from sidecar.errors import bad_request
+from sidecar.text import conversation
 from sidecar.text.images import Picture
 from sidecar.text.language import Language, language_of
 from sidecar.text.thinking import opens_thought
-from sidecar.text.user_text import UserText
 
 _TOOL_INTRO = (
     "You can call functions. Their signatures:\n<tools>\n{tools}\n</tools>\n"
     "To call one, answer with only\n"
     '<tool_call>\n{{"name": <function name>, "arguments": <JSON object>}}\n</tool_call>'
 )
+_PYTHON = re.compile(r"\{'type': '(?:text|image)")
+"""A list of parts as Python spells it: what a template writes that expects a text there."""
 _OPERATORS = frozenset(
     ["chat_template", "tokenize", "return_messages", "num_images", "num_audios", "messages", "tools"]
 )
@@ -39,7 +42,7 @@ def build_prompt(
     """Return the prompt of a conversation. ``instruction`` is added to the system message. Raises ApiError."""
     language = language_of(loaded)
     users = language.user_text
-    prepared = [_message(m, users, keep_calls=language.knows_tools) for m in messages]
+    prepared = [conversation.prepare(m, users, keep_calls=language.knows_tools) for m in messages]
     extra: dict[str, Any] = users.broken(dict(template_kwargs or {}))
     if refused := sorted(_OPERATORS & extra.keys()):
         name = f"chat_template_kwargs.{refused[0]}"
@@ -51,7 +54,7 @@ def build_prompt(
         listing = "\n".join(json.dumps(t["function"], ensure_ascii=False) for t in told)
         instruction = f"{_TOOL_INTRO.format(tools=listing)}\n\n{instruction}".strip()
     if instruction:
-        prepared = _with_system(prepared, instruction)
+        prepared = conversation.with_system(prepared, instruction)
     text = render(loaded, prepared, len(pictures), extra)
     return tokenize_text(loaded, text, pictures)
 
@@ -59,19 +62,24 @@ def build_prompt(
 def render(
     loaded: LoadedModel, messages: list[dict[str, Any]], images: int, extra: dict[str, Any] | None = None
 ) -> str:
-    """Return the conversation as the model's template writes it. Raises ApiError."""
+    """Return the conversation as the model's template writes it, rearranged where it must be. Raises ApiError."""
     if loaded.can.converse and len(messages) > 1:
         raise bad_request(f"messages: send one message alone: {loaded.can.converse}.", param="messages")
-    try:
-        text = prompts.rendered(loaded, messages, images, extra or {})
-    except Exception as exc:
-        raise bad_request(
-            f"messages: this model's chat template refuses this conversation ({str(exc)[:200]}).",
-            param="messages",
-        ) from exc
-    if not isinstance(text, str):
-        raise bad_request("messages: this model takes no conversations.", param="messages")
-    return text
+    refusal: Exception | None = None
+    for arranged in conversation.arrangements(messages):
+        try:
+            text = prompts.rendered(loaded, arranged, images, extra or {})
+        except Exception as exc:
+            refusal = refusal or exc
+            continue
+        if not isinstance(text, str):
+            raise bad_request("messages: this model takes no conversations.", param="messages")
+        if not _PYTHON.search(text) or not any(isinstance(m["content"], list) for m in arranged):
+            return text
+        refusal = refusal or ValueError("it takes no parts in this place")
+    raise bad_request(
+        f"messages: this model's chat template refuses this conversation ({str(refusal)[:200]}).", param="messages"
+    ) from refusal
 
 
 def tokenize_text(loaded: LoadedModel, text: str, pictures: Sequence[Picture] = ()) -> Prompt:
@@ -99,50 +107,3 @@ def _mended(language: Language, text: str, tokens: list[int]) -> tuple[int, ...]
     if not text.isascii() and language.user_text.mark in text:
         return tuple(tokens[i] for i in language.user_text.kept(tokens))
     return tuple(tokens)
-
-
-def _message(message: dict[str, Any], users: UserText, *, keep_calls: bool) -> dict[str, Any]:
-    """Return a message in the form templates expect; calls and results as text where the template has no tools."""
-    role = {"developer": "system", "function": "tool"}.get(message["role"], message["role"])
-    own = role == "assistant"
-    message = {k: users.broken(v, own=own) if k in ("content", "name", "tool_calls") else v for k, v in message.items()}
-    content = message.get("content")
-    if isinstance(content, list):
-        parts = [_part(p) for p in content]
-        if all(p["type"] == "text" for p in parts):
-            content = "\n".join(p["text"] for p in parts)
-        else:
-            content = parts
-    out: dict[str, Any] = {"role": role, "content": "" if content is None else content}
-    calls = message.get("tool_calls")
-    if calls and keep_calls:
-        out["tool_calls"] = calls
-    elif calls:
-        out["content"] = "\n".join([*([out["content"]] if out["content"] else []), *map(_call_text, calls)])
-    if role == "tool":
-        if keep_calls:
-            out["tool_call_id"] = message.get("tool_call_id") or ""
-            if message.get("name"):
-                out["name"] = message["name"]
-        else:
-            out = {"role": "user", "content": f"<tool_response>\n{out['content']}\n</tool_response>"}
-    return out
-
-
-def _part(part: dict[str, Any]) -> dict[str, Any]:
-    if part.get("type") in ("text", "refusal"):
-        return {"type": "text", "text": part.get("text") or part.get("refusal") or ""}
-    return {"type": "image"}
-
-
-def _call_text(call: dict[str, Any]) -> str:
-    function = call.get("function") or {}
-    arguments = function.get("arguments") or "{}"
-    return f'<tool_call>\n{{"name": {json.dumps(function.get("name"))}, "arguments": {arguments}}}\n</tool_call>'
-
-
-def _with_system(messages: list[dict[str, Any]], instruction: str) -> list[dict[str, Any]]:
-    if messages and messages[0]["role"] == "system" and isinstance(messages[0]["content"], str):
-        joined = f"{messages[0]['content']}\n\n{instruction}".strip()
-        return [{**messages[0], "content": joined}, *messages[1:]]
-    return [{"role": "system", "content": instruction}, *messages]

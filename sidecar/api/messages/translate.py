@@ -50,9 +50,12 @@ def chat_of(body: CountRequest) -> ChatRequest:
         if t.type in (None, "custom")
     ]
     choice, parallel = _choice(body.tool_choice, bool(tools))
+    last = messages[-1]
     chat: dict[str, Any] = {
         "model": body.model,
         "messages": messages,
+        # An answer begun by the client is gone on with, without a word of its own before it.
+        "continue_final_message": True if last["role"] == "assistant" and last["content"] else None,
         "tools": tools or None,
         "tool_choice": choice,
         "parallel_tool_calls": parallel,
