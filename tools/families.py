@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from tests.support.families.matrix import Row
 from tests.support.families.scenes import COLUMNS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "families.md"
+NOBODY = ("hear", "this program takes no sound")
+"""True of every family, and not said of each."""
 HEAD = """# Model families
 
 Written by `make families`. Each family is a tiny model with random weights ({versions}), run on the CPU in float32.
@@ -70,17 +73,40 @@ def page(rows: Sequence[Row]) -> str:
     out += "| family | " + " | ".join(columns) + " | no |\n" + "|---" * (len(columns) + 2) + "|\n"
     loaded = [row for row in rows if not row.refused]
     for row in loaded:
-        no = ", ".join(row.record)
+        no = ", ".join(what for what, why in row.record.items() if (what, why) != NOBODY)
         out += f"| {row.name} | " + " | ".join(cell(row, c) for c in columns) + f" | {no} |\n"
     out += MEANING + "\n## What the engine doesn't do, and why\n\n"
     for row in loaded:
         for what, why in row.record.items():
-            out += f"- {row.name}, {what}: {why}\n"
+            if (what, why) != NOBODY:
+                out += f"- {row.name}, {what}: {_line(why)}\n"
     out += "\n## What mlx-vlm itself does otherwise\n\n"
     out += "".join(f"- {row.name}: {kind}: {_line(why)}\n" for row in loaded for kind, why in row.own.items())
     out += "\n## Not in the table\n\n"
     out += "".join(f"- {row.name}: refused: {_line(row.refused)}\n" for row in rows if row.refused)
     return out + "".join(f"- {name}: {_line(why)}\n" for name, why in NOT_MADE.items())
+
+
+def merged(old: str, new: str, names: Sequence[str]) -> str:
+    """Return the old page with the lines of the families ``names`` from the new one, in the table's order."""
+    order = {name: i for i, name in enumerate([*FAMILIES, *NOT_MADE])}
+    sections = []
+    for before, after in zip(old.split("\n## "), new.split("\n## "), strict=True):
+        mine = [line for line in after.splitlines() if _family(line) in names]
+        rest = [line for line in before.splitlines() if _family(line) not in names]
+        at = [i for i, line in enumerate(rest) if _family(line) in order]
+        first = at[0] if at else len(rest)
+        lines = [line for line in rest if _family(line) in order] + mine
+        others = [line for line in rest if _family(line) not in order]
+        lines.sort(key=lambda line: order[_family(line)])
+        sections.append("\n".join(others[:first] + lines + others[first:]))
+    return "\n## ".join(sections) + "\n"
+
+
+def _family(line: str) -> str:
+    """Return the family that a line of the page is about, "" for none."""
+    found = re.match(r"(?:\| |- )(\w+)(?: \||,|:)", line)
+    return found[1] if found else ""
 
 
 def _line(text: str) -> str:
@@ -89,7 +115,7 @@ def _line(text: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="families; all, and the page, without any")
+    parser.add_argument("names", nargs="*", help="families whose lines are made anew; all without any")
     parser.add_argument("--out", type=Path, default=PAGE)
     arguments = parser.parse_args()
     rows = []
@@ -106,6 +132,9 @@ def main() -> int:
                 print(f"    {row.refused}")
     if not arguments.names:
         arguments.out.write_text(page(rows), "utf-8")
+    elif arguments.out.exists():
+        old = arguments.out.read_text("utf-8")
+        arguments.out.write_text(merged(old, page(rows), arguments.names), "utf-8")
     cells = sum(len(row.cells) for row in rows)
     bad = sum(bool(lines) for row in rows for lines in row.cells.values())
     print(f"{len(rows)} families, {cells} cells, {bad} wrong, {sum(bool(r.refused) for r in rows)} refused")
