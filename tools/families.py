@@ -99,8 +99,8 @@ def merged(old: str, new: str, names: Sequence[str]) -> str:
         lines = [line for line in rest if _family(line) in order] + mine
         others = [line for line in rest if _family(line) not in order]
         lines.sort(key=lambda line: order[_family(line)])
-        sections.append("\n".join(others[:first] + lines + others[first:]))
-    return "\n## ".join(sections) + "\n"
+        sections.append("\n".join(others[:first] + lines + others[first:]).strip())
+    return "\n\n## ".join(sections) + "\n"
 
 
 def _family(line: str) -> str:
