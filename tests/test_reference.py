@@ -12,7 +12,7 @@ from sidecar.config import Settings
 from tests.support.servers import Sidecar
 from tools import reference
 
-NAMES = ("settings.md", "cli.md", "http-sidecar.md", "http-host.md")
+NAMES = ("settings.md", "cli.md", "fields.md", "http-sidecar.md", "http-host.md")
 
 
 @pytest.fixture(scope="module")

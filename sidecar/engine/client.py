@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from host_api.protocol.restarts import Backoff, jitter
+from sidecar.engine.control import LogLine, Message, Pulse, Ready
 from sidecar.engine.inflight import InFlight, Paused, Told
 from sidecar.engine.messages import (
     LOAD_FAILED,
@@ -28,12 +29,8 @@ from sidecar.engine.messages import (
     Generate,
     Load,
     Loaded,
-    LogLine,
-    Message,
     ModelInfo,
     Piece,
-    Pulse,
-    Ready,
     Refused,
     Request,
     Shed,

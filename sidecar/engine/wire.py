@@ -12,15 +12,15 @@ from typing import Any
 
 import msgspec
 
-from sidecar.engine import messages
-from sidecar.engine.messages import Message
+from sidecar.engine import control, messages
+from sidecar.engine.control import Message
 
 LONGEST = 1 << 30
 """Bytes a message may have: far more than the pictures of the largest body."""
 
 _HEAD = struct.Struct(">IB")
 _KINDS: tuple[type[Any], ...] = (
-    messages.Start,
+    control.Start,
     messages.Load,
     messages.Unload,
     messages.Shed,
@@ -28,7 +28,7 @@ _KINDS: tuple[type[Any], ...] = (
     messages.Generate,
     messages.Embed,
     messages.Tokenize,
-    messages.Ready,
+    control.Ready,
     messages.Loaded,
     messages.Finished,
     messages.Refused,
@@ -38,8 +38,8 @@ _KINDS: tuple[type[Any], ...] = (
     messages.Piece,
     messages.Embedded,
     messages.Tokenized,
-    messages.Pulse,
-    messages.LogLine,
+    control.Pulse,
+    control.LogLine,
 )
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _DECODERS = tuple(msgspec.msgpack.Decoder(kind) for kind in _KINDS)

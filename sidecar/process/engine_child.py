@@ -21,7 +21,8 @@ import threading
 import time
 
 from host_api.protocol.lock import FileLock
-from sidecar.engine.messages import VERSION, LogLine, Message, Pulse, Ready, Refused, Start
+from sidecar.engine.control import LogLine, Message, Pulse, Ready, Start
+from sidecar.engine.messages import VERSION, Refused
 from sidecar.engine.metrics import Recorder
 from sidecar.engine.thread import EngineThread
 from sidecar.engine.wire import Reader, WireError, encode

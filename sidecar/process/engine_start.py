@@ -18,7 +18,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from sidecar.config import Settings
-from sidecar.engine.messages import VERSION, Message, Request, Start
+from sidecar.engine.control import Message, Start
+from sidecar.engine.messages import VERSION, Request
 from sidecar.engine.wire import Reader, WireError, encode
 from sidecar.errors import ApiError
 from sidecar.process.engine_settings import plain

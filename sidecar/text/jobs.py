@@ -30,7 +30,6 @@ from sidecar.engine.messages import (
     Generate,
     Load,
     Loaded,
-    Piece,
     Prefilled,
     Prepared,
     Refused,
@@ -47,7 +46,7 @@ from sidecar.errors import ApiError, LoadError
 from sidecar.text import plan as planning
 from sidecar.text.delta import Delta
 from sidecar.text.plan import Choice, Plan
-from sidecar.text.scores import scores_of
+from sidecar.text.scores import piece_of
 
 if TYPE_CHECKING:
     from sidecar.backend.loader import LoadedModel
@@ -308,28 +307,11 @@ class Jobs:
         if not running.open:
             self._ending()
         if tokens or finish is not None:
-            self._emit(self._piece(running, index, tokens, delta, finish))
+            self._emit(piece_of(number, index, choice, running.loaded, tokens, delta, finish))
         if not running.open:
             with self._lock:
                 self._running.pop(number, None)
             self._end(running)
-
-    def _piece(self, running: _Running, index: int, tokens: list[int], delta: Delta, finish: str | None) -> Piece:
-        choice, loaded = running.plan.choices[index], running.loaded
-        scored = delta.tokens if choice.sampling.logprobs else []
-        return Piece(
-            id=running.job.id,
-            index=index,
-            tokens=tuple(tokens),
-            content=delta.content,
-            reasoning=delta.reasoning,
-            tool_calls=tuple(delta.tool_calls),
-            scores=tuple(scores_of(loaded, t) for t in scored),
-            finish=finish,
-            stop=choice.answer.stop if finish is not None else None,
-            completion_tokens=choice.answer.tokens if finish is not None else 0,
-            reasoning_tokens=choice.answer.reasoning_tokens if finish is not None else 0,
-        )
 
     def _fail(self, running: _Running, event: Failed) -> None:
         """End the whole job: of several answers one that failed would be missing."""

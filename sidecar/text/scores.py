@@ -1,11 +1,15 @@
-"""Log-probabilities as clients see them: of texts, where the engine has token ids."""
+"""An answer's pieces as clients see them: texts, and log-probabilities of texts, where the engine has token ids."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sidecar.backend.loader import LoadedModel
-from sidecar.engine.messages import Scores, TokenText
+from sidecar.engine.messages import Piece, Scores, TokenText
 from sidecar.engine.rows import Token
+from sidecar.text.delta import Delta
 from sidecar.text.language import language_of
+from sidecar.text.plan import Choice
 
 _LEAST = -9999.0  # JSON has no infinity
 
@@ -22,3 +26,30 @@ def scores_of(loaded: LoadedModel, token: Token) -> Scores:
         return TokenText(text=raw.decode("utf-8", "replace"), raw=raw, logprob=max(logprob, _LEAST))
 
     return Scores(token=one(token.id, token.logprob), top=tuple(one(i, v) for i, v in token.top))
+
+
+def piece_of(
+    job: int,
+    index: int,
+    choice: Choice,
+    loaded: LoadedModel,
+    tokens: Sequence[int],
+    delta: Delta,
+    finish: str | None,
+) -> Piece:
+    """Return what a choice of a job gained: the tokens that came and what became visible of them."""
+    answer, ended = choice.answer, finish is not None
+    scored = delta.tokens if choice.sampling.logprobs else []
+    return Piece(
+        id=job,
+        index=index,
+        tokens=tuple(tokens),
+        content=delta.content,
+        reasoning=delta.reasoning,
+        tool_calls=tuple(delta.tool_calls),
+        scores=tuple(scores_of(loaded, t) for t in scored),
+        finish=finish,
+        stop=answer.stop if ended else None,
+        completion_tokens=answer.tokens if ended else 0,
+        reasoning_tokens=answer.reasoning_tokens if ended else 0,
+    )

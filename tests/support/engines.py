@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from sidecar.config import Settings
 from sidecar.engine.client import EngineClient
-from sidecar.engine.messages import Message, Request
+from sidecar.engine.control import Message
+from sidecar.engine.messages import Request
 from sidecar.engine.metrics import Meter
 from sidecar.engine.thread import EngineThread
 from sidecar.text.jobs import Jobs

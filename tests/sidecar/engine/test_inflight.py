@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.engine import messages
+from sidecar.engine import control, messages
 from sidecar.engine.inflight import POISON, InFlight, Paused, Told
 from sidecar.engine.messages import Began, Embed, Generate, Load, Loaded, ModelInfo, Piece, Refused, Request, Sampling
 from sidecar.engine.wire import LONGEST, Reader, WireError, encode
@@ -151,15 +151,15 @@ def test_a_model_that_cannot_be_loaded_again_takes_its_requests_along() -> None:
 def test_messages_come_whole_however_the_stream_is_cut(data: bytes, cuts: list[int]) -> None:
     picture = messages.PictureData(param="p", data=data)
     chat = messages.Conversation(messages=({"role": "user", "content": "é"},), pictures=(picture,))
-    sent: list[messages.Message] = [
+    sent: list[control.Message] = [
         Generate(id=1, path=PATH, samplings=(Sampling(seed=2**62),), conversation=chat, received={0: (1, 2)}),
         Embed(id=2, path=PATH, inputs=("a", (1, 2, 3))),
-        messages.Pulse(load_progress=0.5, memory={"active": 1}, metered=(("step", (0, 0.5, 1)),)),
+        control.Pulse(load_progress=0.5, memory={"active": 1}, metered=(("step", (0, 0.5, 1)),)),
         messages.Cancel(id=3),
     ]
     stream = b"".join(encode(m) for m in sent)
     reader = Reader()
-    got: list[messages.Message] = []
+    got: list[control.Message] = []
     while stream:
         size = cuts.pop() if cuts else len(stream)
         got.extend(reader.feed(stream[:size]))

@@ -16,7 +16,8 @@ from typing import Any
 from host_api.app.documents.content import Kind, Limits, Page, PageBuilder, Reading, broken
 from host_api.app.documents.readers import pdf_figures, pdf_layout
 from host_api.app.documents.readers.archive import encrypted
-from host_api.app.documents.readers.pdf_layout import Geometry, Segment
+from host_api.app.documents.readers.pdf_geometry import Geometry
+from host_api.app.documents.readers.pdf_layout import Segment
 
 _lock = threading.RLock()  # pdfium is not thread-safe
 _TOC = 5000  # outline entries looked at

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from host_api.app.documents.content import Limits
-from host_api.app.documents.readers.pdf_layout import Box, Geometry, Segment
+from host_api.app.documents.readers.pdf_geometry import Box, Geometry
+from host_api.app.documents.readers.pdf_layout import Segment
 from host_api.loopback import pictures
 
 _OBJECTS = 20_000  # of a page; what comes after them is not looked at

@@ -28,55 +28,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from host_api.app.documents.content import Kind
+from host_api.app.documents.readers.pdf_geometry import Box, Geometry
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom
 _LIGATURES = {c: unicodedata.normalize("NFKC", chr(c)) for c in range(0xFB00, 0xFB07)}
 _HYPHENS = "\x02\ufffe\xad"
 _WIDE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7ff\uf900-\ufaff\uff00-\uffef]")
 _PROSE = 14  # characters a segment has on average in a column of text
 _MOST = 200_000  # characters of a page
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """A page's box and turn, and from them the way from its own coordinates to the page as shown."""
-
-    left: float
-    bottom: float
-    width: float  # as stored, before the turn
-    height: float
-    turn: int
-
-    @classmethod
-    def of(cls, page: Any) -> Geometry:
-        """Return a page's geometry."""
-        turn = page.get_rotation() % 360
-        width, height = page.get_size()
-        if turn in (90, 270):
-            width, height = height, width
-        left, bottom, _, _ = page.get_bbox()
-        return cls(left, bottom, width, height, turn)
-
-    @property
-    def size(self) -> tuple[float, float]:
-        """Width and height as shown."""
-        return (self.height, self.width) if self.turn in (90, 270) else (self.width, self.height)
-
-    def box(self, left: float, bottom: float, right: float, top: float) -> Box:
-        """Return a rectangle of the page's own coordinates as it is shown."""
-        corners = [self._point(x, y) for x in (left, right) for y in (bottom, top)]
-        xs, ys = [x for x, _ in corners], [y for _, y in corners]
-        return min(xs), min(ys), max(xs), max(ys)
-
-    def _point(self, x: float, y: float) -> tuple[float, float]:
-        x, y = x - self.left, y - self.bottom
-        if self.turn == 90:
-            return y, x
-        if self.turn == 180:
-            return self.width - x, y
-        if self.turn == 270:
-            return self.height - y, self.width - x
-        return x, self.height - y
 
 
 @dataclass(frozen=True)
