@@ -1,4 +1,4 @@
-"""What the terminal commands do: chat, status, stop, progress."""
+"""``mlx-sidecar chat``: a question, or a conversation, in a terminal."""
 
 from __future__ import annotations
 
@@ -8,92 +8,22 @@ import contextlib
 import json
 import mimetypes
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from host_api.protocol.decision import Identity
-from host_api.protocol.identity import identify
-from host_api.protocol.lock import FileLock, held
-from host_api.protocol.record import Record, parse_record
-from host_api.protocol.state_dir import Files, read_bytes
+from sidecar.cli.process import Endpoint, running
 from sidecar.config import ConfigError, Settings
-from sidecar.models.starter.source import Progress
 
 _START = 60.0  # seconds a server may take to listen
-_DRAIN = 30.0  # seconds a server may take to stop
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """A server to talk to."""
-
-    url: str
-    token: str | None
-
-    def client(self, timeout: float | None = None) -> httpx.Client:
-        """An HTTP client for it."""
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
-
-
-@contextlib.contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A bar on standard error, one a phase."""
-    from tqdm import tqdm
-
-    bar: Any = None
-    phase = ""
-
-    def progress(name: str, done: int, total: int) -> None:
-        nonlocal bar, phase
-        if name != phase:
-            if bar is not None:
-                bar.close()
-            units = {"converting": {"unit": "tensor"}, "loading": {"unit": "%"}}
-            unit: dict[str, Any] = units.get(name) or {"unit": "B", "unit_scale": True}
-            bar = tqdm(total=total, desc=name, file=sys.stderr, initial=0, **unit)
-            phase = name
-        bar.update(done - bar.n)
-
-    try:
-        yield progress
-    finally:
-        if bar is not None:
-            bar.close()
-
-
-def running(state_dir: Path) -> Endpoint | None:
-    """The server that publishes itself in ``state_dir``, holds its lock and answers as itself; or None."""
-    record = published(state_dir)
-    if record is None:
-        return None
-    endpoint = Endpoint(record.url, record.token)
-    try:
-        with endpoint.client(2.0) as client:
-            health = client.get("/health").json()
-    except (httpx.HTTPError, ValueError):
-        return None
-    return endpoint if health.get("instance_id") == record.instance_id else None
-
-
-def published(state_dir: Path) -> Record | None:
-    """The record of a living server in ``state_dir``, or None."""
-    files = Files(state_dir)
-    if not files.sidecar_lock.exists() or not held(files.sidecar_lock):
-        return None
-    return parse_record(read_bytes(files.record)).record
-
-
-# --- chat -----------------------------------------------------------------------------------------------
 def chat(args: argparse.Namespace, settings: Settings) -> int:
     """Ask the running server, or one started for this conversation alone."""
     pictures = [_data_url(path) for path in args.image]
@@ -214,56 +144,3 @@ def _wait(process: subprocess.Popen[bytes], folder: Path) -> Endpoint:
         time.sleep(0.02)
     tail = (folder / "output").read_text("utf-8", "replace")[-1000:]
     raise ConfigError(f"the server did not start: {tail.strip()}")
-
-
-# --- status and stop ------------------------------------------------------------------------------------
-def status(state_dir: Path) -> dict[str, Any] | None:
-    """The running server's address and health, or None."""
-    endpoint = running(state_dir)
-    if endpoint is None:
-        return None
-    with endpoint.client(5.0) as client:
-        health: dict[str, Any] = client.get("/health").json()
-    return {"url": endpoint.url, "token": endpoint.token, **health}
-
-
-def stop(state_dir: Path, *, force: bool) -> tuple[bool, str]:
-    """Stop the running server as the ownership protocol says; whether it stopped, and what to tell people.
-
-    Refused while hosts use it, unless ``force``. Only a process proved to be the server is signalled.
-    """
-    files = Files(state_dir)
-    if not files.sidecar_lock.exists():
-        return False, "not running"
-    with contextlib.ExitStack() as stack:
-        launch, hosts = FileLock(files.launch_lock), FileLock(files.hosts_lock)
-        stack.callback(launch.close)
-        stack.callback(hosts.close)
-        if not _patiently(launch.try_exclusive):
-            return False, "a host is starting or stopping the server just now; try again"
-        record = published(state_dir)
-        if record is None:
-            return False, "not running"
-        if not _patiently(hosts.try_exclusive, 0.5) and not force:
-            return False, "hosts use the server; let them go first, or stop it with --force"
-        if identify(record.pid, record.start_token) is not Identity.MATCH:
-            return False, f"process {record.pid} is not the server of {state_dir}; nothing was signalled"
-        if running(state_dir) is None and not force:
-            return False, f"the server (pid {record.pid}) does not answer; stop it with --force"
-        os.kill(record.pid, signal.SIGTERM)
-        if not _patiently(lambda: not held(files.sidecar_lock), _DRAIN):
-            if identify(record.pid, record.start_token) is Identity.MATCH:
-                os.kill(record.pid, signal.SIGKILL)
-            _patiently(lambda: not held(files.sidecar_lock), 5.0)
-        with contextlib.suppress(OSError):
-            files.record.unlink(missing_ok=True)  # so that no host takes the stop for a crash
-        return True, f"stopped (pid {record.pid})"
-
-
-def _patiently(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True

@@ -87,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     config.add_arguments(status, ("state_dir",))
     stop = add("stop", _stop, "stop the running server", light=True)
     config.add_arguments(stop, ("state_dir",))
-    stop.add_argument("--force", action="store_true", help="stop it although hosts use it")
+    stop.add_argument(
+        "--force", action="store_true", help="stop it although hosts use it, or although it was started by hand"
+    )
     engine = sub.add_parser("engine")  # not listed: the server starts it
     engine.set_defaults(command=_engine, name_of_command="engine", light=False)
     engine.add_argument("--fd", type=int, default=-1)
@@ -146,7 +148,7 @@ def _rm(args: argparse.Namespace) -> int:
 
 
 def _starter(args: argparse.Namespace) -> int:
-    from sidecar.cli.chat import progress_bar
+    from sidecar.cli.screen import progress_bar
     from sidecar.models import starter
 
     data_dir = config.load(args).data_dir
@@ -179,9 +181,9 @@ def _starter(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from sidecar.cli import chat
+    from sidecar.cli import process
 
-    document = chat.status(config.load(args).state_dir)
+    document = process.status(config.load(args).state_dir)
     if document is None:
         _print(args, {"running": False}, "not running")
         return 1
@@ -195,18 +197,18 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _stop(args: argparse.Namespace) -> int:
-    from sidecar.cli import chat
+    from sidecar.cli import process
 
-    stopped, message = chat.stop(config.load(args).state_dir, force=args.force)
+    stopped, message = process.stop(config.load(args).state_dir, force=args.force)
     _print(args, {"stopped": stopped, "message": message}, message)
     return 0 if stopped else 1
 
 
 def _connect(args: argparse.Namespace) -> int:
-    from sidecar.cli import chat
+    from sidecar.cli import process
 
     settings = config.load(args)
-    found = chat.running(settings.state_dir)
+    found = process.running(settings.state_dir)
     server = connections.Server(
         url=found.url if found is not None else f"http://127.0.0.1:{settings.port}",
         model=args.model,

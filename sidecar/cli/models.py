@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import psutil
 
-from sidecar.cli.chat import progress_bar, running
+from sidecar.cli.process import running
+from sidecar.cli.screen import progress_bar
 from sidecar.config import Settings
 from sidecar.models import importing
 from sidecar.models.downloads import Effort, Progress, PullError, human

@@ -77,7 +77,10 @@ def test_status_and_stop(tmp_path: Path, data_dir: Path) -> None:
         assert "token" not in status
         asked = run("chat", "What is the capital of France?", "--temperature", "0", *state)
         assert "Paris" in asked.stdout
-        stopped = run("stop", *state)
+        refused = run("stop", *state)
+        assert refused.returncode == 1
+        assert "by hand" in refused.stdout
+        stopped = run("stop", "--force", *state)
         assert stopped.returncode == 0, stopped.stdout
         assert running.process.wait(10) == 0
     assert json.loads(run("status", "--json", *state).stdout) == {"running": False}
