@@ -148,6 +148,8 @@ async def _pieces(service: Service, answers: Answers, begun: Callable[[], None])
                 yield Comment("the engine is started anew; the answer goes on")
                 continue
             answers.add(reply)
+            if isinstance(reply, Prepared) and reply.remarks:
+                log.info("not enforced: %s", "; ".join(reply.remarks)[:1000])
             if not isinstance(reply, Prepared):
                 begun()
             if isinstance(reply, Piece):

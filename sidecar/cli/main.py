@@ -87,15 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     config.add_arguments(status, ("state_dir",))
     stop = add("stop", _stop, "stop the running server", light=True)
     config.add_arguments(stop, ("state_dir",))
-    stop.add_argument(
-        "--force", action="store_true", help="stop it although hosts use it, or although it was started by hand"
-    )
+    stop.add_argument("--force", action="store_true", help="stop it although hosts use it or it was started by hand")
     engine = sub.add_parser("engine")  # not listed: the server starts it
     engine.set_defaults(command=_engine, name_of_command="engine", light=False)
     engine.add_argument("--fd", type=int, default=-1)
-    connections.add_arguments(
-        add("connect", _connect, "point another program (an editor, a coding agent) here", light=True)
-    )
+    connections.add_arguments(add("connect", _connect, "point another program at this server", light=True))
     add("selfcheck", _selfcheck, "import every model family and processor and list what can't be")
     add("version", _version, "print the version", light=True)
     return parser

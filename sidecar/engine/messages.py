@@ -171,6 +171,7 @@ class ModelInfo:
 
     ``kind``: "chat" or "embedding". ``context``: tokens of prompt and answer together, 0 when unknown. ``thinks``: it
     reasons before it answers; ``thinking_optional``: that can be switched off. ``defaults``: sampling parameters.
+    ``can``: by ability, true or the reason why not.
     """
 
     path: str
@@ -182,6 +183,7 @@ class ModelInfo:
     thinks: bool = False
     thinking_optional: bool = False
     defaults: Mapping[str, float] = field(default_factory=dict)
+    can: Mapping[str, bool | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

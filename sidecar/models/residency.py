@@ -105,6 +105,8 @@ class Residency:
         if entry is not None:
             left = entry.last_used + entry.keep_alive - self._clock()
             document |= {"requests": entry.uses, "bytes": entry.size}
+            if entry.model.can:
+                document["can"] = dict(entry.model.can)
             document["unloads_in"] = None if entry.uses or math.isinf(left) else max(0.0, round(left, 1))
         return document
 

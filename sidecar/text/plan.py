@@ -72,6 +72,7 @@ def info(loaded: LoadedModel) -> ModelInfo:
         thinks=chat and language_of(loaded).thinks,
         thinking_optional=chat and can_be_off(language_of(loaded).template),
         defaults=dict(loaded.defaults),
+        can=loaded.can.document() if chat else {},
     )
 
 
