@@ -22,10 +22,21 @@ MODULES = {
         "prometheus_client",
         "huggingface_hub",
         "filelock",
+        "msgspec",
         "mlx",
         "mlx_vlm",
     ),
-    "host": ("fastapi", "uvicorn", "sqlmodel", "keyring", "pydantic_ai", "openai", "python_multipart"),
+    "host": (
+        "fastapi",
+        "uvicorn",
+        "sqlmodel",
+        "keyring",
+        "pydantic_ai",
+        "openai",
+        "python_multipart",
+        "mcp",
+        "socksio",
+    ),
 }
 """What each extra must bring, by the name it is imported under; a test compares with pyproject.toml."""
 

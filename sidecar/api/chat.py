@@ -25,7 +25,7 @@ router = APIRouter(tags=["completions"])
     response_model=None,
     responses={
         200: {"description": "A chat.completion document, or its chunks as server-sent events"},
-        **error_responses(400, 401, 403, 404, 408, 413, 422, 429, 500, 503),
+        **error_responses(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503),
     },
 )
 async def chat_completions(

@@ -29,7 +29,7 @@ MAX_INPUTS = 2048
     response_model=None,
     responses={
         200: {"description": "A list of embeddings"},
-        **error_responses(400, 401, 403, 404, 408, 413, 422, 429, 500, 503),
+        **error_responses(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503),
     },
 )
 async def embeddings(
@@ -84,7 +84,7 @@ def _encoded(vector: tuple[float, ...], form: str | None) -> tuple[float, ...] |
     return vector
 
 
-@router.post("/tokenize", responses=error_responses(400, 401, 403, 404, 408, 413, 422, 503))
+@router.post("/tokenize", responses=error_responses(400, 401, 403, 404, 408, 413, 415, 422, 503))
 async def tokenize(request: Request, body: TokenizeRequest) -> dict[str, Any]:
     """Count and list the tokens of a prompt or of a conversation (without its images)."""
     if (body.prompt is None) == (body.messages is None):

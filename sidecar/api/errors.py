@@ -7,6 +7,7 @@ import logging
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from sidecar.errors import ApiError, envelope
@@ -34,8 +35,10 @@ def install(app: FastAPI) -> None:
         }.get(exc.status_code, str(exc.detail))
         return JSONResponse(envelope(exc.status_code, message), exc.status_code, exc.headers)
 
+    @app.exception_handler(ValidationError)
     @app.exception_handler(RequestValidationError)
-    async def _validation(_: Request, exc: RequestValidationError) -> JSONResponse:
+    async def _validation(_: Request, exc: RequestValidationError | ValidationError) -> JSONResponse:
+        # A body of another API is told as a chat's, whose fields may mind what its own did not.
         first = exc.errors()[0]
         where = [str(part) for part in first.get("loc", ()) if str(part) not in _PLACES and str(part)[:1] != "<"]
         param = ".".join(where) or None

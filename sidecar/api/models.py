@@ -46,7 +46,7 @@ async def catalogue(request: Request) -> dict[str, Any]:
     response_model=None,
     responses={
         200: {"description": "The finished pull, or events of its progress"},
-        **error_responses(400, 401, 403, 404, 408, 413, 422, 500, 502, 503, 507),
+        **error_responses(400, 401, 403, 404, 408, 413, 415, 422, 500, 502, 503, 507),
     },
 )
 async def pull(request: Request, body: PullRequest) -> Response:
@@ -92,7 +92,9 @@ async def _last(documents: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
     return last
 
 
-@router.post("/v1/models/{model_id:path}/load", responses=error_responses(400, 401, 403, 404, 408, 413, 422, 500, 503))
+@router.post(
+    "/v1/models/{model_id:path}/load", responses=error_responses(400, 401, 403, 404, 408, 413, 415, 422, 500, 503)
+)
 async def load(request: Request, model_id: str, body: LoadRequest | None = None) -> dict[str, Any]:
     """Bring a model into memory; answers when it is there. /health shows how far it is meanwhile."""
     service = service_of(request)

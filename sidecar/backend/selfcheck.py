@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sidecar.engine")
 
 VERSION = 1  # raise when the checks change: what was found before is looked at anew
+BUDGET = 10.0  # seconds after which what is left is not looked at: a slow machine's first load is no time for it
 STEPS = 2  # tokens decoded after each prompt
 _TEXT = "The quick brown fox jumps over the lazy dog, then counts: one two three four five six seven eight nine ten."
 _LENGTHS = (5, 9, 14)  # tokens
@@ -47,6 +49,7 @@ class Report:
 
     lines: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)  # capability -> reason
+    complete: bool = True  # else it is looked at again at the next load
 
     def apply(self, can: Capabilities) -> None:
         """Turn off what did not work."""
@@ -65,7 +68,7 @@ def check(loaded: LoadedModel, *, remember: Path | None = None, between: Callabl
         report = Report(dict(known.get("lines", {})), dict(known.get("failed", {})))
     else:
         report = _Check(loaded, between).run()
-        if remember is not None:
+        if remember is not None and report.complete:
             _write(remember, key, report)
     report.apply(loaded.can)
     for name, reason in report.failed.items():
@@ -81,6 +84,7 @@ class _Check:
         self._between = between
         self._report = Report()
         self._bound = 0.0
+        self._end = time.monotonic() + BUDGET
 
     def run(self) -> Report:
         texts = self._texts()
@@ -206,6 +210,10 @@ class _Check:
         return PromptBatch(self._loaded.model, [0], [tokens], [prompt])
 
     def _try(self, name: str, what: str, work: Callable[[], float]) -> None:
+        if time.monotonic() > self._end:
+            self._report.lines[what] = "not looked at: it takes too long on this machine"
+            self._report.complete = False
+            return
         try:
             apart = work()
         except Exception as exc:

@@ -167,18 +167,19 @@ def lives(found: Record) -> bool:
     return identity.identify(found.pid, found.start_token) is Identity.MATCH
 
 
-def sidecars(state: Path) -> list[int]:
+def sidecars(folder: Path) -> list[int]:
     """The PIDs of all processes that serve this state directory, by their command lines."""
-    found = []
+    found: dict[int, int] = {}  # PID -> its parent's
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                if b"serve" in words and str(state).encode() in words:
+                if b"serve" in words and str(folder).encode() in words:
                     stat = (entry / "stat").read_bytes()
-                    if stat[stat.rindex(b")") + 2 :][:1] not in (b"Z", b"X"):
-                        found.append(int(entry.name))
-    return found
+                    state, parent = stat[stat.rindex(b")") + 2 :].split()[:2]
+                    if state not in (b"Z", b"X"):
+                        found[int(entry.name)] = int(parent)
+    return [pid for pid, parent in found.items() if parent not in found]  # a child has not become the engine yet
 
 
 def wait_for(condition: Callable[[], Any], timeout: float = 30.0, what: str = "it") -> Any:

@@ -15,7 +15,7 @@ from sidecar.api.messages.form import MessageForm, error_of
 from sidecar.api.messages.schemas import CountRequest, MessagesRequest
 from sidecar.api.messages.translate import chat_of
 from sidecar.api.replies import Asked, respond, service_of
-from sidecar.api.schemas import ChatRequest
+from sidecar.api.schemas import ChatRequest, error_responses
 from sidecar.api.service import Service
 from sidecar.engine.messages import Generate, ModelInfo, Tier, Tokenize
 
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PATH = "/v1/messages"
+_ERRORS = error_responses(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503)
 router = APIRouter(prefix=PATH, tags=["messages"])
 
 
-@router.post("", response_model=None, responses={200: {"description": "A message, or its events"}})
+@router.post("", response_model=None, responses={200: {"description": "A message, or its events"}, **_ERRORS})
 async def create(
     request: Request, body: MessagesRequest, x_request_priority: Annotated[str | None, Header()] = None
 ) -> Response:
@@ -39,7 +40,7 @@ async def create(
     return await respond(request, asked, plan, lambda name, job: MessageForm(name))
 
 
-@router.post("/count_tokens", response_model=None)
+@router.post("/count_tokens", response_model=None, responses=_ERRORS)
 async def count_tokens(request: Request, body: CountRequest) -> dict[str, Any]:
     """Count the tokens of a conversation, without its images."""
     service, chat = service_of(request), chat_of(body)

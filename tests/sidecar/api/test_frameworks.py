@@ -135,11 +135,15 @@ def test_pydantic_ai_responses(server: Sidecar) -> None:
     from pydantic_ai.models.openai import OpenAIResponsesModel
     from pydantic_ai.providers.openai import OpenAIProvider
 
-    model = OpenAIResponsesModel("starter", provider=OpenAIProvider(base_url=f"{server.url}/v1", api_key="none"))
-    settings: Any = {"max_tokens": 60}
-    assert "Paris" in Agent(model, model_settings=settings).run_sync(CAPITAL).output
-    typed = Agent(model, output_type=City, model_settings=settings).run_sync("Paris is a city.")
-    assert isinstance(typed.output, City)
+    async def run() -> None:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as sdk:
+            model = OpenAIResponsesModel("starter", provider=OpenAIProvider(openai_client=sdk))
+            settings: Any = {"max_tokens": 60}
+            assert "Paris" in (await Agent(model, model_settings=settings).run(CAPITAL)).output
+            typed = await Agent(model, output_type=City, model_settings=settings).run("Paris is a city.")
+            assert isinstance(typed.output, City)
+
+    asyncio.run(run())
 
 
 def test_llm(server: Sidecar, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def bench(name: str) -> Bench:
     return made
 
 
+@pytest.mark.filterwarnings("ignore:At least one mel filter")  # gemma4's sound features, with sizes this small
 @pytest.mark.parametrize("name", FAMILIES)
 def test_answers_are_mlx_vlms_own(name: str) -> None:
     on_bench = bench(name)
