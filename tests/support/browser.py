@@ -36,7 +36,11 @@ def browser(*flags: str) -> Iterator[Browser]:
     """A headless browser until the end of the block."""
     alone = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium(), args=[*alone, *flags])
+        running = playwright.chromium.launch(
+            executable_path=chromium(),
+            args=[*alone, *flags, "--disable-gpu"],
+            env={k: v for k, v in os.environ.items() if k != "LD_PRELOAD"},
+        )
         try:
             yield running
         finally:
