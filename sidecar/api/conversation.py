@@ -20,7 +20,7 @@ def form_of(forms: dict[type, str], advice: str) -> Discriminator:
     return Discriminator(tag, custom_error_type="form", custom_error_message=advice)
 
 
-def _kind(names: dict[str, str], what: str) -> Discriminator:
+def kind_of(names: dict[str, str], what: str) -> Discriminator:
     """Return a discriminator by the field ``type``."""
 
     def tag(value: Any) -> str | None:
@@ -81,7 +81,7 @@ Part = Annotated[
     Annotated[TextPart, Tag("<text>")]
     | Annotated[RefusalPart, Tag("<refusal>")]
     | Annotated[ImagePart, Tag("<image>")],
-    _kind({"text": "<text>", "image_url": "<image>", "refusal": "<refusal>"}, "this server reads parts"),
+    kind_of({"text": "<text>", "image_url": "<image>", "refusal": "<refusal>"}, "this server reads parts"),
 ]
 Content = Annotated[
     Annotated[str, Tag("<string>")] | Annotated[list[Part], Tag("<parts>")],

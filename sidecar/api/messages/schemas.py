@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Field, Tag, model_validator
 
 from sidecar.api import fields
-from sidecar.api.conversation import Body, form_of
+from sidecar.api.conversation import Body, form_of, kind_of
 from sidecar.api.fields import Ignored, Refused
 from sidecar.api.schemas import MAX_STOPS, Finite, KeepAlive
 
@@ -64,21 +64,13 @@ class ContentSource(Body):
     content: str | list[Any]
 
 
-def _typed(names: dict[str, str], what: str) -> Discriminator:
-    def tag(value: Any) -> str | None:
-        kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-        return names.get(str(kind))
-
-    return Discriminator(tag, custom_error_type="kind", custom_error_message=f"{what} of type {', '.join(names)}")
-
-
 class ImageBlock(Body):
     """An image."""
 
     type: Literal["image"]
     source: Annotated[
         Annotated[Base64Source, Tag("<base64>")] | Annotated[UrlSource, Tag("<url>")],
-        _typed({"base64": "<base64>", "url": "<url>"}, "this server takes images with a source"),
+        kind_of({"base64": "<base64>", "url": "<url>"}, "this server takes images with a source"),
     ]
 
 
@@ -90,7 +82,7 @@ class DocumentBlock(Body):
         Annotated[Base64Source, Tag("<base64>")]
         | Annotated[PlainSource, Tag("<text>")]
         | Annotated[ContentSource, Tag("<content>")],
-        _typed(
+        kind_of(
             {"base64": "<base64>", "text": "<text>", "content": "<content>"},
             "this server takes documents with a source",
         ),
@@ -127,7 +119,7 @@ ResultBlock = Annotated[
     Annotated[TextBlock, Tag("<text>")]
     | Annotated[ImageBlock, Tag("<image>")]
     | Annotated[DocumentBlock, Tag("<document>")],
-    _typed({"text": "<text>", "image": "<image>", "document": "<document>"}, "a tool's result has blocks"),
+    kind_of({"text": "<text>", "image": "<image>", "document": "<document>"}, "a tool's result has blocks"),
 ]
 ResultContent = Annotated[
     Annotated[str, Tag("<string>")] | Annotated[list[ResultBlock], Tag("<blocks>")],
@@ -152,7 +144,7 @@ Block = Annotated[
     | Annotated[ToolResultBlock, Tag("<tool_result>")]
     | Annotated[ThinkingBlock, Tag("<thinking>")]
     | Annotated[RedactedBlock, Tag("<redacted>")],
-    _typed(
+    kind_of(
         {
             "text": "<text>",
             "image": "<image>",
