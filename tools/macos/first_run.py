@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAC = sys.platform == "darwin"
 FROZEN = "dist/mlx-sidecar/mlx-sidecar"
 QUESTION = '"What is the capital of France?"'
+SAME = "the same as on a Mac"
 _OUTPUT = 6000  # characters of a step's output in the report, its end
 
 
@@ -35,8 +36,8 @@ class Step:
 
     name: str
     what: str
-    mac: str | None
-    linux: str | None
+    mac: str
+    linux: str | None = SAME
     limit: int = 300  # seconds
     expect: str = ""  # a regular expression that the output must have
     forbid: str = ""  # one that it must not have
@@ -45,7 +46,7 @@ class Step:
 
     def command(self) -> str | None:
         """Return what is run on this system."""
-        return self.mac if MAC else self.linux
+        return self.mac if MAC or self.linux == SAME else self.linux
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +58,6 @@ class Outcome:
     reason: str
     output: str
     seconds: float
-
-
-def same(command: str) -> dict[str, str]:
-    """Return the same command for both systems."""
-    return {"mac": command, "linux": command}
 
 
 PYTHON = ".venv/bin/python"
@@ -76,7 +72,7 @@ STEPS = (
         60,
         seen=True,
     ),
-    Step("setup", "the pinned packages", **same("make setup"), limit=1800),
+    Step("setup", "the pinned packages", "make setup", limit=1800),
     Step(
         "wheels",
         "the wheels are those of the lowest macOS promised",
@@ -89,11 +85,11 @@ STEPS = (
     Step(
         "product",
         "a product of two matrices on MLX's default device equals numpy's",
-        **same(f"{BLAS} {PYTHON} -m tools.macos.product"),
+        f"{BLAS} {PYTHON} -m tools.macos.product",
         expect=r"^equal",
         limit=120,
     ),
-    Step("freeze", "the frozen program is built", **same("make freeze && du -sh dist/mlx-sidecar"), limit=1800),
+    Step("freeze", "the frozen program is built", "make freeze && du -sh dist/mlx-sidecar", limit=1800),
     Step(
         "check",
         "processor, lowest macOS, library paths, metallib, SBOM, licences of what would be shipped",
@@ -105,47 +101,43 @@ STEPS = (
     Step(
         "selfcheck",
         "everything that is imported by name is in the frozen program",
-        **same(f"{FROZEN} selfcheck"),
+        f"{FROZEN} selfcheck",
         limit=600,
     ),
-    Step("starter", "the starter model", **same(f"{BLAS} .venv/bin/mlx-sidecar starter install"), limit=1200),
+    Step("starter", "the starter model", f"{BLAS} .venv/bin/mlx-sidecar starter install", limit=1200),
     Step(
         "start",
         "seconds from the start of the program to /health and to the first token",
-        **same(f"{BLAS} {PYTHON} -m benchmarks.start --rounds 3"),
+        f"{BLAS} {PYTHON} -m benchmarks.start --rounds 3",
         limit=600,
         seen=True,
     ),
     Step(
         "source-answers",
         "the starter answers from source",
-        **same(f"{BLAS} .venv/bin/mlx-sidecar chat --temperature 0 {QUESTION}"),
+        f"{BLAS} .venv/bin/mlx-sidecar chat --temperature 0 {QUESTION}",
         expect="Paris",
     ),
     Step(
         "frozen-answers",
         "the starter answers frozen, and no library is missing",
-        **same(f"{FROZEN} chat --temperature 0 {QUESTION}"),
+        f"{FROZEN} chat --temperature 0 {QUESTION}",
         expect="Paris",
         forbid="metallib|library not loaded",
     ),
     Step(
         "copy-answers",
         "the same from a copy whose links became files",
-        **same(
-            f'cp -RL dist/mlx-sidecar "$WORK/copy" && "$WORK/copy/mlx-sidecar" chat --temperature 0 {QUESTION}; '
-            'code=$?; rm -rf "$WORK/copy"; exit $code'
-        ),
+        f'cp -RL dist/mlx-sidecar "$WORK/copy" && "$WORK/copy/mlx-sidecar" chat --temperature 0 {QUESTION}; '
+        'code=$?; rm -rf "$WORK/copy"; exit $code',
         expect="Paris",
         forbid="metallib|library not loaded",
     ),
     Step(
         "sees",
         "the starter sees a red circle, frozen",
-        **same(
-            f'{PYTHON} -m tools.macos.picture "$WORK/circle.png" && '
-            f'{FROZEN} chat --temperature 0 --image "$WORK/circle.png" "What is in the picture?"'
-        ),
+        f'{PYTHON} -m tools.macos.picture "$WORK/circle.png" && '
+        f'{FROZEN} chat --temperature 0 --image "$WORK/circle.png" "What is in the picture?"',
         expect="(?i)red.*circle|circle.*red",
     ),
     Step(
@@ -161,7 +153,7 @@ STEPS = (
     Step(
         "memory",
         "the memory that MLX says it may use, and what the ledger makes of it",
-        **same(f"{BLAS} {PYTHON} -m tools.macos.memory"),
+        f"{BLAS} {PYTHON} -m tools.macos.memory",
         limit=120,
         seen=True,
     ),
@@ -179,14 +171,14 @@ STEPS = (
         "sleep",
         "host and sidecar go on after a sleep: on a Mac close the lid for a minute when told; on Linux both are "
         "stopped for 20 s by SIGSTOP in its place",
-        **same(f"{PYTHON} -m tools.macos.sleep {FROZEN}"),
+        f"{PYTHON} -m tools.macos.sleep {FROZEN}",
         limit=420,
         expect="^went on",
     ),
     Step(
         "ownership",
         "forty launchers at once, five rounds: one sidecar each",
-        **same("make storm ARGS='--rounds 5'"),
+        "make storm ARGS='--rounds 5'",
         limit=900,
     ),
     Step(
@@ -203,10 +195,10 @@ STEPS = (
     Step(
         "desktop",
         "the desktop app is bundled; open it by hand, ask about Paris, drop a picture, look at the tray",
-        **same("make desktop"),
+        "make desktop",
         limit=2400,
     ),
-    Step("tests", "every test", **same("make test"), limit=5400, expect=r"\d+ passed"),
+    Step("tests", "every test", "make test", limit=5400, expect=r"\d+ passed"),
 )
 
 
