@@ -43,6 +43,8 @@ class LoadedModel:
     context: int
     can: Capabilities = field(default_factory=Capabilities)
     defaults: dict[str, Any] = field(default_factory=dict)  # of sampling
+    checks: dict[str, str] = field(default_factory=dict)  # what the look after the load compared, and how it came out
+    turned_off: dict[str, str] = field(default_factory=dict)  # by that look: what, and why
 
     @property
     def model_type(self) -> str:
@@ -55,10 +57,11 @@ class LoadedModel:
         return not self.can.see
 
 
-def load(path: Path, progress: Progress, *, remember: Path | None = None) -> LoadedModel:
+def load(path: Path, progress: Progress, *, remember: Path | None = None, thorough: bool = False) -> LoadedModel:
     """Load the model in folder ``path`` and look at what it can. Raises LoadError; what was loaded of it is let go.
 
-    ``remember``: the file in which the findings of looking at a chat model are kept.
+    ``remember``: the file in which the findings of looking at a chat model are kept. ``thorough``: look anew and at
+    everything, however long it takes.
     """
     import mlx.core as mx
 
@@ -74,7 +77,7 @@ def load(path: Path, progress: Progress, *, remember: Path | None = None) -> Loa
     try:
         if is_embedding(path, config):
             return _load_embedding(path, config, progress)
-        return _load_chat(path, config, progress, remember)
+        return _load_chat(path, config, progress, remember, thorough=thorough)
     except LoadError:
         raise
     except MemoryError as exc:
@@ -157,7 +160,9 @@ def share_output_layer(model: Any) -> bool:
     return True
 
 
-def _load_chat(path: Path, config: dict[str, Any], progress: Progress, remember: Path | None) -> LoadedModel:
+def _load_chat(
+    path: Path, config: dict[str, Any], progress: Progress, remember: Path | None, *, thorough: bool
+) -> LoadedModel:
     from mlx_vlm import apc, utils
 
     from sidecar.backend import repairs, selfcheck
@@ -185,7 +190,8 @@ def _load_chat(path: Path, config: dict[str, Any], progress: Progress, remember:
         can=families.inspect(model, processor, config, problems),
         defaults=sampling_defaults(path),
     )
-    selfcheck.check(loaded, remember=remember, between=lambda: progress(0.97))
+    report = selfcheck.check(loaded, remember=remember, between=lambda: progress(0.97), thorough=thorough)
+    loaded.checks, loaded.turned_off = report.lines, report.failed
     return loaded
 
 

@@ -12,13 +12,14 @@ from typing import Any
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
-_TOWERS = ("vision_tower", "vision_model", "vision_encoder", "visual", "vision_embed_tokens")
+TOWERS = ("vision_tower", "vision_model", "vision_encoder", "visual", "vision_embed_tokens")
+"""Attributes of a model that hold its vision tower."""
 
 
 def find_blocks(model: Any) -> list[Any]:
     """Return the transformer blocks of ``model``'s vision tower: the longest list of modules in it; [] without one."""
     longest: list[Any] = []
-    for name in _TOWERS:
+    for name in TOWERS:
         tower: Any = getattr(model, name, None)
         if not isinstance(tower, Module):
             continue

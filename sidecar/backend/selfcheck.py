@@ -45,7 +45,7 @@ _BOUNDS = {mx.float32: 0.01, mx.float16: 0.4, mx.bfloat16: 0.6}
 
 @dataclass
 class Report:
-    """What was found, a line a check: "same", what it differed by, or why it could not be looked at."""
+    """What was found, a line a check: how far apart the scores were, or why it could not be looked at."""
 
     lines: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)  # capability -> reason
@@ -57,17 +57,24 @@ class Report:
             can.rule_out(name, reason)
 
 
-def check(loaded: LoadedModel, *, remember: Path | None = None, between: Callable[[], None] = lambda: None) -> Report:
+def check(
+    loaded: LoadedModel,
+    *,
+    remember: Path | None = None,
+    between: Callable[[], None] = lambda: None,
+    thorough: bool = False,
+) -> Report:
     """Look at a loaded model, write into its record what it can't do, and return what was found.
 
     ``remember``: the file that findings are kept in; ``between`` is called between checks, so that others go on.
+    ``thorough``: look anew, whatever was found before, and take all the time that it takes.
     """
     key = fingerprint(loaded.path)
-    known = _read(remember).get(key) if remember is not None else None
+    known = _read(remember).get(key) if remember is not None and not thorough else None
     if isinstance(known, dict):
         report = Report(dict(known.get("lines", {})), dict(known.get("failed", {})))
     else:
-        report = _Check(loaded, between).run()
+        report = _Check(loaded, between, float("inf") if thorough else BUDGET).run()
         if remember is not None and report.complete:
             _write(remember, key, report)
     report.apply(loaded.can)
@@ -77,14 +84,14 @@ def check(loaded: LoadedModel, *, remember: Path | None = None, between: Callabl
 
 
 class _Check:
-    def __init__(self, loaded: LoadedModel, between: Callable[[], None]) -> None:
+    def __init__(self, loaded: LoadedModel, between: Callable[[], None], budget: float) -> None:
         self._loaded = loaded
         self._can = loaded.can
         self._lm = getattr(loaded.model, "language_model", loaded.model)
         self._between = between
         self._report = Report()
         self._bound = 0.0
-        self._end = time.monotonic() + BUDGET
+        self._end = time.monotonic() + budget
 
     def run(self) -> Report:
         texts = self._texts()
@@ -221,7 +228,9 @@ class _Check:
             self._report.lines[what] = self._report.failed[name] = f"{what} failed ({_line(exc)})"
         else:
             same = apart <= self._bound  # never so for NaN
-            self._report.lines[what] = "same" if same else f"differs by {apart:.3g}"
+            self._report.lines[what] = (
+                f"{'same' if same else 'differs'}: log-probabilities at most {apart:.2g} apart, {self._bound:g} allowed"
+            )
             if not same:
                 self._report.failed[name] = f"{what} gave other scores than alone (by {apart:.2g})"
         self._between()

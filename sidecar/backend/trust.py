@@ -1,15 +1,18 @@
 """Nothing of a model folder is executed, and nothing is fetched while one is loaded.
 
-A model folder is data: numbers, tables, a chat template (rendered in Jinja's sandbox). It can ask for more: mlx-vlm
+A model folder is data: numbers, tables, a chat template. It can ask for more: mlx-vlm
 runs the Python file that ``model_file`` names, and transformers the classes that ``auto_map`` names, out of the folder
 or out of any repository of the hub; many of mlx-vlm's processors pass ``trust_remote_code=True`` without being asked.
-Two things are done about it:
+Three things are done about it:
 
 * ``refuse_code`` looks at the folder before anything of it is read by a library, and refuses what says that it needs
   its own code.
 * ``harden`` takes the functions away by which transformers finds and executes such code, for the whole process, so that
   no argument of any library can bring them back. An ``auto_map`` is then a note that nobody reads: a family that
   mlx-vlm and transformers have is loaded by their own classes, and any other ends in a clear error.
+* ``harden`` also puts a sandbox around every chat template. transformers has one; the processors of some families of
+  mlx-vlm (Kimi-VL, Molmo, Phi-3 Vision, ERNIE) render the folder's template with Jinja's plain environment, in which a
+  template reaches Python's own functions through any object's attributes.
 
 The hub's library believes that it is offline, on every thread but one that downloads (``online``).
 """
@@ -78,7 +81,9 @@ def online() -> Iterator[None]:
 @cache
 def harden() -> None:
     """Take away what executes a model's code, and the network, from the libraries. Call before the first load."""
+    import jinja2.environment
     from huggingface_hub import constants
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
     from transformers import dynamic_module_utils as dynamic
 
     replacements = {
@@ -94,4 +99,7 @@ def harden() -> None:
                 held = vars(module)
                 for key in [k for k, value in held.items() if value is original]:
                     setattr(module, key, replacement)
+    # Whoever makes an environment or a template from now on gets one in the sandbox that transformers uses.
+    jinja2.Template.environment_class = ImmutableSandboxedEnvironment
+    jinja2.Environment = jinja2.environment.Environment = ImmutableSandboxedEnvironment  # type: ignore[misc]
     constants.HF_HUB_OFFLINE = _OfflineUnlessAsked(bool(constants.HF_HUB_OFFLINE))  # type: ignore[assignment]

@@ -92,9 +92,15 @@ def _parser() -> argparse.ArgumentParser:
     engine.set_defaults(command=_engine, name_of_command="engine", light=False)
     engine.add_argument("--fd", type=int, default=-1)
     connections.add_arguments(add("connect", _connect, "point another program at this server", light=True))
+    _check_arguments(add("check", _check, "load a model, compare its answers in company with the same alone, report"))
     add("selfcheck", _selfcheck, "import every model family and processor and list what can't be")
     add("version", _version, "print the version", light=True)
     return parser
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a model folder, or a name in: mlx-sidecar models")
+    config.add_arguments(parser, ("model_dir", "data_dir", "cache_dir"))
 
 
 def _print(args: argparse.Namespace, document: Any, text: str) -> None:
@@ -229,6 +235,12 @@ def _connect(args: argparse.Namespace) -> int:
     document = {"path": str(recipe.path) if recipe.path is not None else None, "text": recipe.text, "next": recipe.note}
     _print(args, document, f"{place}{recipe.text.rstrip()}\n\n# Then: {recipe.note}")
     return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from sidecar.cli import check
+
+    return check.check(args.model, config.load(args), as_json=args.json)
 
 
 def _selfcheck(args: argparse.Namespace) -> int:

@@ -8,12 +8,15 @@ a chat's, so that batch work can't flush a chat's prefix. Used on the engine's t
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sidecar.backend import caches
 from sidecar.engine.messages import Tier
+
+log = logging.getLogger("sidecar.engine")
 
 MIN_TOKENS = 16  # shorter prefixes cost more to keep than to compute
 
@@ -58,12 +61,17 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
     return low
 
 
+def _size(cache: Sequence[Any]) -> int:
+    return sum(int(c.nbytes) for c in cache)
+
+
 class PrefixCache:
     """Kept prefixes of one model, at most ``limit`` bytes; 0 keeps none."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._entries: list[Entry] = []
+        self._told = False
         self._clock = itertools.count(1)
 
     @property
@@ -107,20 +115,26 @@ class PrefixCache:
         return best, length
 
     def store(self, key: tuple[int, ...], cache: Sequence[Any], row: int, tier: Tier) -> None:
-        """Keep row ``row`` of ``cache``, which holds exactly the tokens of ``key``."""
-        if len(key) < MIN_TOKENS or not self._limit:
+        """Keep row ``row`` of ``cache``, which holds exactly the tokens of ``key``; as much of its start as fits."""
+        if len(key) < MIN_TOKENS or not self._limit or self._keeps(key, tier):
             return
-        for entry in self._entries:
-            if len(entry.key) >= len(key) and common(entry.key, key) == len(key):
-                entry.used = next(self._clock)  # kept already, as part of a longer one
-                entry.tier = min(entry.tier, tier)
-                return
         copy = caches.snapshot(cache, row)
         if copy is None:
             return
-        size = sum(int(c.nbytes) for c in copy)
-        if size > self._limit // 2:
-            return
+        size = _size(copy)
+        if size > self._limit:
+            whole = len(key)
+            key, copy = self._start(key, copy, size)
+            if not self._told:
+                self._told = True
+                log.info(
+                    "a conversation of %d tokens takes %d MB, and kept prefixes may take %d: its first %d tokens are"
+                    " kept (--prefix-cache-mb)",
+                    *(whole, size >> 20, self._limit >> 20, len(key) if copy is not None else 0),
+                )
+            if copy is None or self._keeps(key, tier):
+                return
+            size = _size(copy)
         self._entries = [
             e for e in self._entries if not (e.trimmable and common(e.key, key) == len(e.key) and e.tier >= tier)
         ]
@@ -128,6 +142,32 @@ class PrefixCache:
         entry = Entry(key=key, cache=copy, bytes=size, tier=tier, trimmable=trimmable, used=next(self._clock))
         self._entries.append(entry)
         self.shrink(self._limit)
+
+    def _keeps(self, key: tuple[int, ...], tier: Tier) -> bool:
+        """Return whether a sequence is kept already, as part of a longer one; that one was used now, then."""
+        for entry in self._entries:
+            if len(entry.key) >= len(key) and common(entry.key, key) == len(key):
+                entry.used = next(self._clock)
+                entry.tier = min(entry.tier, tier)
+                return True
+        return False
+
+    def _start(self, key: tuple[int, ...], cache: list[Any], size: int) -> tuple[tuple[int, ...], list[Any] | None]:
+        """Return the longest start of a sequence that fits, and its cache; None where no start is of use.
+
+        A start that ends before the last picture would never be used.
+        """
+        length = int(len(key) * self._limit / size)
+        while (
+            length >= MIN_TOKENS and not any(token < 0 for token in key[length:]) and caches.can_be_cut(cache, len(key))
+        ):
+            cut = caches.clone(cache, length)
+            if cut is None:
+                break
+            if _size(cut) <= self._limit:
+                return key[:length], cut
+            length -= 1 + length // 8  # buffers grow in steps
+        return key, None
 
     def shrink(self, limit: int) -> None:
         """Drop entries until at most ``limit`` bytes are held."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sidecar.backend import pausing
+from sidecar.backend import features, pausing
 from sidecar.backend.caches import KVQuantization
 from sidecar.backend.loader import LoadedModel
 from sidecar.backend.pausing import Cancelled
@@ -44,6 +44,8 @@ class PromptStage:
         self._kv = kv
         self._recovery = recovery
         self._features = pausing.feature_cache()
+        self._towers = features.FeatureMemory()
+        features.remember(loaded.model, self._towers)
         self._cancelled: set[int] = set()
         self.prefills: dict[int, Prefill] = {}
         self.encoding: list[Encoding] = []
@@ -61,6 +63,7 @@ class PromptStage:
     def forget(self) -> None:
         """Drop picture features."""
         self._features = pausing.feature_cache()
+        self._towers.clear()
 
     def cancel(self, request_id: int) -> bool:
         """Take a request out, or note that it ends at the next pause of its picture; return whether it is here."""

@@ -127,6 +127,7 @@ def _check(file: _File) -> None:
         raise GGUFError(f"its vocabulary is of kind {model!r}, and only byte-level BPE (gpt2) can be imported.")
     if pre not in _SPLITS and pre not in _PLAIN:
         raise GGUFError(f"its way of cutting words, {pre!r}, is not known here.")
+    _vocabulary(file)
 
 
 def _kv_heads(file: _File) -> int:
@@ -233,13 +234,26 @@ def _config(
     return config
 
 
+def _vocabulary(file: _File) -> tuple[list[str], list[int], list[tuple[str, str]]]:
+    """Return the tokens, the kind of each, and the merges in their order. Raises GGUFError where one is missing."""
+    found: dict[str, Any] = {}
+    for name in ("tokens", "token_type", "merges"):
+        found[name] = file.meta.get(f"tokenizer.ggml.{name}")
+        if found[name] is None:
+            raise GGUFError(f"its vocabulary has no {name} (tokenizer.ggml.{name}); a newer conversion writes them.")
+    tokens, kinds = [str(token) for token in found["tokens"]], [int(kind) for kind in found["token_type"].tolist()]
+    merges = [tuple(str(merge).split(" ")) for merge in found["merges"]]
+    if len(kinds) != len(tokens):
+        raise GGUFError(f"its vocabulary has {len(tokens)} tokens, and the kinds of {len(kinds)}.")
+    if wrong := next((merge for merge in merges if len(merge) != 2), None):
+        raise GGUFError(f"its vocabulary has a merge of {len(wrong)} parts ({' '.join(wrong)[:60]!r}), not of two.")
+    return tokens, kinds, [(first, second) for first, second in merges]
+
+
 def _write_tokenizer(out: Path, file: _File) -> None:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-    meta = file.meta
-    tokens: list[str] = meta["tokenizer.ggml.tokens"]
-    kinds: list[int] = meta["tokenizer.ggml.token_type"].tolist()
-    merges = [tuple(merge.split(" ")) for merge in meta["tokenizer.ggml.merges"]]
+    tokens, kinds, merges = _vocabulary(file)
     pre = file.plain("tokenizer.ggml.pre") or "default"
     vocab = {t: i for i, t in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=pre == "llama-bpe"))

@@ -96,40 +96,39 @@ LOAD = """
 import json, sys
 from pathlib import Path
 from sidecar.backend import loader
-try:
-    loaded = loader.load(Path(sys.argv[1]), lambda _: None)
-    from mlx_vlm.utils import prepare_inputs
-    print(json.dumps({"kind": loaded.kind, "sees": loaded.sees}))
-except Exception as exc:
-    print(json.dumps({"error": str(exc)}))
+answers = {}
+for model_type in sys.argv[2:]:
+    file = Path(sys.argv[1], "config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": model_type}))
+    try:
+        loaded = loader.load(file.parent, lambda _: None)
+        answers[model_type] = {"kind": loaded.kind, "sees": loaded.sees}
+    except Exception as exc:
+        answers[model_type] = {"error": str(exc)}
+print(json.dumps(answers))
 """
 
 
-def load_in_a_process(folder: Path, endpoint: str) -> dict[str, Any]:
-    """Load the folder as a fresh program does, the hub at ``endpoint``."""
-    env = os.environ | {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(folder.parent / "hf")}
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(folder)], env=env, capture_output=True, text=True, timeout=120, check=True
-    )
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
-
-
-@pytest.mark.parametrize("model_type", ["qwen3_vl", "glm4v", "gemma4", "molmo", "internvl_chat", "got"])
 @pytest.mark.parametrize("kind", ["local", "hub"])
-def test_an_auto_map_is_a_note_that_nobody_reads(
-    folder: Path, calls: tuple[str, list[str]], kind: str, model_type: str
-) -> None:
+def test_an_auto_map_is_a_note_that_nobody_reads(folder: Path, calls: tuple[str, list[str]], kind: str) -> None:
+    """A fresh program loads the folder as families whose processors ask for its code; a hub is within reach."""
     plant(folder, kind)
-    config = json.loads((folder / "config.json").read_text())
-    config["model_type"] = model_type
-    (folder / "config.json").write_text(json.dumps(config))
-    answer = load_in_a_process(folder, calls[0])
+    env = os.environ | {"HF_ENDPOINT": calls[0], "HF_HUB_OFFLINE": "0", "HF_HOME": str(folder.parent / "hf")}
+    types = ["qwen3_vl", "glm4v", "gemma4", "molmo", "internvl_chat", "got", "kimi_vl", "phi3_v"]
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(folder), *types],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    answers: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert not (folder / MARKER).exists()
     assert not calls[1], "the hub was asked"
-    if model_type == "qwen3_vl":
-        assert answer == {"kind": "chat", "sees": True}
-    else:
+    assert answers.pop("qwen3_vl") == {"kind": "chat", "sees": True}
+    assert len(answers) == len(types) - 1
+    for answer in answers.values():
         assert "can't be loaded" in answer["error"]  # its weights are another family's
 
 
@@ -170,6 +169,51 @@ def test_without_the_hardening_the_code_would_run(folder: Path) -> None:
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder.parent / "hf")}
     subprocess.run([sys.executable, "-c", program, str(folder)], env=env, capture_output=True, timeout=120, check=True)
     assert (folder / MARKER).exists()
+
+
+TEMPLATES = """
+import ast, importlib, json, pathlib, sys
+from types import SimpleNamespace
+import mlx_vlm.models
+from sidecar.backend import trust
+marker = pathlib.Path(sys.argv[1])
+root = pathlib.Path(mlx_vlm.models.__path__[0])
+kinds = {}
+for file in root.rglob("*.py"):
+    if "jinja2" in (text := file.read_text()):
+        module = importlib.import_module("mlx_vlm.models." + ".".join(file.relative_to(root).with_suffix("").parts))
+        names = [n.name for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and "jinja2" in ast.unparse(n)]
+        kinds |= {f"{module.__name__}.{name}": getattr(module, name) for name in names}
+answers = []
+for _ in range(2):
+    for name, kind in kinds.items():
+        for template in ("{{ cycler.__init__.__globals__.os.system('touch ' ~ marker) }}", "{{ messages[0].content }}"):
+            it = SimpleNamespace(chat_template=template, tokenizer=None)
+            try:
+                said = kind.apply_chat_template(it, [{"content": "hi"}], marker=str(marker))
+            except Exception as exc:
+                said = type(exc).__name__
+            answers.append([name, said, marker.exists()])
+            marker.unlink(missing_ok=True)
+    trust.harden()
+print(json.dumps(answers))
+"""
+
+
+def test_no_familys_processor_renders_a_template_outside_the_sandbox(tmp_path: Path) -> None:
+    """Whatever class of mlx-vlm reaches for Jinja itself: a template that would run a command doesn't; others work."""
+    done = subprocess.run(
+        [sys.executable, "-c", TEMPLATES, str(tmp_path / MARKER)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    answers = json.loads(done.stdout.splitlines()[-1])
+    before, after = answers[: len(answers) // 2], answers[len(answers) // 2 :]
+    assert ["0", True] in [answer[1:] for answer in before], "the template is a dud"
+    assert {tuple(answer[1:]) for answer in after} == {("SecurityError", False), ("hi", False)}
+    assert len(after) >= 4
 
 
 def test_a_model_file_is_refused_at_load(folder: Path) -> None:

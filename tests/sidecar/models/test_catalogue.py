@@ -260,6 +260,32 @@ def test_the_starter_gguf_is_a_real_case(tmp_path: Path, starter_text_dir: Path)
     assert loaded.kind == "chat"
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tokenizer.ggml.token_type": None}, "its vocabulary has no token_type"),
+        ({"tokenizer.ggml.merges": None}, "its vocabulary has no merges"),
+        ({"tokenizer.ggml.tokens": None}, "its vocabulary has no tokens"),
+        ({"tokenizer.ggml.token_type": "cut"}, "and the kinds of 7"),
+        ({"tokenizer.ggml.merges": ["a b", "abc"]}, "a merge of 1 parts"),
+        ({"llama.block_count": None}, "it says nothing about llama.block_count"),
+    ],
+)
+def test_a_gguf_with_a_part_missing_is_refused_by_that_part(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    import mlx.core as mx
+
+    file = as_gguf(source_model(tmp_path / "source", "llama", tied=True), tmp_path / "odd.gguf")
+    both: Any = mx.load(str(file), format="gguf", return_metadata=True)
+    arrays, meta = both
+    for key, value in change.items():
+        kept = meta.pop(key)
+        if value is not None:
+            meta[key] = kept[:7] if value == "cut" else value
+    mx.save_gguf(str(file), arrays, meta)
+    with pytest.raises(importing.ImportFailed, match=said):
+        importing.run(file, tmp_path / "models", progress=quiet)
+
+
 def test_rope_factors_of_llama_3_are_known() -> None:
     file = gguf._File("llama", {})
     with pytest.raises(gguf.GGUFError, match="rope factors"):
