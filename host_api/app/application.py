@@ -113,6 +113,8 @@ def _services(settings: HostSettings, database: Database, control: Control, extr
     vectors = Vectors(settings.data_dir / "vectors")
     indexer = Indexer(jobs, vectors, gateway)
     sessions = Sessions(database, Files(settings.data_dir / "pictures"))
+    jobs.sweep()
+    sessions.sweep()
 
     tagger = Tagger(jobs, gateway)
     worker = Worker(jobs, {"tag": tagger.tag, "index": indexer.index}, attempts=settings.job_attempts)

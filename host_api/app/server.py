@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from host_api.app import access, config
 from host_api.loopback import listen
-from host_api.loopback.daily_log import DailyFile, writable
+from host_api.loopback.daily_log import Background, DailyFile, writable
 
 if TYPE_CHECKING:
     import uvicorn
@@ -39,7 +39,7 @@ def serve(argv: Sequence[str]) -> int:
         return _fail(EXIT_CONFIG, str(exc))
     except OSError as exc:
         return _fail(EXIT_CONFIG, f"{exc.filename}: can't be written ({exc.strerror}); choose another --data-dir")
-    handler = DailyFile(settings.logs, "api")
+    handler = Background(DailyFile(settings.logs, "api"))
     loggers = [logging.getLogger(name) for name in ("host", "host_api", "uvicorn.error")]
     for logger in loggers:
         logger.setLevel(settings.log_level.upper())
@@ -129,7 +129,7 @@ def _surely_leave() -> None:
     """
     time.sleep(LEAVE_WITHIN)
     log.warning("something still runs after %g s: leaving without it", LEAVE_WITHIN)
-    logging.shutdown()
+    time.sleep(0.1)  # for the log's thread; a disk that hangs is not waited for
     os._exit(0)
 
 

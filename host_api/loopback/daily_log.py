@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import re
+import threading
 import time
-from logging.handlers import RotatingFileHandler
+from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
 MAX_BYTES = 10 * 1024 * 1024
 BACKUPS = 2
 KEEP_DAYS = 14
+MOST = 10_000  # lines that wait for the disk
+LEAVE = 1.0
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
 
@@ -79,6 +83,40 @@ class DailyFile(RotatingFileHandler):
             with contextlib.suppress(OSError):
                 if path.stat().st_mtime < oldest:
                     path.unlink()
+
+
+class Background(QueueHandler):
+    """A handler that hands records to another one in a thread, so that a slow disk keeps no event loop waiting.
+
+    Beyond ``MOST`` waiting lines the newest are dropped: a disk that hangs must not fill the memory instead.
+    """
+
+    def __init__(self, handler: logging.Handler) -> None:
+        self._waiting: queue.Queue[logging.LogRecord] = queue.Queue(MOST)
+        super().__init__(self._waiting)
+        self._listener = QueueListener(self._waiting, handler)
+        self._handler = handler
+        self._listener.start()
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Return the record as it is: formatting is the thread's work."""
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Put a record where the thread takes it from."""
+        with contextlib.suppress(queue.Full):
+            self._waiting.put_nowait(record)
+
+    def close(self) -> None:
+        """Write what waits and end; what a hanging disk doesn't take within ``LEAVE`` seconds is given up."""
+        ending = threading.Thread(target=self._end, name="log-end", daemon=True)
+        ending.start()
+        ending.join(LEAVE)
+        super().close()
+
+    def _end(self) -> None:
+        self._listener.stop()
+        self._handler.close()
 
 
 def writable(folder: Path) -> None:

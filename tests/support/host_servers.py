@@ -81,8 +81,10 @@ class HostProcess:
 
 
 @contextlib.contextmanager
-def host(folder: Path, *args: str, data_dir: Path, env: Mapping[str, str] | None = None) -> Iterator[HostProcess]:
-    """A host service with everything it keeps in ``folder``; its sidecar is gone afterwards too."""
+def host(
+    folder: Path, *args: str, data_dir: Path, env: Mapping[str, str] | None = None, keep_sidecar: bool = False
+) -> Iterator[HostProcess]:
+    """A host service with everything it keeps in ``folder``; its sidecar is gone afterwards too, or is left."""
     folder.mkdir(parents=True, exist_ok=True)
     output = folder / "output.txt"
     state = folder / "state"
@@ -96,7 +98,8 @@ def host(folder: Path, *args: str, data_dir: Path, env: Mapping[str, str] | None
         yield HostProcess(process, _url(process, output), folder)
     finally:
         end_process(process)
-        stop_sidecar(state)
+        if not keep_sidecar:
+            stop_sidecar(state)
 
 
 @contextlib.contextmanager

@@ -162,6 +162,8 @@ class Sessions:
         )
         db.add(question)
         for digest in digests_in(message["parts"]):
+            if not self.files.has(digest):
+                raise ApiError(409, "A file of the question is not there any more; send it again.", code="file_gone")
             db.merge(ChatFile(session_id=row.id, digest=digest))
         if row.title == UNTITLED:
             row.title = title_of([message])
@@ -222,8 +224,14 @@ class Sessions:
             db.delete(row)
             db.flush()
             used = set(db.exec(select(ChatFile.digest).where(col(ChatFile.digest).in_(mine))))
-        for digest in set(mine) - used:
-            self.files.drop(digest)
+            # Within the transaction: no question can take the file between the look and the deletion.
+            for digest in set(mine) - used:
+                self.files.drop(digest)
+
+    def sweep(self) -> int:
+        """Delete the files that no conversation has; return how many. For a start."""
+        with self._db.read() as db:
+            return self.files.sweep(set(db.exec(select(ChatFile.digest))))
 
 
 def _session(db: Session, session_id: str) -> ChatSession:

@@ -45,6 +45,20 @@ class Files:
             raise FileNotFoundError(digest)
         return (self._folder / digest).read_bytes()
 
+    def has(self, digest: str) -> bool:
+        """Return whether a file is there."""
+        return bool(_DIGEST.fullmatch(digest)) and (self._folder / digest).is_file()
+
+    def sweep(self, used: set[str]) -> int:
+        """Delete every file that is not of ``used``; return how many. For a start, before anybody adds one.
+
+        A file is kept before the row that needs it, so a process that is killed in between leaves it to nobody.
+        """
+        left = [p for p in self._folder.iterdir() if p.name not in used] if self._folder.is_dir() else []
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left)
+
     def drop(self, digest: str) -> None:
         """Delete a file, if it is there."""
         if _DIGEST.fullmatch(digest):

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import func, update
+from sqlalchemy import delete, func, update
 from sqlmodel import col
 
 from host_api.app.data.database import Database
@@ -63,6 +63,8 @@ class Jobs:
             known = db.exec(select(Job).where(Job.live_key == key)).first()
             if known is not None:
                 return known, False
+            if not self._files.has(digest):
+                self._files.put(content)  # the last task that had it was removed a moment ago
             row = Job(
                 id=uuid.uuid4().hex,
                 kind=kind,
@@ -121,12 +123,25 @@ class Jobs:
         with self._db.write() as db:
             _change(_job(db, job_id), self._clock(), name=name[-1024:])
 
+    def forget_models(self, job_id: str) -> None:
+        """Forget what models made of a job's pieces, before it is deleted: tried again, it is made anew.
+
+        A removal is killed at any moment: what is left of the job is a job, which is removed by asking again. Raises
+        ApiError.
+        """
+        with self._db.write() as db:
+            _ended(db, job_id)
+            db.exec(delete(JobUnit).where((col(JobUnit.job_id) == job_id) & (col(JobUnit.model) != "")))
+
+    def sweep(self) -> int:
+        """Delete the files that no job has; return how many. For a start."""
+        with self._db.read() as db:
+            return self._files.sweep(set(db.exec(select(Job.content_hash))))
+
     def remove(self, job_id: str) -> None:
         """Forget a job that has ended, and its file when no other uses it. Raises ApiError."""
         with self._db.write() as db:
-            row = _job(db, job_id)
-            if row.state not in ENDED:
-                raise ApiError(409, f"The task is {row.state}; cancel it first.", code="task_state")
+            row = _ended(db, job_id)
             db.delete(row)
             db.flush()
             # Within the transaction: nobody can add a job for the file between the question and the deletion.
@@ -243,6 +258,13 @@ def _job(db: Session, job_id: str) -> Job:
     row = db.get(Job, job_id)
     if row is None:
         raise not_found("task", job_id, "GET /tasks lists them.")
+    return row
+
+
+def _ended(db: Session, job_id: str) -> Job:
+    row = _job(db, job_id)
+    if row.state not in ENDED:
+        raise ApiError(409, f"The task is {row.state}; cancel it first.", code="task_state")
     return row
 
 

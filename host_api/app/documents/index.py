@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from host_api.app.data.capabilities import Capability
-from host_api.app.data.jobs import Jobs
+from host_api.app.data.jobs import Jobs, JobState
 from host_api.app.data.tables import Job
 from host_api.app.documents import chunks, ranking, reading
 from host_api.app.documents.content import Page
@@ -111,7 +111,13 @@ class Indexer:
             Child(job.id, unit, i, j, text, f"{title}\n{headings}", vector)
             for (i, j, text, headings), vector in zip(found, vectors, strict=True)
         ]
-        await asyncio.to_thread(self._vectors.replace, _table_key(target), job.id, unit, children)
+
+        def wanted() -> bool:
+            with contextlib.suppress(ApiError):
+                return self._jobs.get(job.id).state == JobState.RUNNING
+            return False
+
+        await asyncio.to_thread(self._vectors.replace, _table_key(target), job.id, unit, children, wanted)
         await asyncio.to_thread(self._jobs.finish_unit, job.id, unit, {"children": len(children)}, identity)
 
     async def _embed(self, target: Target, texts: Sequence[str], *, batch: bool = True) -> list[list[float]]:

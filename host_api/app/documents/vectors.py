@@ -16,7 +16,7 @@ import datetime
 import hashlib
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,47 +74,39 @@ class Vectors:
             import lancedb
 
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._db = lancedb.connect(self._folder)
-            for name in self._db.list_tables(limit=10_000).tables:
+            db = lancedb.connect(self._folder)
+            for name in db.list_tables(limit=10_000).tables:
                 if _OLD.fullmatch(name):
-                    self._upgrade(name)
+                    self._upgrade(db, name)
+            self._db = db
         return self._db
 
     def _names(self) -> list[str]:
         return [n for n in self._open().list_tables(limit=10_000).tables if _NAMED.fullmatch(n)]
 
-    def _upgrade(self, name: str) -> None:
+    def _upgrade(self, db: Any, name: str) -> None:
         """Take over a table that was made before there was a search by words."""
-        rows = self._db.open_table(name).to_arrow().to_pylist()
+        rows = db.open_table(name).to_arrow().to_pylist()
         fresh = name.replace("chunks_", "words_")
+        if fresh in db.list_tables(limit=10_000).tables:
+            db.drop_table(fresh)  # of an upgrade that was killed: the old table still has everything
         if rows:
-            table = self._made(fresh, len(rows[0]["vector"]))
+            table = _made(db, fresh, len(rows[0]["vector"]))
             table.add([{**row, "child": 0, "terms": terms.indexed(row["text"])} for row in rows])
             table.optimize()
-        self._db.drop_table(name)
+        db.drop_table(name)
 
-    def _made(self, name: str, size: int) -> Any:
-        """Return the table called ``name``, made when new, with its index of words."""
-        if name in self._db.list_tables(limit=10_000).tables:
-            return self._db.open_table(name)
-        import pyarrow as pa
-        from lancedb.index import FTS, BTree
+    def replace(
+        self, model: str, job: str, unit: str, children: Sequence[Child], wanted: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Make ``children`` all that is stored of a unit, for any model; done twice it is the same.
 
-        texts = [pa.field(c, pa.string()) for c in ("key", "job", "unit", "text", "terms")]
-        numbers = [pa.field(c, pa.int32()) for c in ("parent", "child")]
-        vector = pa.field("vector", pa.list_(pa.float32(), size))
-        table = self._db.create_table(name, schema=pa.schema([*texts, *numbers, vector]))
-        plain = FTS(
-            base_tokenizer="whitespace", lower_case=False, stem=False, remove_stop_words=False, ascii_folding=False
-        )
-        table.create_index("terms", config=plain)
-        table.create_index("key", config=BTree())
-        return table
-
-    def replace(self, model: str, job: str, unit: str, children: Sequence[Child]) -> None:
-        """Make ``children`` all that is stored of a unit, for any model; done twice it is the same."""
+        ``wanted`` is asked once it is this call's turn: a job that was removed meanwhile gets nothing stored.
+        """
         key = _checked(f"{job}:{unit}")
         with self._lock:
+            if not wanted():
+                return
             db = self._open()
             name = _table(model, len(children[0].vector)) if children else ""
             for other in self._names():
@@ -122,7 +114,7 @@ class Vectors:
                     self._delete(other, f"key = '{key}'")
             if not children:
                 return
-            table = self._made(name, len(children[0].vector))
+            table = _made(db, name, len(children[0].vector))
             rows = [
                 {
                     "key": key,
@@ -145,7 +137,11 @@ class Vectors:
         table = self._db.open_table(name)
         if table.count_rows(where):
             table.delete(where)
-            self._wrote(self._db, name)
+            if table.count_rows():
+                self._wrote(self._db, name)
+            else:  # of an embedding model that nothing was made with any more
+                self._db.drop_table(name)
+                self._writes.pop(name, None)
 
     def _wrote(self, db: Any, name: str) -> None:
         self._writes[name] = self._writes.get(name, 0) + 1
@@ -182,9 +178,20 @@ class Vectors:
         name = _table(model, len(vector))
         if not self._folder.exists() or name not in self._names():
             return []
-        found = self._open().open_table(name).search(vector).distance_type("cosine").nprobes(32)
-        rows = found.select([*_COLUMNS, "_distance"]).limit(limit).to_list()
+        rows: list[dict[str, Any]] = []
+        with self._still(name):
+            found = self._open().open_table(name).search(vector).distance_type("cosine").nprobes(32)
+            rows = found.select([*_COLUMNS, "_distance"]).limit(limit).to_list()
         return [_hit(row, distance=float(row["_distance"])) for row in rows]
+
+    @contextlib.contextmanager
+    def _still(self, name: str) -> Iterator[None]:
+        """End the block quietly when the table ``name`` was dropped amid it."""
+        try:
+            yield
+        except (ValueError, RuntimeError):
+            if name in self._names():
+                raise
 
     def with_words(self, query: str, limit: int) -> list[Hit]:
         """Return the chunks that have the query's words, best first, from the tables of all models."""
@@ -193,13 +200,33 @@ class Vectors:
             return []
         found: list[Hit] = []
         for name in self._names():
-            table = self._open().open_table(name)
-            rows = table.search(wanted, query_type="fts", fts_columns="terms")
-            found += [
-                _hit(row, words=float(row["_score"]))
-                for row in rows.select([*_COLUMNS, "_score"]).limit(limit).to_list()
-            ]
+            with self._still(name):
+                rows = self._open().open_table(name).search(wanted, query_type="fts", fts_columns="terms")
+                found += [
+                    _hit(row, words=float(row["_score"]))
+                    for row in rows.select([*_COLUMNS, "_score"]).limit(limit).to_list()
+                ]
         return sorted(found, key=lambda h: -(h.words or 0.0))[:limit]
+
+
+def _made(db: Any, name: str, size: int) -> Any:
+    """Return the table called ``name``, made when new, with its index of words."""
+    import pyarrow as pa
+    from lancedb.index import FTS, BTree
+
+    texts = [pa.field(c, pa.string()) for c in ("key", "job", "unit", "text", "terms")]
+    numbers = [pa.field(c, pa.int32()) for c in ("parent", "child")]
+    vector = pa.field("vector", pa.list_(pa.float32(), size))
+    table = db.create_table(name, schema=pa.schema([*texts, *numbers, vector]), exist_ok=True)
+    # A process that was killed between the three steps left a table without them: found by words all the same, by
+    # looking through every row.
+    there = {index.name for index in table.list_indices()}
+    plain = FTS(base_tokenizer="whitespace", lower_case=False, stem=False, remove_stop_words=False, ascii_folding=False)
+    if "terms_idx" not in there:
+        table.create_index("terms", config=plain)
+    if "key_idx" not in there:
+        table.create_index("key", config=BTree())
+    return table
 
 
 _COLUMNS = ("job", "unit", "parent", "child", "text", "terms")

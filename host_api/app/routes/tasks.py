@@ -124,8 +124,9 @@ async def retry(task_id: str, host: Host) -> dict[str, Any]:
 @router.delete("/tasks/{task_id}", status_code=204)
 async def remove(task_id: str, host: Host) -> Response:
     """Forget a task that has ended, and what search would find of it."""
-    await asyncio.to_thread(host.jobs.remove, task_id)
+    await asyncio.to_thread(host.jobs.forget_models, task_id)
     await asyncio.to_thread(host.vectors.remove, task_id)
+    await asyncio.to_thread(host.jobs.remove, task_id)
     return Response(status_code=204)
 
 
