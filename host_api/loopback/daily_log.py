@@ -85,6 +85,16 @@ class DailyFile(RotatingFileHandler):
                     path.unlink()
 
 
+class _Listener(QueueListener):
+    def __init__(self, waiting: queue.Queue[logging.LogRecord | None], handler: logging.Handler) -> None:
+        super().__init__(waiting, handler)
+        self._waiting = waiting
+
+    def enqueue_sentinel(self) -> None:
+        """Wait for room: a full queue would refuse the mark of its end."""
+        self._waiting.put(None)
+
+
 class Background(QueueHandler):
     """A handler that hands records to another one in a thread, so that a slow disk keeps no event loop waiting.
 
@@ -92,9 +102,9 @@ class Background(QueueHandler):
     """
 
     def __init__(self, handler: logging.Handler) -> None:
-        self._waiting: queue.Queue[logging.LogRecord] = queue.Queue(MOST)
+        self._waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(MOST)
         super().__init__(self._waiting)
-        self._listener = QueueListener(self._waiting, handler)
+        self._listener = _Listener(self._waiting, handler)
         self._handler = handler
         self._listener.start()
 

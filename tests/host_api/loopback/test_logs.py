@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import stat
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from host_api.loopback import daily_log
 from host_api.loopback.access_log import AccessLog
-from host_api.loopback.daily_log import DailyFile
+from host_api.loopback.daily_log import Background, DailyFile
 
 
 def logged(folder: Path, logger: logging.Logger) -> list[str]:
@@ -66,3 +68,39 @@ def test_a_log_file_is_its_users_alone(tmp_path: Path, logger: logging.Logger) -
     logged(tmp_path, logger)
     (path,) = tmp_path.iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_disk_that_hangs_keeps_nobody_waiting_and_is_given_up_at_the_end(tmp_path: Path) -> None:
+    """The handler behind it is asked for one line and never comes back."""
+    let_go = threading.Event()
+    asked = threading.Event()
+
+    class Hanging(DailyFile):
+        def emit(self, record: logging.LogRecord) -> None:
+            asked.set()
+            let_go.wait(60)
+
+    logger = logging.Logger("host.api")
+    handler = Background(Hanging(tmp_path, "api"))
+    logger.addHandler(handler)
+    for _ in range(daily_log.MOST + 10):
+        logger.info("a line")
+    assert asked.wait(60)
+    handler.close()
+    assert not let_go.is_set()
+    let_go.set()
+
+
+def test_lines_written_by_a_thread_are_all_there_in_order(tmp_path: Path) -> None:
+    logger = logging.Logger("host.api")
+    logger.addHandler(Background(DailyFile(tmp_path, "api")))
+    try:
+        raise ValueError("one\ntwo")
+    except ValueError:
+        logger.exception("failed: %s", "x\ny")
+    for number in range(100):
+        logger.info("line %d", number)
+    lines = logged(tmp_path, logger)
+    assert lines[0].endswith("failed: x\\ny")
+    assert lines[1].startswith("  Traceback")
+    assert [line.rpartition(" ")[2] for line in lines[-100:]] == [str(n) for n in range(100)]
