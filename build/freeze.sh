@@ -17,12 +17,14 @@ if [ ! -d "$kept" ]; then
     export PYTHONHASHSEED=0 MLX_SIDECAR_ONEFILE="$onefile"
     SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 1700000000)}
     export SOURCE_DATE_EPOCH
-    rm -rf "$kept.new"
-    "$python" -m PyInstaller --noconfirm --log-level ERROR --workpath "$cache/freeze-work" \
-        --distpath "$kept.new" build/mlx_sidecar.spec
-    "$python" build/finish.py "$kept.new"
+    # Folders of this run alone: two clones that freeze at once would write into each other's.
+    new=$kept.new.$$
+    trap 'rm -rf "$new" "$new.work"' EXIT
+    mkdir -p "$cache/frozen"
+    "$python" -m PyInstaller --noconfirm --log-level ERROR --workpath "$new.work" --distpath "$new" build/mlx_sidecar.spec
+    "$python" build/finish.py "$new"
     find "$cache/frozen" -mindepth 1 -maxdepth 1 -type d -mtime +7 -exec rm -rf {} +
-    mv "$kept.new" "$kept"
+    [ -d "$kept" ] || mv "$new" "$kept"
 fi
 rm -rf dist/mlx-sidecar dist/onefile dist/manifest.json
 mkdir -p dist
