@@ -184,8 +184,9 @@ STEPS = (
     Step(
         "signature",
         "every Mach-O signed inside out, read back, run again",
-        f'CODESIGN_IDENTITY="${{CODESIGN_IDENTITY:--}}" {PYTHON} build/release.py sign dist/mlx-sidecar && '
-        f"codesign --verify --strict --deep dist/mlx-sidecar/mlx-sidecar && "
+        f'if [ -n "$CODESIGN_IDENTITY" ]; then {PYTHON} build/release.py sign dist/mlx-sidecar; else '
+        "find dist/mlx-sidecar -name '*.so' -o -name '*.dylib' | xargs codesign --force --sign - && "
+        f"codesign --force --sign - {FROZEN}; fi && codesign --verify --strict --verbose=2 {FROZEN} && "
         f"{FROZEN} chat --temperature 0 {QUESTION}",
         None,
         900,
