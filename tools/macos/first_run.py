@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAC = sys.platform == "darwin"
 FROZEN = "dist/mlx-sidecar/mlx-sidecar"
 QUESTION = '"What is the capital of France?"'
+DATA = Path.home() / ".cache" / "mlx-sidecar-dev" / "data"  # models; as in the Makefile
 SAME = "the same as on a Mac"
 _OUTPUT = 6000  # characters of a step's output in the report, its end
 
@@ -217,7 +218,7 @@ def run(step: Step, work: Path) -> Outcome:
             stdout=out,
             stderr=subprocess.STDOUT,
             stdin=None if sys.stdin.isatty() else subprocess.DEVNULL,
-            env={**os.environ, "WORK": str(work)},
+            env={"MLX_SIDECAR_DATA_DIR": str(DATA), **os.environ, "WORK": str(work)},
             start_new_session=not sys.stdin.isatty(),
         )
         try:
@@ -225,7 +226,7 @@ def run(step: Step, work: Path) -> Outcome:
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             code = None
             _end(process)
-    text = log.read_text("utf-8", "replace")
+    text = re.sub(r"[^\n]*\r(?!\n)", "", log.read_text("utf-8", "replace"))  # of a progress line its last state
     verdict, reason = judge(step, code, text)
     return Outcome(step, verdict, reason, text, time.monotonic() - began)
 

@@ -5,8 +5,8 @@
 #   tools/macos/first_run.sh --list      # the steps
 #   tools/macos/first_run.sh --only starter,ownership --report report.md
 #
-# Nothing is changed outside this checkout but ~/.cache/mlx-sidecar-dev (builds, the starter) and, in step `qwen`, the
-# model's folder; no step needs administrator rights. A step that fails is written down, and the next one goes on.
+# Nothing is changed outside this checkout but ~/.cache/mlx-sidecar-dev (builds, the models); no step needs
+# administrator rights. A step that fails is written down, and the next one goes on.
 set -eu
 cd "$(dirname "$0")/../.."
 for python in "${PYTHON:-}" python3.11 python3.12 python3.13 python3; do
