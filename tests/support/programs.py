@@ -182,7 +182,7 @@ def sidecars(folder: Path) -> list[int]:
     return [pid for pid, parent in found.items() if parent not in found]  # a child has not become the engine yet
 
 
-def wait_for(condition: Callable[[], Any], timeout: float = 30.0, what: str = "it") -> Any:
+def wait_for(condition: Callable[[], Any], timeout: float = 120.0, what: str = "it") -> Any:
     """Poll until ``condition`` is true and return its value. Raises AssertionError."""
     end = time.monotonic() + timeout
     while not (value := condition()):

@@ -88,7 +88,7 @@ def _record(process: subprocess.Popen[bytes], path: Path, output: Path) -> dict[
     raise AssertionError(f"the server did not come up (status {process.poll()}): {output.read_text()}")
 
 
-def wait_for(condition: Any, timeout: float = 30.0) -> None:
+def wait_for(condition: Any, timeout: float = 120.0) -> None:
     """Poll ``condition`` until it is true. Raises AssertionError."""
     end = time.monotonic() + timeout
     while not condition():
