@@ -58,6 +58,7 @@ def main(dist: Path) -> int:
     drop(inside)
     licences(app)
     sbom(app)
+    listing(inside)
     manifest(app, dist)
     report(app)
     return 0
@@ -179,6 +180,12 @@ def sbom(app: Path) -> None:
 def files(app: Path) -> Iterator[Path]:
     """Every file and link of the program, sorted."""
     return iter(sorted(p for p in app.rglob("*") if p.is_symlink() or p.is_file()))
+
+
+def listing(inside: Path) -> None:
+    """Write what the program compares itself with when it starts (sidecar/process/whole.py): names and sizes."""
+    sizes = {str(path.relative_to(inside)): path.stat().st_size for path in files(inside)}
+    (inside / "files.json").write_text(json.dumps(sizes, indent=0, sort_keys=True) + "\n", "utf-8")
 
 
 def manifest(app: Path, dist: Path) -> None:

@@ -181,6 +181,27 @@ def test_works_wherever_it_is_put(app: Path, tmp_path: Path, data_dir: Path, how
         shutil.rmtree(target)
 
 
+@pytest.mark.parametrize("lost", ["mlx/lib/libmlx.so", "pydantic_core", "numpy.libs"])
+def test_a_half_copied_folder_says_what_to_do(app: Path, tmp_path: Path, lost: str) -> None:
+    target = tmp_path / "copy"
+    shutil.copytree(app, target, symlinks=True, copy_function=os.link)
+    part = target / "_internal" / lost
+    if part.is_dir():
+        shutil.rmtree(part)
+    else:
+        data = part.read_bytes()
+        part.unlink()  # a link to the build's own
+        part.write_bytes(data[: len(data) // 2])  # the disk was full
+    command = [str(target / "mlx-sidecar"), "serve", "--port", "0", "--state-dir", str(tmp_path / "state")]
+    done = subprocess.run(command, env={"HOME": str(tmp_path)}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 78, done.stderr
+    assert lost in done.stderr
+    assert "install the app again" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "state" / "sidecar.pid").exists()
+    shutil.rmtree(target)
+
+
 def test_one_process_and_its_pid_is_in_the_record(app: Path, tmp_path: Path) -> None:
     with frozen(app / "mlx-sidecar", tmp_path) as (process, record):
         assert record["pid"] == process.pid
