@@ -11,12 +11,14 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from tests.support.families import FAMILIES, NOT_MADE
+from tests.support.families import FAMILIES, NOT_MADE, over_http
 from tests.support.families.matrix import Row
 from tests.support.families.scenes import COLUMNS
 
@@ -39,20 +41,23 @@ together. *joined*: rows join and leave one by one. *interleaved*: another reque
 an answer. *turn 2 cold*, *turn 2 kept*: a second turn without and with the kept prefix. *own answer kept*: a turn after
 the model's own answer. *never mixed*: the same text with other pictures. *batch tier*: batch rows beside interactive
 ones. *company*: rows that ask for penalties, scores or a seed join. *cancel*: requests that go away. *eight*: beside
-seven others. *at random*: requests come, join and go at random, in random pieces.
+seven others. *at random*: requests come, join and go at random, in random pieces. *resumed*: an answer goes on after
+its third token. *server*: over HTTP, alone, beside seven others (one of them long, in pieces) and a second turn; -
+where sizes had to be changed in mlx-vlm's code, which a server's own process doesn't see.
 """
 
 
-def run(name: str) -> Row:
-    """Return a family's line, run in a process of its own."""
+def run(name: str, url: str) -> Row:
+    """Return a family's line, run in a process of its own; ``url``: of a server with all families."""
     code = (
         "import json, sys, dataclasses\n"
         "from tests.support.families import matrix\n"
         "matrix.quiet()\n"
-        "row = matrix.run(sys.argv[1])\n"
+        "row = matrix.run(sys.argv[1], url=sys.argv[2])\n"
         "print(chr(30) + json.dumps(dataclasses.asdict(row)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, timeout=1200, check=False)
+    command = [sys.executable, "-c", code, name, url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     if done.returncode or chr(30) not in done.stdout:
         return Row(name, refused=f"its process ended with {done.returncode}: {done.stderr.strip()[-300:]}")
     return Row(**json.loads(done.stdout.rsplit(chr(30), 1)[1]))
@@ -69,7 +74,7 @@ def page(rows: Sequence[Row]) -> str:
     """Return the page."""
     names = {"mlx-vlm": "mlx-vlm", "mlx": "mlx", "transformers": "transformers"}
     out = HEAD.format(versions=", ".join(f"{n} {metadata.version(p)}" for n, p in names.items()))
-    columns = list(COLUMNS)
+    columns = [*COLUMNS, "server"]
     out += "| family | " + " | ".join(columns) + " | no |\n" + "|---" * (len(columns) + 2) + "|\n"
     loaded = [row for row in rows if not row.refused]
     for row in loaded:
@@ -119,8 +124,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=PAGE)
     arguments = parser.parse_args()
     rows = []
-    with ThreadPoolExecutor(2) as pool:
-        for row in pool.map(run, arguments.names or FAMILIES):
+    names = arguments.names or list(FAMILIES)
+    with (
+        tempfile.TemporaryDirectory(prefix="families-") as folder,
+        over_http.server(Path(folder), names) as url,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        for row in pool.map(partial(run, url=url), names):
             rows.append(row)
             wrong = {c: lines for c, lines in row.cells.items() if lines}
             print(

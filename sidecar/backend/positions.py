@@ -62,16 +62,14 @@ def embed(
 ) -> Embedded:
     """Embed a whole prompt, pictures included.
 
-    ``inputs``: the processor's arrays, whose attention mask may be shorter than ``tokens`` (an answer resumed).
+    ``inputs``: the processor's arrays, which may be of fewer tokens than ``tokens`` (an answer resumed).
     ``media``: the pictures' digest, by which ``vision_cache`` knows their features.
     """
     language = getattr(model, "language_model", model)
     ids = mx.array([list(tokens)])
-    inputs = dict(inputs or {})
+    inputs = lengthened(inputs or {}, len(tokens))
     pixels = inputs.get("pixel_values")
     mask = inputs.get("attention_mask")
-    if mask is not None and mask.shape[1] < len(tokens):
-        mask = mx.concatenate([mask, mx.ones((1, len(tokens) - mask.shape[1]), dtype=mask.dtype)], axis=1)
     extra = {k: v for k, v in inputs.items() if k not in _DROPPED_INPUTS}
     private: dict[str, Any] = {}
     if pixels is not None and vision_cache is not None:
@@ -85,6 +83,32 @@ def embed(
         _add_positions(language, ids, mask, kwargs, positions)
     mx.eval(embeds)
     return Embedded(embeds, kwargs, positions)
+
+
+def lengthened(inputs: Mapping[str, Any], length: int) -> dict[str, Any]:
+    """Return a processor's arrays as they would be with text after their tokens, ``length`` tokens in all.
+
+    An attention mask goes on with ones and a mark of kinds with zeros [1, L]; positions [..., L] count on; a mask of
+    which picture a token sees [1, L, ...] repeats its last line.
+    """
+    ids = inputs.get("input_ids")
+    have = int(ids.shape[1]) if isinstance(ids, mx.array) and ids.ndim == 2 else length
+    if have >= length:
+        return dict(inputs)
+    more = length - have
+    out = dict(inputs)
+    for name, value in inputs.items():
+        if not isinstance(value, mx.array) or value.ndim < 2 or value.shape[0] != 1:
+            continue
+        if name == "position_ids" and value.shape[-1] == have:
+            added = mx.broadcast_to(mx.arange(have, length), (*value.shape[:-1], more))
+            out[name] = mx.concatenate([value, added.astype(value.dtype)], axis=-1)
+        elif value.ndim == 2 and value.shape[1] == have:
+            fill = mx.ones if name == "attention_mask" else mx.zeros
+            out[name] = mx.concatenate([value, fill((1, more), dtype=value.dtype)], axis=1)
+        elif value.ndim > 2 and value.shape[1] == have and "mask" in name:
+            out[name] = mx.concatenate([value, mx.repeat(value[:, -1:], more, axis=1)], axis=1)
+    return out
 
 
 def _add_positions(

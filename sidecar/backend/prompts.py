@@ -53,7 +53,7 @@ def picture_inputs(loaded: LoadedModel, text: str, images: Sequence[Any], *, spe
 
 
 def kept_columns(inputs: dict[str, Any], kept: Sequence[int]) -> dict[str, Any] | None:
-    """Return the arrays without the tokens whose positions aren't ``kept``.
+    """Return the arrays without the tokens whose positions aren't ``kept``, evaluated: the engine's thread reads them.
 
     None where other arrays say by number at which tokens the pictures stand, so that none may go.
     """
@@ -63,7 +63,9 @@ def kept_columns(inputs: dict[str, Any], kept: Sequence[int]) -> dict[str, Any] 
         return None
     shape = inputs["input_ids"].shape
     columns = mx.array(list(kept))
-    return {
+    out = {
         name: value[:, columns] if isinstance(value, mx.array) and value.shape == shape else value
         for name, value in inputs.items()
     }
+    mx.eval([v for v in out.values() if isinstance(v, mx.array)])  # a lazy array belongs to the thread that made it
+    return out

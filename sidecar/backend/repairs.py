@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 _offsets: mx.array | None = None  # of the rows in the pass now running, tokens [B]
 
@@ -41,6 +42,22 @@ def _attention_scale(start: int, stop: int, beta: float, max_position_embeddings
     return scale[:, None] if _offsets is None else scale[:, None, :, None]
 
 
+def _skip_without_picture(layer: Any) -> None:
+    """Let a cross-attention layer leave a text without a picture as it is, as the architecture does.
+
+    mlx-vlm gives it the query's halves as keys and values instead: an answer depends on how its prompt is cut.
+    """
+    call = layer.__call__
+
+    def wrapped(self: Any, hidden_states: mx.array, *args: Any, **kwargs: Any) -> Any:
+        states, kept = kwargs.get("cross_attention_states"), kwargs.get("cache")
+        if states is None and not (kept is not None and np.any(np.array(kept.offset) > 0)):
+            return hidden_states
+        return call(self, hidden_states, *args, **kwargs)
+
+    layer.__call__ = wrapped
+
+
 @cache
 def mend(model_type: str) -> None:
     """Put the repairs of a family in place, its modules loaded."""
@@ -48,3 +65,6 @@ def mend(model_type: str) -> None:
         for name in ("mistral3", "mistral4"):
             module: Any = importlib.import_module(f"mlx_vlm.models.{name}.language")
             module._get_llama_4_attn_scale = _attention_scale
+    if model_type == "mllama":
+        module = importlib.import_module("mlx_vlm.models.mllama.language")
+        _skip_without_picture(module.MllamaCrossAttentionDecoderLayer)

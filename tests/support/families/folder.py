@@ -121,7 +121,8 @@ def weights(family: Family, seed: int) -> dict[str, Any]:
     import mlx.core as mx
     from mlx.utils import tree_flatten
 
-    family.prepare()
+    if family.prepare is not None:
+        family.prepare()
     mx.random.seed(seed)
     flat: Any = tree_flatten(instance(family.document()).parameters())
     return {

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.support.families import over_http
 from tests.support.families.folder import build
 from tests.support.families.scenes import COLUMNS, PICTURES, TEXTS, Bench
 from tests.support.families.spec import FAMILIES
@@ -34,12 +35,13 @@ def load(name: str) -> Bench:
 
     family = FAMILIES[name]
     path = build(name)
-    family.prepare()
+    if family.prepare is not None:
+        family.prepare()
     return Bench(family, Engine(path), Reference(path, family))
 
 
-def run(name: str, columns: Sequence[str] = tuple(COLUMNS)) -> Row:
-    """Return a family's line."""
+def run(name: str, columns: Sequence[str] = tuple(COLUMNS), url: str = "") -> Row:
+    """Return a family's line; ``url``: of a server that serves the family, for the column "server"."""
     began = time.monotonic()
     row = Row(name, own=dict(FAMILIES[name].own_fault))
     try:
@@ -50,10 +52,14 @@ def run(name: str, columns: Sequence[str] = tuple(COLUMNS)) -> Row:
     row.own |= steadiness(bench)
     bench.blind = "image" in row.own
     for column in columns:
-        if (column in PICTURES and not bench.sees) or (column == "own answer kept" and "own answer" in row.own):
+        if (column in PICTURES and not bench.sees) or (
+            column in ("own answer kept", "resumed") and "own answer" in row.own
+        ):
             continue
         row.cells[column] = cell(bench, column)
     row.record = bench.engine.record
+    if url and over_http.servable(name):
+        row.cells["server"] = over_http.differences(bench, url)
     row.seconds = time.monotonic() - began
     return row
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from sidecar.backend.positions import lengthened
 from sidecar.engine.messages import Tier
 from sidecar.engine.rows import Prompt
 from tests.support.families.engine import Engine, Run
@@ -77,12 +78,7 @@ class Bench:
         import mlx.core as mx
 
         tokens = (*ask.prompt.tokens, *more)
-        inputs: dict[str, Any] = dict(ask.prompt.inputs or {"input_ids": None, "attention_mask": None})
-        length = len(ask.prompt.tokens)
-        for name, value in inputs.items():
-            if isinstance(value, mx.array) and value.shape == (1, length):
-                fill = mx.ones if name == "attention_mask" else mx.zeros
-                inputs[name] = mx.concatenate([value, fill((1, len(more)), dtype=value.dtype)], axis=1)
+        inputs = lengthened(ask.prompt.inputs, len(tokens)) if ask.prompt.inputs is not None else {}
         inputs["input_ids"] = mx.array([tokens])
         if inputs.get("attention_mask") is None:
             inputs["attention_mask"] = mx.ones((1, len(tokens)), dtype=mx.int32)
@@ -300,6 +296,27 @@ def own_answer_kept(b: Bench) -> list[str]:
         more = [*first[1].tokens, *b.words("\nand why is that so?")]
         second = b.alone(b.after(ask, more, f"{ask.label} turn 2"))
         wrong += [f"{w} (reused {second[1].cached} of {len(second[0].prompt.tokens)})" for w in differences([second])]
+    return wrong
+
+
+@column("resumed")
+def resumed(b: Bench) -> list[str]:
+    """An answer that goes on after three tokens, as after a batch that broke."""
+    wrong = []
+    for ask in [b.text(1), *([b.image(0)] if b.sees else [])]:
+        if len(ask.answer.tokens) < 5:
+            continue
+        b.engine.forget()
+        pair = b.submit(ask)
+        pair[1].request.resumed = ask.answer.tokens[:3]
+        b.engine.finish()
+        rest = replace(
+            ask.answer,
+            tokens=ask.answer.tokens[3:],
+            logprobs=ask.answer.logprobs[3:],
+            margins=ask.answer.margins[3:],
+        )
+        wrong += differences([(Ask(f"{ask.label} resumed", ask.prompt, rest), pair[1])], len(rest.tokens))
     return wrong
 
 

@@ -44,7 +44,7 @@ class Family:
     tokenizer: Config = field(default_factory=dict)
     gain: float = 3.0
     embedding_gain: float = 3.0
-    prepare: Callable[[], None] = field(default=lambda: None)
+    prepare: Callable[[], None] | None = None
     own_fault: Mapping[str, str] = field(default_factory=dict)
     own_step: int = 2048
 
@@ -52,6 +52,11 @@ class Family:
     def sees(self) -> bool:
         """Return whether it takes pictures."""
         return self.pictures > 0
+
+    @property
+    def changes_code(self) -> bool:
+        """Return whether a tiny model needs sizes changed that stand in mlx-vlm's code."""
+        return self.prepare is not None
 
     @property
     def ids(self) -> dict[str, int]:
@@ -79,14 +84,6 @@ NOT_MADE: dict[str, str] = {
     "minicpmo": "a tiny tokenizer's picture marks aren't recognised; no tiny folder was made",
     **dict.fromkeys(
         (
-            "kimi_vl",
-            "deepseek_vl_v2",
-            "dots_ocr",
-            "molmo",
-            "phi4mm",
-            "llama4",
-            "mllama",
-            "hunyuan_vl",
             "deepseekocr",
             "moondream2",
             "moondream3",
