@@ -16,5 +16,5 @@ mlx=mlx
 "$place/bin/python" -m pip install --quiet filelock httpx psutil llguidance prometheus-client pydantic pillow fastapi jsonschema
 "$place/bin/python" -m pip list --format=freeze | grep -iE '^(mlx|mlx-vlm|transformers)=='
 cd "$root"
-MLX_SIDECAR_FAMILIES=$place/families PYTHONPATH=$root "$place/bin/python" -m tools.families --out "$place/families.md" "$@"
+MLX_SIDECAR_FAMILIES=$place/families PYTHONPATH=$root "$place/bin/python" -m tools.families --out "$place/families.md" --rows "$place/rows.json" "$@"
 echo "the table: $place/families.md"

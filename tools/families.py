@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 from tests.support.families import FAMILIES, NOT_MADE, over_http
+from tests.support.families.folder import cache_root
 from tests.support.families.matrix import Row
 from tests.support.families.scenes import COLUMNS
 
@@ -92,26 +93,17 @@ def page(rows: Sequence[Row]) -> str:
     return out + "".join(f"- {name}: {_line(why)}\n" for name, why in NOT_MADE.items())
 
 
-def merged(old: str, new: str, names: Sequence[str]) -> str:
-    """Return the old page with the lines of the families ``names`` from the new one, in the table's order."""
-    order = {name: i for i, name in enumerate([*FAMILIES, *NOT_MADE])}
-    sections = []
-    for before, after in zip(old.split("\n## "), new.split("\n## "), strict=True):
-        mine = [line for line in after.splitlines() if _family(line) in names]
-        rest = [line for line in before.splitlines() if _family(line) not in names]
-        at = [i for i, line in enumerate(rest) if _family(line) in order]
-        first = at[0] if at else len(rest)
-        lines = [line for line in rest if _family(line) in order] + mine
-        others = [line for line in rest if _family(line) not in order]
-        lines.sort(key=lambda line: order[_family(line)])
-        sections.append("\n".join(others[:first] + lines + others[first:]).strip())
-    return "\n\n## ".join(sections) + "\n"
+def kept(file: Path) -> dict[str, Row]:
+    """Return the lines that earlier runs left, by family."""
+    if not file.exists():
+        return {}
+    return {name: Row(**row) for name, row in json.loads(file.read_text("utf-8")).items() if name in FAMILIES}
 
 
-def _family(line: str) -> str:
-    """Return the family that a line of the page is about, "" for none."""
-    found = re.match(r"(?:\| |- )(\w+)(?: \||,|:)", line)
-    return found[1] if found else ""
+def keep(file: Path, rows: Mapping[str, Row]) -> None:
+    """Keep lines, so that a run that is stopped can be gone on with by naming what is missing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({name: asdict(row) for name, row in rows.items()}), "utf-8")
 
 
 def _line(text: str) -> str:
@@ -122,8 +114,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="families whose lines are made anew; all without any")
     parser.add_argument("--out", type=Path, default=PAGE)
+    parser.add_argument("--rows", type=Path, default=cache_root() / "rows.json", help="where lines are kept")
     arguments = parser.parse_args()
     rows = []
+    known = kept(arguments.rows) if arguments.names else {}
     names = arguments.names or list(FAMILIES)
     with (
         tempfile.TemporaryDirectory(prefix="families-") as folder,
@@ -132,6 +126,8 @@ def main() -> int:
     ):
         for row in pool.map(partial(run, url=url), names):
             rows.append(row)
+            known[row.name] = row
+            keep(arguments.rows, known)
             wrong = {c: lines for c, lines in row.cells.items() if lines}
             print(
                 row.name, "refused" if row.refused else "WRONG" if wrong else "ok", f"{row.seconds:.0f} s", flush=True
@@ -140,11 +136,7 @@ def main() -> int:
                 print(f"    {column}: {'; '.join(lines[:3])}"[:400])
             if row.refused:
                 print(f"    {row.refused}")
-    if not arguments.names:
-        arguments.out.write_text(page(rows), "utf-8")
-    elif arguments.out.exists():
-        old = arguments.out.read_text("utf-8")
-        arguments.out.write_text(merged(old, page(rows), arguments.names), "utf-8")
+    arguments.out.write_text(page([known[name] for name in FAMILIES if name in known]), "utf-8")
     cells = sum(len(row.cells) for row in rows)
     bad = sum(bool(lines) for row in rows for lines in row.cells.values())
     print(f"{len(rows)} families, {cells} cells, {bad} wrong, {sum(bool(r.refused) for r in rows)} refused")

@@ -52,6 +52,30 @@ def test_answers_are_mlx_vlms_own(name: str) -> None:
     assert not wrong
 
 
+ODD = {
+    "mllama": ("text", "image", "joined", "resumed"),  # an encoder's states go with the row
+    "llama4": ("at once", "joined"),  # caches that can't be joined
+    "hunyuan_vl": ("pieces", "groups", "joined", "resumed"),  # positions of four axes
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_families_of_their_own_kind(name: str) -> None:
+    on_bench = bench(name)
+    assert not {column: lines for column in ODD[name] if (lines := matrix.cell(on_bench, column))}
+
+
+@pytest.mark.parametrize(("name", "missed"), [("llama4", "batch"), ("gemma2", "group")])
+def test_what_a_self_check_missed_costs_no_row(name: str, missed: str) -> None:
+    """Rows that run well alone go on when others can't join them, or can't be processed together."""
+    on_bench = matrix.load(name)
+    assert getattr(on_bench.engine.loaded.can, missed)
+    setattr(on_bench.engine.loaded.can, missed, "")
+    for column in ("joined", "groups"):
+        assert matrix.cell(on_bench, column) == []
+    assert getattr(on_bench.engine.loaded.can, missed), "the record says it from now on"
+
+
 def test_a_comparison_sees_a_wrong_token_score_and_end() -> None:
     from tests.support.families.engine import Run
     from tests.support.families.scenes import differences
