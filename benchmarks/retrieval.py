@@ -131,10 +131,11 @@ def main() -> int:
             asked = [i for i, row in enumerate(given) if row[1] == la][:20]
             hits = {"by meaning": 0, "by words": 0, "both": 0}
             for i, vector in zip(asked, embed([given[i][3] for i in asked]), strict=True):
+                trusted = ranking.trust("starter-embedding", given[i][3])
                 near = store.near("starter-embedding", vector, 60)
                 worded = store.with_words(given[i][3], 60)
                 for name, order in (("by meaning", (near, [])), ("by words", ([], worded)), ("both", (near, worded))):
-                    best = ranking.fused(given[i][3], *order)[:5]
+                    best = ranking.fused(given[i][3], *order, trusted)[:5]
                     hits[name] += any(int(key[0], 16) == i for key, _, _ in best)
             print(f"{la}: " + ", ".join(f"{name} {count} of {len(asked)}" for name, count in hits.items()))
     return 0

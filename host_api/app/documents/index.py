@@ -19,6 +19,7 @@ from host_api.app.data.tables import Job
 from host_api.app.documents import chunks, ranking, reading
 from host_api.app.documents.content import Page
 from host_api.app.documents.describing import describe
+from host_api.app.documents.languages import language_of
 from host_api.app.documents.vectors import Child, Hit, Vectors
 from host_api.app.documents.worker import Progress
 from host_api.app.errors import ApiError
@@ -67,8 +68,10 @@ class Indexer:
         await asyncio.to_thread(self._vectors.compact)
         units = await asyncio.to_thread(self._jobs.units, job.id)
         pages = {key: data for key, data in units.items() if key.isdecimal()}
+        text = "\n".join(p["text"] for u in pages.values() for p in u["parents"][:3])
         return {
             "pages": len(pages),
+            "language": language_of(text),
             "pictures": sum(len(u["descriptions"]) for u in pages.values()),
             "described": sum(bool(d) for u in pages.values() for d in u["descriptions"]),
             "parents": sum(len(u["parents"]) for u in pages.values()),
@@ -139,28 +142,31 @@ class Indexer:
         """Return the parents that fit best by meaning and by words, each with file, page and place. Raises ApiError."""
         reading.needs("lancedb")
         most = max(_LOOKED_AT, limit * 5)
-        worded, near = await asyncio.gather(
+        worded, meant = await asyncio.gather(
             asyncio.to_thread(self._vectors.with_words, query, most), self._near(query, most), return_exceptions=True
         )
         if isinstance(worded, BaseException):
             raise worded
-        if isinstance(near, BaseException):
+        if isinstance(meant, BaseException):
             # Words still find something while the model that embeds is away.
-            if not isinstance(near, ApiError) or near.code == "capability_unassigned" or not worded:
-                raise near
-            near = []
+            if not isinstance(meant, ApiError) or meant.code == "capability_unassigned" or not worded:
+                raise meant
+            meant = ([], 1.0)
+        near, trusted = meant
         found: list[dict[str, Any]] = []
-        for (job_id, unit, parent), score, hit in ranking.fused(query, near, worded):
+        for (job_id, unit, parent), score, hit in ranking.fused(query, near, worded, trusted):
             if len(found) == limit:
                 break
             if (answer := await asyncio.to_thread(self._answer, job_id, unit, parent, hit)) is not None:
                 found.append({**answer, "score": score})
         return found
 
-    async def _near(self, query: str, most: int) -> list[Hit]:
+    async def _near(self, query: str, most: int) -> tuple[list[Hit], float]:
+        """Return what is near in meaning, and how much its order counts."""
         target = await self._gateway.target(Capability.EMBEDDING)
         vector = (await self._embed(target, [query], batch=False))[0]
-        return await asyncio.to_thread(self._vectors.near, _table_key(target), vector, most)
+        near = await asyncio.to_thread(self._vectors.near, _table_key(target), vector, most)
+        return near, ranking.trust(target.model, query)
 
     def _answer(self, job_id: str, unit: str, parent: int, hit: Hit) -> dict[str, Any] | None:
         """Return what a search tells of a stretch of text; None for one that was removed meanwhile."""

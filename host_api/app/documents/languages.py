@@ -24,7 +24,26 @@ _COMMON = {
     "Portuguese": "o a os as de e que em um uma é por com para não se do da no na mais como foi são ao",
     "Dutch": "de het een en van is dat niet op te zijn voor met die in aan er om ook als bij wordt naar",
 }
+_ASKING = {
+    "English": "a an what when where which who whose why how does did do can our my your about any all has had",
+    "German": "was wann wo welche welcher wer warum wie hat haben kann unser mein wir ich viel in an bei aus am im",
+    "French": "quoi quand où quel quelle qui pourquoi comment combien notre mon votre avons je",
+    "Spanish": "qué cuándo dónde cuál quién cómo cuánto cuánta nuestro mi tiene sobre hay",
+    "Italian": "che quando dove quale chi perché quanto nostro mio ha",
+    "Portuguese": "quando onde qual quem quanto nosso meu tem",
+    "Dutch": "wat wanneer waar welke wie waarom hoe hoeveel onze mijn heeft",
+}
 _WORDS = {name: frozenset(words.split()) for name, words in _COMMON.items()}
+
+
+def language_of_question(text: str) -> str:
+    """Return the language that a few words seem to be in; nothing where two are as likely, or none is."""
+    words = re.findall(r"[^\W\d_]+", text.casefold())
+    if re.search(r"[äöüß]", text.casefold()):
+        return "German"
+    counts = {name: sum(w in _WORDS[name] or w in more.split() for w in set(words)) for name, more in _ASKING.items()}
+    best, second = sorted(counts.values(), reverse=True)[:2]
+    return max(counts, key=lambda n: counts[n]) if best > second else language_of(text) if not best else ""
 
 
 def language_of(text: str) -> str:

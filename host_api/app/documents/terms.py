@@ -8,14 +8,15 @@ English word a dozen pieces that match by chance; documents here mix languages. 
 - Other words lose case and accents, and give their beginning beside themselves (``harvests`` also ``harve~``), which
   finds other endings; long ones give their end, too, which finds the last part of German compounds
   (``brandschutzverordnung`` also ``~rdnung``).
-- Words that every text has are left out, since they would rank a document by its ``the``.
+- Words that every text has are left out, since they would rank a document by its ``the``; so are Chinese pairs with a
+  particle (``州的`` of ``杭州的``), and those that only ask.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence, Set
+from collections.abc import Set
 
 # English, German, French, Spanish: the words that carry no subject
 _WITHOUT_SUBJECT = """
@@ -29,11 +30,18 @@ wieder wieviel welche welcher welches wird wir wo wurde wurden zu zum zur
 au aux avec ce ces cette dans de des du elle en est et il ils je la le les leur lui mais ne nous ou par pas pour que
 qui se ses son sont sur un une vous como con del el ella esta este los las lo mas para pero por se sin su sus una uno y
 """
-_STOP = frozenset(_WITHOUT_SUBJECT.split())
+# Chinese pairs that ask or connect, and signs that do nothing else: their pairs are pieces of two words
+_ASKING = """
+多少 什么 怎么 怎样 如何 哪些 哪里 哪个 哪儿 为何 我们 你们 他们 她们 它们 这个 那个 这些 那些 可以 没有 一个 请问 关于
+是否 以及 因为 所以 但是 如果 有没 谁的
+"""
+_STOP = frozenset(_WITHOUT_SUBJECT.split()) | frozenset(_ASKING.split())
+_BETWEEN = frozenset("的了吗呢吧是")
 _PIECE = re.compile(
     r"([\u1100-\u11ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3130-\u318f\u3400-\u4dbf\u4e00-\u9fff\ua960-\ua97f"
     r"\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff\u0e00-\u0eff\u1780-\u17ff]+)|([^\W_]+(?:[.,][0-9]+)*)"
 )
+PART = 0.6  # what a shared beginning or end of a word counts beside the word
 _LONG = 40  # characters; longer "words" are data
 
 
@@ -43,7 +51,8 @@ def words(text: str) -> list[str]:
     found: list[str] = []
     for piece in _PIECE.finditer(_joined(folded)):
         if run := piece[1]:
-            found += [run[i : i + 2] for i in range(len(run) - 1)] or [run]
+            pairs = [run[i : i + 2] for i in range(len(run) - 1)] or [run]
+            found += [pair for pair in pairs if pair not in _STOP and not _BETWEEN.intersection(pair)]
         else:
             word = "".join(c for c in unicodedata.normalize("NFD", piece[2]) if not unicodedata.combining(c))
             if word not in _STOP and len(word) <= _LONG:
@@ -66,9 +75,11 @@ def asked(text: str) -> str:
     return " ".join(dict.fromkeys(form for word in words(text) for form in _forms(word)))
 
 
-def share(wanted: Sequence[str], has: Set[str]) -> float:
-    """Return which share of the words ``wanted`` is among indexed terms, in one of their forms, from 0 to 1."""
-    return sum(any(form in has for form in _forms(word)) for word in wanted) / len(wanted) if wanted else 0.0
+def likeness(word: str, has: Set[str]) -> float:
+    """Return how much of a word is among indexed terms: 1 for itself, less for its beginning or end, or 0."""
+    if word in has:
+        return 1.0
+    return PART if any(form in has for form in _forms(word)[1:]) else 0.0
 
 
 def _forms(word: str) -> list[str]:

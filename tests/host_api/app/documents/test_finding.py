@@ -147,6 +147,36 @@ def test_two_orders_become_one() -> None:
     assert {h.text for _, _, h in found[:2]} == {"castle", "z815"}
 
 
+def test_the_two_rare_words_of_a_question_go_before_all_its_common_ones() -> None:
+    texts = [
+        f"关于{place}的拖拉机的报告：于19{n}0年开始使用，每年费用为{n}元。" for n, place in enumerate("杭成西青洛厦")
+    ]
+    rest = [Hit(JOBS[n], "1", 0, 0, t, terms.indexed(t), words=14.8) for n, t in enumerate(texts)]
+    table = "Thing: 拖拉机; Place: 昆明; Year: 1960; Cost: 170"
+    wanted = Hit(JOBS[9], "1", 0, 0, table, terms.indexed(table), words=7.8)
+    found = ranking.fused("昆明的拖拉机每年费用是多少？", [], [*rest, wanted])
+    assert found[0][2] is wanted
+
+
+@pytest.mark.parametrize(
+    ("model", "query", "trusted"),
+    [
+        ("starter-embedding", "what does the bakery cost", 1.0),
+        ("starter-embedding", "面包店的费用", ranking.FOREIGN),
+        ("starter-embedding", "Was kostet in Fulda die Bäckerei?", ranking.FOREIGN),
+        ("starter-embedding", "ABC-123", ranking.UNSURE),
+        ("sentence-transformers/all-MiniLM-L6-v2", "où est la facture", ranking.FOREIGN),
+        ("multilingual-embedding", "面包店的费用", 1.0),
+        ("paraphrase-multilingual-MiniLM-L12-v2", "面包店的费用", 1.0),
+        ("text-embedding-3-small", "面包店的费用", 1.0),
+    ],
+)
+def test_an_order_by_meaning_counts_as_far_as_the_model_knows_the_language(
+    model: str, query: str, trusted: float
+) -> None:
+    assert ranking.trust(model, query) == trusted
+
+
 @pytest.mark.parametrize(
     ("text", "language"),
     [
