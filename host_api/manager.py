@@ -129,8 +129,16 @@ class Manager:
                 self._perform(action)
             except (StateDirError, OSError) as exc:
                 state, more = machine.step(state, seen._replace(fault=_words(self.files.root, exc)), self._clock())
-                return state, (*(a for a in actions if a.kind == "event"), *more)
+                actions = (*(a for a in actions if a.kind == "event"), *more)
+                break
+        self._give_up(state)
         return state, actions
+
+    def _give_up(self, state: State) -> None:
+        """Let go of launch.lock at once where it isn't wanted any more: others wait for it while this host pauses."""
+        if not state.launch:
+            with self._guard:
+                self._drop_launch()
 
     # --- looking ------------------------------------------------------------------------------------------
     def look(self, state: State, late: float = 0.0) -> Seen:

@@ -209,7 +209,7 @@ def _stopping(s: State, seen: Seen, now: float) -> Step:
     late = overdue(s, seen)
     proved = seen.record is RecordState.VALID and seen.identity is Identity.MATCH
     if proved and seen.answer is not HealthAnswer.OTHER:
-        if seen.answer is HealthAnswer.DRAINING and not s.force:
+        if seen.answer is HealthAnswer.DRAINING and seen.managed and not s.force:
             # It is leaving already, and a second signal would cut its last answers off.
             until = now + s.policy.stop_wait
             return replace(s, phase=Phase.ENDING, until=until, instance=seen.instance, pause=0.01), ()

@@ -86,7 +86,7 @@ def explain(path: Path, exc: OSError) -> StateDirError:
         errno.EEXIST: "a file is in the way; choose another folder with --state-dir",
         errno.ELOOP: "a link or a special file is in the way; remove it",
         errno.EISDIR: "a folder is in the way; remove it",
-        errno.ENXIO: "a special file is in the way; remove it",
+        errno.ENXIO: "a link or a special file is in the way; remove it",
         errno.ENAMETOOLONG: "the path is too long; choose another folder with --state-dir",
         errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
         errno.ENFILE: "the machine has too many open files; close some programs",

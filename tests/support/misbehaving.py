@@ -2,12 +2,14 @@
 
 ``exit`` ends with FAULT_EXIT after a line of output; ``mute`` holds the lock and never publishes; ``hang``
 publishes, answers once it is asked, and stops answering at the first look of FAULT_HANG_FILE; ``plain`` is a small
-honest sidecar of version FAULT_VERSION; ``stubborn`` is ``hang`` that ignores SIGTERM.
+sidecar of version FAULT_VERSION that stays until it is killed; ``stubborn`` is ``hang`` that ignores SIGTERM;
+``honest`` is ``plain`` that leaves when the real one would.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import signal
@@ -50,10 +52,23 @@ def main() -> int:
         life.publish(host="127.0.0.1", port=port, version=version, token="t")
         document = {"status": "ready", "instance_id": life.instance_id, "version": version, "pid": os.getpid()}
         threading.Thread(target=answer, args=(server, json.dumps(document), hang_file), daemon=True).start()
+        if mode == "honest":
+            asyncio.run(until_it_may_leave(life))
+            life.release()
+            return 0
         while not hang_file.exists():
             time.sleep(0.02)
         time.sleep(600)
     return 0
+
+
+async def until_it_may_leave(life: Lifecycle) -> None:
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
+    tasks = [asyncio.create_task(life.watch()), asyncio.create_task(asked.wait())]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
 
 
 def answer(server: socket.socket, body: str, hang_file: Path) -> None:

@@ -200,5 +200,5 @@ def swept(state: Path) -> Iterator[Path]:
         for pid in sidecars(state):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        if (state / "sidecar.lock").exists():
+        if (state / "sidecar.lock").is_file() and not (state / "sidecar.lock").is_symlink():
             wait_for(lambda: not held(state / "sidecar.lock"), 10, "the end of the sidecar")

@@ -236,7 +236,7 @@ fn stopping(s: State, seen: &Seen, now: f64) -> Step {
     let late = overdue(&s, seen);
     let proved = seen.record == RecordState::Valid && seen.identity == Identity::Match;
     if proved && seen.answer != Some(HealthAnswer::Other) {
-        if seen.answer == Some(HealthAnswer::Draining) && !s.force {
+        if seen.answer == Some(HealthAnswer::Draining) && seen.managed && !s.force {
             // It is leaving already, and a second signal would cut its last answers off.
             let (until, instance) = (now + s.policy.stop_wait, seen.instance.clone());
             return (State { phase: Phase::Ending, until, instance, pause: 0.01, ..s }, vec![]);

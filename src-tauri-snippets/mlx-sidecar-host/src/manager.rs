@@ -226,15 +226,20 @@ impl Manager {
     /// Look once, step once, perform; an action that fails is the fault of one more step.
     pub fn turn(&mut self, state: State, late: f64) -> (State, Vec<Action>) {
         let seen = self.look(&state, late);
-        let (state, mut actions) = step(state, &seen, self.clock());
+        let (mut state, mut actions) = step(state, &seen, self.clock());
         for at in 0..actions.len() {
             if let Err(error) = self.perform(&actions[at]) {
                 let fault = Seen { fault: error.to_string(), ..seen };
-                let (state, more) = step(state, &fault, self.clock());
+                let (failed, more) = step(state, &fault, self.clock());
+                state = failed;
                 actions.retain(|action| matches!(action, Action::Event(..)));
                 actions.extend(more);
-                return (state, actions);
+                break;
             }
+        }
+        if !state.launch {
+            // Others wait for it while this host pauses.
+            guard(&self.locks).launch = None;
         }
         (state, actions)
     }

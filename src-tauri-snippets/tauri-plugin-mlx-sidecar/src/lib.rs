@@ -1,8 +1,9 @@
 //! mlx-sidecar in a Tauri 2 app.
 //!
 //! ```no_run
-//! tauri::Builder::default()
-//!     .plugin(tauri_plugin_mlx_sidecar::init(tauri_plugin_mlx_sidecar::Config::default()));
+//! fn with_sidecar<R: tauri::Runtime>(app: tauri::Builder<R>) -> tauri::Builder<R> {
+//!     app.plugin(tauri_plugin_mlx_sidecar::init(tauri_plugin_mlx_sidecar::Config::default()))
+//! }
 //! ```
 //!
 //! The plugin starts the sidecar of the app's bundle, or attaches to the one that another program of this user

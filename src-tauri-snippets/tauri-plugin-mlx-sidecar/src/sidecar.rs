@@ -7,7 +7,7 @@ use crate::pull::{self, Download};
 use crate::tail::{newest_service_log, Tail};
 use mlx_sidecar_host::{Connection, Event, HostConfig, SidecarHost, Status};
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{channel, Receiver};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -204,7 +204,7 @@ impl<R: Runtime> MlxSidecar<R> {
         thread::spawn(move || me.follow_logs(&logs));
     }
 
-    fn follow_logs(&self, folder: &PathBuf) {
+    fn follow_logs(&self, folder: &Path) {
         let mut launch = Tail::new(&folder.join("launch.log"));
         let mut service = newest_service_log(folder).map(|path| Tail::new(&path)).unwrap_or_default();
         while !self.0.quitting.load(Ordering::SeqCst) {

@@ -325,4 +325,9 @@ CASES: list[tuple[str, dict[str, Any], list[Look]]] = [
         {"goal": "stop"},
         [(0.0, UP | MINE | {"answer": "draining"}, "ending:"), (3.0, FREE, "stopped: clear")],
     ),
+    (
+        "stop: started by hand, and leaving already: it is not hurried",
+        {"goal": "stop"},
+        [(0.0, UP | MINE | {"answer": "draining", "managed": False}, "in_use by_hand:")],
+    ),
 ]
