@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,6 +147,10 @@ def _status(args: argparse.Namespace) -> int:
     else:
         where = f" at {found.url}, pid {found.pid}, version {found.version}" if found.pid else ""
         sys.stdout.write(f"{found.state}{where}\n")
+        if found.replaced:
+            sys.stdout.write(f"{found.program} was replaced or removed since: the sidecar leaves when it notices\n")
+        for at, why in found.history:
+            sys.stdout.write(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(at))} {why}\n")
     return 0 if found.state in ("running", "starting", "draining") else 1
 
 

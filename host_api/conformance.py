@@ -44,6 +44,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--strict-port", action="store_true")
     parser.add_argument("--grace-time", type=float, default=10.0)
+    parser.add_argument("--model-dir", type=Path, action="append", default=[])
+    parser.add_argument("--bundled-data-dir", type=Path, action="append", default=[])
     parser.add_argument("--min-version", default="")
     parser.add_argument("--capability", action="append", default=[])
     parser.add_argument("--timeout", type=float, default=90.0)
@@ -65,6 +67,8 @@ def config_of(args: argparse.Namespace) -> HostConfig:
             port=args.port,
             strict_port=args.strict_port,
             grace_time=args.grace_time,
+            model_dirs=tuple(args.model_dir),
+            bundled_data_dirs=tuple(args.bundled_data_dir),
             # The test's sidecars are modules of this tree; an environment of their own leaves that out.
             env={"PYTHONPATH": os.environ.get("PYTHONPATH", "")},
         ),

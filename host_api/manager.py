@@ -35,6 +35,7 @@ from host_api.observe import Look, Looker, explain
 from host_api.process import Child
 from host_api.protocol import identity, machine, restarts, state_dir
 from host_api.protocol.decision import PERMANENT
+from host_api.protocol.folders import Lease
 from host_api.protocol.lock import FileLock, held
 from host_api.protocol.record import Owner, Record, encode_record, parse_record
 from host_api.protocol.states import Action, Goal, Hold, Launch, Seen, State
@@ -68,6 +69,7 @@ class Manager:
         self._hosts: FileLock | None = None
         self._hold = Hold.NONE
         self._launch: FileLock | None = None
+        self._lease = Lease(self.files.root, config.launch.lends())
 
     @property
     def me(self) -> Owner:
@@ -173,6 +175,7 @@ class Manager:
             if self._gone:
                 return Launch.FREE
             self._bring_hosts(state.hosts)
+            self._lease.bring(wanted=self._hold is not Hold.NONE)
             return self._bring_launch(wanted=state.launch, ask=state.goal is Goal.WATCH)
 
     def _bring_hosts(self, wanted: Hold) -> None:
@@ -212,6 +215,7 @@ class Manager:
     def drop(self) -> None:
         """Close every lock; the manager may be used again."""
         with self._guard:
+            self._lease.close()
             if self._hosts is not None:
                 self._hosts.close()
             self._hosts, self._hold = None, Hold.NONE

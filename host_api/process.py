@@ -16,6 +16,7 @@ from pathlib import Path
 from host_api.errors import HostError
 from host_api.protocol import build, identity
 from host_api.protocol.decision import Identity
+from host_api.protocol.folders import Folders
 from host_api.protocol.record import BUILD_ENV, OWNER_ENV, Owner, Record
 from host_api.protocol.state_dir import absolute, explain, make_folder, open_beneath
 
@@ -23,7 +24,7 @@ from host_api.protocol.state_dir import absolute, explain, make_folder, open_ben
 # marks by which one frozen program knows another as its child.
 _FOREIGN = ("PYTHON", "_PYI_", "_MEIPASS", "DYLD_", "LD_LIBRARY_PATH", "APPDIR", "APPIMAGE", "ARGV0", "OWD")
 # Settings that are paths: relative ones mean the host's working folder, and the sidecar has another.
-_PATHS = ("MODEL_DIR", "DATA_DIR", "CACHE_DIR", "LOG_DIR", "API_KEY_FILE", "ALLOW_IMAGE_DIR")
+_PATHS = ("DATA_DIR", "CACHE_DIR", "LOG_DIR", "API_KEY_FILE", "ALLOW_IMAGE_DIR")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -37,7 +38,8 @@ class LaunchSpec:
     strict_port: bool = False
     grace_time: float = 10.0
     model: str = ""
-    model_dirs: tuple[Path, ...] = ()
+    model_dirs: tuple[Path, ...] = ()  # lent while this host is attached, never changed
+    bundled_data_dirs: tuple[Path, ...] = ()  # data directories of an app's bundle: the same
     log_dir: Path | None = None
     extra_args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
@@ -49,9 +51,17 @@ class LaunchSpec:
         args += ["--grace-time", f"{self.grace_time:g}", *(["--strict-port"] if self.strict_port else [])]
         args += ["--log-dir", str(self.logs(state_dir))]
         args += ["--model", self.model] if self.model else []
-        for folder in self.model_dirs:
-            args += ["--model-dir", str(absolute(folder))]
         return [*args, *self.extra_args]
+
+    def lends(self) -> Folders:
+        """Return the folders that this host lends: those named here, and those of the environment."""
+        env = {**os.environ, **self.env}
+
+        def of(name: str) -> list[Path]:
+            return [Path(part) for part in env.get(f"MLX_SIDECAR_{name}", "").split(os.pathsep) if part]
+
+        models, bundles = [*self.model_dirs, *of("MODEL_DIR")], [*self.bundled_data_dirs, *of("DATA_DIR")]
+        return Folders(model_dirs=tuple(map(absolute, models)), data_dirs=tuple(map(absolute, bundles)))
 
     def logs(self, state_dir: Path) -> Path:
         """Return the folder for log files."""
@@ -78,6 +88,7 @@ class LaunchSpec:
                 del env[name]
                 if original:
                     env[name] = original
+        env.pop("MLX_SIDECAR_MODEL_DIR", None)  # lent, see ``lends``
         for name in (f"MLX_SIDECAR_{n}" for n in _PATHS):
             if env.get(name):
                 parts = env[name].split(os.pathsep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -169,7 +170,19 @@ def load(args: argparse.Namespace | None = None, env: Mapping[str, str] | None =
         raise ConfigError(
             f"--host {found.host}: other machines could use this server; give --api-key-file, or listen on 127.0.0.1"
         )
+    if _in_a_bundle(found.data_dir):
+        raise ConfigError(
+            f"--data-dir {found.data_dir}: it lies in an application, which updates replace; give a folder of the "
+            "user's (an app lends its models: bundled_data_dirs)"
+        )
     return found
+
+
+def _in_a_bundle(path: Path) -> bool:
+    """Whether a folder belongs to a macOS application, or to the frozen program that runs."""
+    parts = path.parts
+    in_app = any(a.endswith(".app") and b == "Contents" for a, b in itertools.pairwise(parts))
+    return in_app or (getattr(sys, "frozen", False) and path.is_relative_to(Path(sys.executable).parent))
 
 
 __all__ = [

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from host_api.loopback import durations
+from host_api.protocol.folders import lent
 from sidecar import __version__
 from sidecar.api.model_use import ModelUse
 from sidecar.config import Settings
@@ -42,7 +43,7 @@ class Service:
         self.instance_id = instance_id
         self.engine = engine
         self.meter = meter
-        self.registry = Registry(settings)
+        self.registry = Registry(settings, lent=lambda: lent(settings.state_dir))
         self.residency = Residency(
             self.engine,
             max_chat=settings.max_resident,

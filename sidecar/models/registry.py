@@ -6,12 +6,13 @@ import difflib
 import json
 import logging
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from host_api.protocol.folders import Folders
 from sidecar.config import Settings
 from sidecar.models import aliases, starter
 from sidecar.models.downloads import HUB_ID
@@ -62,8 +63,10 @@ def catalogue() -> dict[str, CatalogueEntry]:
 class Registry:
     """Names and folders for one server's settings."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, lent: Callable[[], Folders] = Folders) -> None:
+        """``lent`` gives the folders that hosts lend just now; nothing in them is ever changed."""
         self._settings = settings
+        self._lent = lent
         self.problem: str | None = None  # with the user's aliases
 
     @property
@@ -146,6 +149,10 @@ class Registry:
         if entry is not None and entry.hub_id is None and entry.path is None:
             size = _size(starter.folder(self._settings.data_dir))
             if not starter.remove(self._settings.data_dir):
+                if place := self._place(entry):
+                    raise ModelNotFound(
+                        f"{name!r} is the folder {place} of another program; it goes with that program."
+                    )
                 raise ModelNotFound("The starter model is not installed.")
             return size
         hub_id = entry.hub_id if entry is not None else name
@@ -156,6 +163,8 @@ class Registry:
             return store.remove()
         path = self.resolve(name).path
         if path.parent != self.imported:
+            if path.parent in self._folders()[len(self._settings.model_dir) + 1 :]:
+                raise ModelNotFound(f"{name!r} is the folder {path} of another program; it goes with that program.")
             raise ModelNotFound(f"{name!r} is the folder {path}, which you named yourself; delete it by hand.")
         size = _size(path)
         remove_tree(path)
@@ -167,13 +176,16 @@ class Registry:
         return self._settings.data_dir / "models"
 
     def _folders(self) -> tuple[Path, ...]:
-        return (*self._settings.model_dir, self.imported)
+        """Return all folders with models: the settings', the imported ones', then those lent."""
+        lent = self._lent()
+        return (*self._settings.model_dir, self.imported, *lent.model_dirs, *(d / "models" for d in lent.data_dirs))
 
     def _place(self, entry: CatalogueEntry) -> Path | None:
         if entry.path is not None:
             return entry.path if (entry.path / "config.json").is_file() else None
         if entry.hub_id is None:
-            return starter.installed(self._settings.data_dir)
+            places = (starter.installed(d) for d in (self._settings.data_dir, *self._lent().data_dirs))
+            return next(filter(None, places), None)
         path = Store(self.cache, entry.hub_id).snapshot()
         return path or self._in_dirs(entry.hub_id.rpartition("/")[2]) or self._in_dirs(entry.alias)
 

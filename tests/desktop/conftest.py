@@ -140,10 +140,8 @@ class Desk:
     def host_config(self) -> HostConfig:
         """A Python host on the same state directory, with the same frozen sidecar."""
         library = Path(PROGRAM).parents[1] / "lib" / Path(PROGRAM).name
-        extra = ("--data-dir", str(library / "starter"))
-        spec = LaunchSpec(
-            command=(str(library / "mlx-sidecar" / "mlx-sidecar"),), port=0, grace_time=GRACE, extra_args=extra
-        )
+        command = (str(library / "mlx-sidecar" / "mlx-sidecar"),)
+        spec = LaunchSpec(command=command, port=0, grace_time=GRACE, bundled_data_dirs=(library / "starter",))
         return HostConfig(state_dir=self.state_dir, launch=spec)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -20,7 +21,8 @@ from pathlib import Path
 
 import pytest
 
-from host_api import HostConfig, HostError, LaunchFailed, LaunchSpec, SidecarHost, TimedOut
+from host_api import HostConfig, HostError, LaunchFailed, LaunchSpec, SidecarHost, TimedOut, current
+from host_api import status as look
 from host_api.protocol.lock import held
 from host_api.protocol.record import encode_record
 from sidecar.process.lifecycle import Lifecycle
@@ -209,8 +211,6 @@ def test_a_fork_amid_a_restart_has_a_host_of_its_own(state: Path) -> None:
         os._exit(0)
     try:
         os.close(writer)
-        import select
-
         assert select.select([reader], [], [], 15)[0], "the child waits for a mutex that nobody will let go of"
         assert os.read(reader, 1000).decode() == f"{mine.instance_id} attached True True"
     finally:
@@ -382,8 +382,6 @@ def test_a_stranger_on_a_dead_sidecars_port(program: Program, state: Path) -> No
     echo = whole(json.dumps({"instance_id": dead.instance_id, "status": "ready"}).encode())
     with stranger([echo], dead.port):
         assert (state / "sidecar.pid").read_bytes() == encode_record(dead)
-        from host_api import current
-
         assert current(HostConfig(state_dir=state)) is None
         again = program.run("ensure", state, "--grace-time", "0.4", sidecar=FAULTY, **HONEST)
         assert again["connection"]["instance_id"] != dead.instance_id
@@ -416,21 +414,16 @@ def test_an_update_under_a_running_sidecar_strands_nobody(
     assert old.program == command[0]
     bundle(tmp_path / "new", "2")
     swap(tmp_path / "app", tmp_path / "new")
-    status = subprocess.run(
-        [sys.executable, "-m", "host_api.cli", "status", "--json", "--state-dir", str(state)],
-        capture_output=True, check=True, cwd=ROOT,
-    )  # fmt: skip
-    seen = json.loads(status.stdout)
-    assert seen["state"] != "running" or (seen["build"], seen["replaced"]) == (old.build, True)
+    seen = look(HostConfig(state_dir=state))
+    assert seen.state != "running" or (seen.build, seen.replaced) == (old.build, True)
     app.kill()  # the relaunch
     app = program.hold(state, *quick, sidecar=command, **HONEST)
-    now = record(state)
     wait_for(lambda: (found := record(state)) is not None and found.build not in (None, old.build), 20)
     wait_for(lambda: not lives(old), 10, "the end of the old program")
     assert other.event("restarted", 20)["connection"]["instance_id"] != old.instance_id
     again = program.run("ensure", state, *quick, sidecar=command, **HONEST)
     assert again["connection"]["how"] == "attached"
-    assert now is not None
+    assert look(HostConfig(state_dir=state)).replaced is False
     app.let_go()
     other.let_go()
 

@@ -79,6 +79,8 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, Error> {
                     "--command-json" => launch.command = serde_json::from_str(&value).map_err(usage)?,
                     "--rounds" => rounds = value.parse().map_err(usage)?,
                     "--port" => launch.port = value.parse().map_err(usage)?,
+                    "--model-dir" => launch.model_dirs.push(value.clone().into()),
+                    "--bundled-data-dir" => launch.bundled_data_dirs.push(value.clone().into()),
                     "--grace-time" => launch.grace_time = seconds()?,
                     "--min-version" => config.min_version = value.clone(),
                     "--capability" => config.capabilities.push(value.clone()),

@@ -20,6 +20,7 @@ pub mod config;
 pub mod connection;
 pub mod decision;
 pub mod error;
+pub mod folders;
 pub mod host;
 pub mod identity;
 pub mod judgement;

@@ -7,6 +7,7 @@
 use crate::config::HostConfig;
 use crate::decision::{permanent, Identity};
 use crate::error::Error;
+use crate::folders::Lease;
 use crate::identity::{own_namespace, own_token};
 use crate::lock::{held, FileLock};
 use crate::machine::step;
@@ -40,11 +41,13 @@ pub struct Locks {
     hosts: Option<FileLock>,
     hold: Hold,
     launch: Option<FileLock>,
+    lease: Lease,
 }
 
 impl Locks {
     /// Close every lock; they may be taken again.
     pub fn drop_all(&mut self) {
+        self.lease.close();
         self.hosts = None;
         self.hold = Hold::None;
         self.launch = None;
@@ -61,6 +64,7 @@ impl Locks {
             return Ok(Launch::Free);
         }
         self.bring_hosts(state.hosts)?;
+        self.lease.bring(self.hold != Hold::None)?;
         self.bring_launch(state.launch, state.goal == Goal::Watch)
     }
 
@@ -133,7 +137,8 @@ impl Manager {
     pub fn new(config: HostConfig) -> Manager {
         let files = Files { root: state_dir::absolute(&config.state_dir) };
         let config = HostConfig { state_dir: files.root.clone(), ..config };
-        let locks = Locks { files: files.clone(), gone: false, hosts: None, hold: Hold::None, launch: None };
+        let lease = Lease::new(&files.root, config.launch.lends());
+        let locks = Locks { files: files.clone(), gone: false, hosts: None, hold: Hold::None, launch: None, lease };
         Manager {
             looker: Looker::new(config.clone(), files.clone()),
             config,

@@ -3,6 +3,7 @@
 use crate::build::{fingerprint, program_of};
 use crate::decision::Identity;
 use crate::error::Error;
+use crate::folders::Folders;
 use crate::identity::identify;
 use crate::record::{Owner, Record, BUILD_ENV, OWNER_ENV};
 use crate::state_dir::{absolute, explain, make_folder, open_beneath};
@@ -20,7 +21,8 @@ use std::sync::{Arc, Mutex};
 const FOREIGN: [&str; 9] =
     ["PYTHON", "_PYI_", "_MEIPASS", "DYLD_", "LD_LIBRARY_PATH", "APPDIR", "APPIMAGE", "ARGV0", "OWD"];
 /// Settings that are paths: relative ones mean the host's working folder, and the sidecar has another.
-const PATHS: [&str; 6] = ["MODEL_DIR", "DATA_DIR", "CACHE_DIR", "LOG_DIR", "API_KEY_FILE", "ALLOW_IMAGE_DIR"];
+const PATHS: [&str; 5] = ["DATA_DIR", "CACHE_DIR", "LOG_DIR", "API_KEY_FILE", "ALLOW_IMAGE_DIR"];
+const MODEL_DIR: &str = "MLX_SIDECAR_MODEL_DIR";
 const LOOPBACK: [&str; 3] = ["127.0.0.1", "localhost", "::1"];
 
 /// What to run.
@@ -38,8 +40,10 @@ pub struct LaunchSpec {
     pub grace_time: f64,
     /// The model to load at start; empty: none.
     pub model: String,
-    /// Folders with models.
+    /// Folders with models; lent while this host is attached, never changed.
     pub model_dirs: Vec<PathBuf>,
+    /// Data directories of an app's bundle: the same.
+    pub bundled_data_dirs: Vec<PathBuf>,
     /// The folder for log files; default: `logs` in the state directory.
     pub log_dir: Option<PathBuf>,
     /// More arguments.
@@ -58,6 +62,7 @@ impl Default for LaunchSpec {
             grace_time: 10.0,
             model: String::new(),
             model_dirs: Vec::new(),
+            bundled_data_dirs: Vec::new(),
             log_dir: None,
             extra_args: Vec::new(),
             env: Vec::new(),
@@ -69,6 +74,20 @@ impl LaunchSpec {
     /// The folder for log files.
     pub fn logs(&self, state_dir: &Path) -> PathBuf {
         self.log_dir.as_deref().map_or_else(|| state_dir.join("logs"), absolute)
+    }
+
+    /// The folders that this host lends: those named here, and those of the environment.
+    pub fn lends(&self) -> Folders {
+        let of = |name: &str, own: &[PathBuf]| {
+            let own_env = self.env.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.into());
+            let value = own_env.or_else(|| std::env::var_os(name)).unwrap_or_default();
+            let parts = std::env::split_paths(&value).filter(|part| !part.as_os_str().is_empty());
+            own.iter().cloned().chain(parts).map(|path| absolute(&path)).collect()
+        };
+        Folders {
+            model_dirs: of(MODEL_DIR, &self.model_dirs),
+            data_dirs: of("MLX_SIDECAR_DATA_DIR", &self.bundled_data_dirs),
+        }
     }
 
     fn command(&self, state_dir: &Path) -> Result<Command, Error> {
@@ -84,9 +103,6 @@ impl LaunchSpec {
         }
         if !self.model.is_empty() {
             command.args(["--model", &self.model]);
-        }
-        for folder in &self.model_dirs {
-            command.arg("--model-dir").arg(absolute(folder));
         }
         command.args(&self.extra_args);
         self.environment(&mut command);
@@ -107,6 +123,7 @@ impl LaunchSpec {
                 }
             }
         }
+        command.env_remove(MODEL_DIR); // lent, see `lends`
         for name in PATHS.map(|name| format!("MLX_SIDECAR_{name}")) {
             if let Some(value) = std::env::var_os(&name).filter(|v| !v.is_empty()) {
                 let parts = std::env::split_paths(&value).map(|part| absolute(&part));

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use mlx_sidecar_host::{HostConfig, LaunchSpec};
+use serde::Deserialize;
 use std::env::VarError;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,9 +25,10 @@ pub struct Config {
     pub grace_time: f64,
     /// The model to load at start; empty: none.
     pub model: String,
-    /// Folders with models. Relative ones lie in the app's resources.
+    /// Folders with models, lent to the sidecar while the app runs. Relative ones lie in the app's resources.
     pub model_dirs: Vec<PathBuf>,
-    /// The folder whose `models/starter` is the starter model. A relative one lies in the app's resources.
+    /// The folder whose `models/starter` is the starter model, lent like `model_dirs` and never written to. A relative
+    /// one lies in the app's resources.
     pub data_dir: Option<PathBuf>,
     /// The oldest sidecar that will do; empty: any.
     pub min_version: String,
@@ -40,6 +42,29 @@ pub struct Config {
     pub ensure_at_start: bool,
     /// The longest that quitting waits for the sidecar; it leaves by itself afterwards.
     pub exit_wait: Duration,
+    /// Set by [`with_env`](Self::with_env): the environment goes over `tauri.conf.json` too.
+    #[doc(hidden)]
+    pub environment_last: bool,
+}
+
+/// What `tauri.conf.json` has under `plugins › mlx-sidecar`: fields of [`Config`], each left out or set.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Settings {
+    program: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
+    port: Option<u16>,
+    grace_time: Option<f64>,
+    model: Option<String>,
+    model_dirs: Option<Vec<PathBuf>>,
+    data_dir: Option<PathBuf>,
+    min_version: Option<String>,
+    capabilities: Option<Vec<String>>,
+    extra_args: Option<Vec<String>>,
+    env: Option<std::collections::BTreeMap<String, String>>,
+    ensure_at_start: Option<bool>,
+    /// Seconds.
+    exit_wait: Option<f64>,
 }
 
 impl Default for Config {
@@ -59,6 +84,7 @@ impl Default for Config {
             env: Vec::new(),
             ensure_at_start: false,
             exit_wait: Duration::from_secs(3),
+            environment_last: false,
         }
     }
 }
@@ -67,8 +93,36 @@ impl Config {
     /// Let the environment have the last word, for development and tests: `MLX_SIDECAR_PROGRAM`,
     /// `MLX_SIDECAR_STATE_DIR`, `MLX_SIDECAR_DATA_DIR`, `MLX_SIDECAR_PORT`, `MLX_SIDECAR_GRACE_TIME`.
     #[must_use]
-    pub fn with_env(self) -> Self {
+    pub fn with_env(mut self) -> Self {
+        self.environment_last = true;
         self.with_variables(&|name| std::env::var(name))
+    }
+
+    /// What the app's configuration file says goes over what its code says; the environment keeps the last word.
+    pub(crate) fn with_settings(mut self, settings: Option<Settings>) -> Self {
+        let given = settings.unwrap_or_default();
+        fn put<T>(place: &mut T, value: Option<T>) {
+            if let Some(value) = value {
+                *place = value;
+            }
+        }
+        put(&mut self.program, given.program.map(Some));
+        put(&mut self.state_dir, given.state_dir.map(Some));
+        put(&mut self.port, given.port);
+        put(&mut self.grace_time, given.grace_time);
+        put(&mut self.model, given.model);
+        put(&mut self.model_dirs, given.model_dirs);
+        put(&mut self.data_dir, given.data_dir.map(Some));
+        put(&mut self.min_version, given.min_version);
+        put(&mut self.capabilities, given.capabilities);
+        put(&mut self.extra_args, given.extra_args);
+        put(&mut self.env, given.env.map(|env| env.into_iter().collect()));
+        put(&mut self.ensure_at_start, given.ensure_at_start);
+        put(&mut self.exit_wait, given.exit_wait.and_then(|s| Duration::try_from_secs_f64(s).ok()));
+        if self.environment_last {
+            return self.with_env();
+        }
+        self
     }
 
     fn with_variables(mut self, variable: &dyn Fn(&str) -> Result<String, VarError>) -> Self {
@@ -106,11 +160,8 @@ impl Config {
             None => locate(resources, beside)?,
         };
         let in_resources = |path: &Path| resources.map_or_else(|| path.to_owned(), |root| root.join(path));
-        let mut extra_args = self.extra_args.clone();
-        // Not there (an app without a bundled model): the sidecar's own default.
-        if let Some(path) = self.data_dir.as_deref().map(in_resources).filter(|path| path.is_dir()) {
-            extra_args.extend(["--data-dir".to_owned(), path.to_string_lossy().into_owned()]);
-        }
+        // Lent, not handed over: what users install goes into a folder of theirs, which no update replaces.
+        let bundled = self.data_dir.as_deref().map(in_resources).filter(|path| path.is_dir());
         let mut env = self.env.clone();
         if let Some(folder) = folder {
             env.push((APP_DIR.to_owned(), folder.to_string_lossy().into_owned()));
@@ -121,7 +172,8 @@ impl Config {
             grace_time: self.grace_time,
             model: self.model.clone(),
             model_dirs: self.model_dirs.iter().map(|path| in_resources(path)).collect(),
-            extra_args,
+            bundled_data_dirs: bundled.into_iter().collect(),
+            extra_args: self.extra_args.clone(),
             env,
             ..LaunchSpec::default()
         };
@@ -206,8 +258,23 @@ mod tests {
         };
         let host = config.host(Some(&root), None).expect("found");
         assert_eq!(host.launch.model_dirs, [root.join("models"), PathBuf::from("/elsewhere")]);
-        assert_eq!(host.launch.extra_args, ["--data-dir".to_owned(), root.join("lib").to_string_lossy().into_owned()]);
+        assert_eq!(host.launch.bundled_data_dirs, [root.join("lib")]);
+        assert_eq!(host.launch.extra_args, [""; 0], "the sidecar's own data directory is never in a bundle");
         fs::remove_dir_all(root).expect("removed");
+    }
+
+    #[test]
+    fn the_configuration_file_goes_over_the_code() {
+        let text = r#"{"modelDirs": ["m"], "exitWait": 0.5, "env": {"A": "b"}, "dataDir": "starter"}"#;
+        let settings: Settings = serde_json::from_str(text).expect("settings");
+        let config = Config { port: 5, ..Config::default() }.with_settings(Some(settings));
+        assert_eq!((config.port, config.exit_wait), (5, Duration::from_millis(500)));
+        assert_eq!(config.model_dirs, [PathBuf::from("m")]);
+        assert_eq!(config.env, [("A".to_owned(), "b".to_owned())]);
+        assert_eq!(config.data_dir, Some("starter".into()));
+        assert_eq!(Config::default().with_settings(None).exit_wait, Duration::from_secs(3));
+        let wrong = serde_json::from_str::<Settings>(r#"{"modelDir": ["m"]}"#).expect_err("a misspelt name");
+        assert!(wrong.to_string().contains("modelDirs"), "{wrong}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod pull;
 mod sidecar;
 mod tail;
 
-pub use config::Config;
+pub use config::{Config, Settings};
 pub use error::Error;
 pub use events::{LogLines, Phase, SidecarInfo, Snapshot, DOWNLOAD, LOG, STATE};
 pub use mlx_sidecar_host::Connection;
@@ -40,9 +40,9 @@ impl<R: Runtime, T: Manager<R>> MlxSidecarExt<R> for T {
     }
 }
 
-/// The plugin.
-pub fn init<R: Runtime>(config: Config) -> TauriPlugin<R> {
-    Builder::new("mlx-sidecar")
+/// The plugin. What `tauri.conf.json` has under `plugins › mlx-sidecar` goes over `config`.
+pub fn init<R: Runtime>(config: Config) -> TauriPlugin<R, Option<Settings>> {
+    Builder::<R, Option<Settings>>::new("mlx-sidecar")
         .invoke_handler(tauri::generate_handler![
             commands::ensure,
             commands::status,
@@ -52,7 +52,8 @@ pub fn init<R: Runtime>(config: Config) -> TauriPlugin<R> {
             commands::pull,
             commands::cancel_pull,
         ])
-        .setup(move |app, _| {
+        .setup(move |app, api| {
+            let config = config.with_settings(api.config().clone());
             let at_start = config.ensure_at_start;
             let sidecar = MlxSidecar::new(app.clone(), config);
             app.manage(sidecar.clone());
