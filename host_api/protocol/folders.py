@@ -60,7 +60,7 @@ class Lease:
     def _write(self) -> FileLock | None:
         place = self._root / NAME
         path = place / f"{os.getpid()}-{os.urandom(8).hex()}.json"
-        document = {"schema": 1, "pid": os.getpid()}
+        document: dict[str, Any] = {"schema": 1, "pid": os.getpid()}
         document |= {name: [str(p) for p in getattr(self._folders, name)] for name in ("model_dirs", "data_dirs")}
         try:
             make_folder(place)
