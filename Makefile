@@ -17,7 +17,7 @@ help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
 		printf '  %-16s %s\n' "$$name" "$$text"; done
 
-.PHONY: help version reference pictures run test setup starter lint freeze sidecar-dist requirements storm chaos simulate pull-chaos engine-chaos swap-storm host-chaos test-signing families canary seed-check starter-eval web desktop test-desktop desktop-scratch clean
+.PHONY: help version reference pictures run test setup starter lint freeze sidecar-dist requirements storm chaos simulate packages attack pull-chaos engine-chaos swap-storm host-chaos test-signing families canary seed-check starter-eval web desktop test-desktop desktop-scratch clean
 
 run: setup starter ## the host service on 127.0.0.1:60315, which starts the sidecar on 127.0.0.1:60316
 	@MLX_SIDECAR_OPEN=1 exec $(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
@@ -70,6 +70,12 @@ chaos: setup ## random kills and garbage, many rounds (ARGS=--help)
 
 simulate: setup ## random schedules against the ownership machine in Python and Rust, step by step (ARGS=--help)
 	$(BIN)/python tools/stress/simulate.py $(ARGS)
+
+attack: setup ## a bounded run of attacks from outside on hosts of both kinds (ARGS=--help)
+	$(BIN)/python tools/stress/attack.py $(ARGS)
+
+packages: ## the crates and the npm package, packed into dist/packages
+	@CACHE=$(CACHE) tools/packages.sh
 
 pull-chaos: setup ## a 2 GB download killed 20 times at random (ARGS=--help)
 	$(BIN)/python tools/stress/pull_chaos.py $(ARGS)

@@ -10,6 +10,7 @@ export CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_P
 SIDECAR=$PWD
 export SIDECAR
 tools/desktop.sh setup
+tools/packages.sh
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 block() { # the first block of a language in the README's steps

@@ -12,11 +12,10 @@ import os
 import resource
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from host_api import status as look
 from host_api.protocol.lock import held
 from host_api.protocol.record import encode_record
 from sidecar.process.lifecycle import Lifecycle
+from tests.support.attacks import ANSWERS, JSON, TRAPS, bundle, fill, stranger, swap, victim_in, whole
 from tests.support.programs import FAULTY, ROOT, Program, clean_env, lives, record, wait_for
 
 each = pytest.mark.parametrize("name", ["py", "rs"])
@@ -35,16 +35,6 @@ HONEST = {"FAULT_MODE": "honest"}
 @pytest.fixture
 def program(both: dict[str, Program], name: str) -> Program:
     return both[name]
-
-
-def bundle(folder: Path, build: str) -> list[str]:
-    """A program of one file, as a bundle has it: its content, and so its build, is ``build``'s."""
-    folder.mkdir(parents=True)
-    path = folder / "mlx-sidecar"
-    run = f'PYTHONPATH="{ROOT}" exec "{sys.executable}" -m tests.support.misbehaving "$@"'
-    path.write_text(f"#!/bin/sh\n# build {build}\n{run}\n")
-    path.chmod(0o755)
-    return [str(path)]
 
 
 # --- needs ------------------------------------------------------------------------------------------------
@@ -114,15 +104,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Fill it to its last page; return the file to remove."""
-    ballast = disk / "ballast"
-    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"x" * 4096)
-    return ballast
 
 
 @each
@@ -235,60 +216,12 @@ def test_status_and_inspect_leave_no_trace(program: Program, tmp_path: Path) -> 
 
 
 # --- links --------------------------------------------------------------------------------------------------
-def _victim(tmp_path: Path) -> Path:
-    folder = tmp_path / "victim"
-    folder.mkdir()
-    (folder / "file").write_text("precious\n")
-    (folder / "launch.log").write_text("precious\n")
-    (folder / "mlx_service_20200101.log").write_text("precious\n")
-    return folder
-
-
-def _link(name: str, to: str) -> Callable[[Path, Path], None]:
-    def make(state: Path, victim: Path) -> None:
-        (state / name).parent.mkdir(exist_ok=True)
-        (state / name).symlink_to(victim / to)
-
-    return make
-
-
-def _fifo(name: str) -> Callable[[Path, Path], None]:
-    def make(state: Path, victim: Path) -> None:
-        (state / name).parent.mkdir(exist_ok=True)
-        os.mkfifo(state / name)
-
-    return make
-
-
-def _hard(name: str) -> Callable[[Path, Path], None]:
-    def make(state: Path, victim: Path) -> None:
-        (state / name).parent.mkdir(exist_ok=True)
-        os.link(victim / "file", state / name)
-
-    return make
-
-
-TRAPS = {
-    "launch.log is a link": (_link("logs/launch.log", "file"), "state_dir"),
-    "launch.log is a hard link": (_hard("logs/launch.log"), "state_dir"),
-    "launch.log is a FIFO": (_fifo("logs/launch.log"), "state_dir"),
-    "logs is a link": (_link("logs", "."), "state_dir"),
-    "hosts.lock is a link": (_link("hosts.lock", "file"), "state_dir"),
-    "launch.lock is a link": (_link("launch.lock", "file"), "state_dir"),
-    "sidecar.lock is a link": (_link("sidecar.lock", "file"), "state_dir"),
-    "sidecar.lock is a FIFO": (_fifo("sidecar.lock"), "state_dir"),
-    "the record is a link": (_link("sidecar.pid", "file"), ""),  # it is replaced, never followed
-    "the record is a FIFO": (_fifo("sidecar.pid"), ""),
-    "restarts.json is a link": (_link("restarts.json", "file"), ""),
-}
-
-
 @pytest.mark.parametrize("trap", list(TRAPS))
 @each
 def test_nothing_under_the_directory_is_reached_by_a_link(
     program: Program, state: Path, tmp_path: Path, trap: str
 ) -> None:
-    victim = _victim(tmp_path)
+    victim = victim_in(tmp_path)
     state.mkdir(mode=0o700)
     make, code = TRAPS[trap]
     make(state, victim)
@@ -318,43 +251,6 @@ def test_a_linked_or_open_state_directory_is_refused(program: Program, tmp_path:
 
 
 # --- strangers ----------------------------------------------------------------------------------------------
-JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-ANSWERS = {
-    "deep": b"[" * 200_000,
-    "deep health": b'{"instance_id": ' + b"[" * 100_000,
-    "no object": b"[1, 2]",
-    "a number beyond all": b'{"instance_id": 1e999, "status": ' + b"9" * 5000 + b"}",
-    "lone surrogate": b'{"instance_id": "\\ud800", "status": "ready"}',
-    "not UTF-8": b'{"instance_id": "\xff"}',
-    "nothing": b"",
-}
-
-
-@contextlib.contextmanager
-def stranger(answers: list[bytes], port: int = 0) -> Iterator[int]:
-    """A program that gives each client the next of ``answers``."""
-    with socket.create_server(("127.0.0.1", port)) as server:
-
-        def serve() -> None:
-            at = 0
-            with contextlib.suppress(OSError):
-                while True:
-                    client, _ = server.accept()
-                    with client, contextlib.suppress(OSError):
-                        client.settimeout(5)
-                        client.recv(4096)
-                        client.sendall(answers[at % len(answers)])
-                    at += 1
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
-
-
-def whole(body: bytes) -> bytes:
-    return JSON + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
-
-
 @each
 def test_whatever_a_stranger_answers_is_a_strangers_answer(program: Program, state: Path) -> None:
     answers = [whole(body) for body in ANSWERS.values()]
@@ -390,16 +286,6 @@ def test_a_stranger_on_a_dead_sidecars_port(program: Program, state: Path) -> No
 
 
 # --- updates ------------------------------------------------------------------------------------------------
-def swap(app: Path, new: Path) -> None:
-    """Put ``new`` in the place of ``app``, as updaters do: two renames of folders, then the old one goes."""
-    old = app.with_name("old")
-    app.rename(old)
-    new.rename(app)
-    for path in old.iterdir():
-        path.unlink()
-    old.rmdir()
-
-
 @each
 def test_an_update_under_a_running_sidecar_strands_nobody(
     program: Program, both: dict[str, Program], state: Path, tmp_path: Path

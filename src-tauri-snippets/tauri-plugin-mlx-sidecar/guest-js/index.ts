@@ -1,5 +1,5 @@
 /**
- * mlx-sidecar for the page of a Tauri app. Copy this file into your sources; it needs `@tauri-apps/api` alone.
+ * mlx-sidecar for the page of a Tauri app; needs `@tauri-apps/api` alone.
  *
  * Every function rejects with a {@link SidecarError}: `{ code, message }`, the message made to be shown.
  */
