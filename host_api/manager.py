@@ -58,7 +58,7 @@ class Manager:
         self.files = state_dir.Files(config.state_dir)
         self.looker = Looker(config, self.files)
         self.last = Look(Seen())
-        self.place: tuple[int, int] | None = None  # the directory that was attached in
+        self._place: object = None  # of the directory and the lock that were attached to
         self.adopted = False  # whether this host was just written into the record
         self._clock = clock
         self._me: Owner | None = None
@@ -94,8 +94,12 @@ class Manager:
         raise self.error(state)
 
     def remember_place(self) -> None:
-        """Take the state directory of now for the one that the sidecar is in."""
-        self.place = state_dir.place_of(self.files.root)
+        """Take the state directory and the lock file of now for the sidecar's."""
+        self._place = self._places()
+
+    def _places(self) -> object:
+        # Lock files are never unlinked by anyone who keeps the protocol, so one that is gone was lost like a directory.
+        return state_dir.place_of(self.files.root), state_dir.place_of(self.files.sidecar_lock)
 
     def stop(self, cancel: Cancel, *, force: bool) -> bool:
         """Stop the sidecar and leave; False when none ran. Raises InUse, Conflict, TimedOut, StateDirError."""
@@ -152,7 +156,7 @@ class Manager:
             self.last = self.looker.look(asked=state.ask, known=known, owner=state.goal is Goal.WATCH)
         except (StateDirError, OSError) as exc:
             return seen._replace(fault=_words(self.files.root, exc))
-        moved = self.place is not None and state_dir.place_of(self.files.root) != self.place
+        moved = self._place is not None and self._places() != self._place
         seen = self.last.seen._replace(
             wall=seen.wall, jitter=seen.jitter, lag=late, hosts=self._hold, launch=launch, moved=moved
         )

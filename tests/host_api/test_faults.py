@@ -124,12 +124,18 @@ def test_a_sidecar_killed_on_a_full_disk_is_restarted_when_there_is_room(program
     wait_for(lambda: not held(state / "sidecar.lock"))
 
 
+@pytest.mark.parametrize("how", ["moved", "emptied"])
 @each
-def test_a_lost_directory_is_noticed_and_a_sidecar_runs_in_the_new_one(program: Program, state: Path) -> None:
+def test_a_lost_directory_is_noticed_and_a_sidecar_runs_in_the_new_one(program: Program, state: Path, how: str) -> None:
+    """A folder that stays without its files looks as after a clean end, but for the lock that nobody unlinks."""
     holder = program.hold(state, "--supervise", "--grace-time", "2", sidecar=FAULTY, **HONEST)
     first = record(state)
     assert first is not None
-    state.rename(state.with_name("moved"))
+    if how == "moved":
+        state.rename(state.with_name("moved"))
+    else:
+        for path in [*state.glob("*.*"), state / "logs" / "launch.log"]:
+            path.unlink()
     assert holder.event("crashed")["detail"] == "moved"
     assert holder.event("restarted")["connection"]["instance_id"] != first.instance_id
     wait_for(lambda: not lives(first), 10, "the end of the sidecar in the moved directory")

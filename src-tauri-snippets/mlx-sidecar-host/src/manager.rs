@@ -109,6 +109,9 @@ impl Locks {
     }
 }
 
+/// Of the directory and of the sidecar's lock.
+type Place = (Option<(u64, u64)>, Option<(u64, u64)>);
+
 /// One host's locks, its child, and its eyes.
 #[derive(Debug)]
 pub struct Manager {
@@ -122,7 +125,7 @@ pub struct Manager {
     pub adopted: bool,
     looker: Looker,
     locks: Arc<Mutex<Locks>>,
-    place: Option<(u64, u64)>,
+    place: Option<Place>,
     child: Option<Child>,
     unrunnable: String,
     epoch: Instant,
@@ -187,9 +190,14 @@ impl Manager {
         }
     }
 
-    /// Take the state directory of now for the one that the sidecar is in.
+    /// Take the state directory and the lock file of now for the sidecar's.
     pub fn remember_place(&mut self) {
-        self.place = state_dir::place_of(&self.files.root);
+        self.place = Some(self.places());
+    }
+
+    /// Lock files are never unlinked by anyone who keeps the protocol, so one that is gone was lost like a directory.
+    fn places(&self) -> Place {
+        (state_dir::place_of(&self.files.root), state_dir::place_of(&self.files.sidecar_lock()))
     }
 
     /// Stop the sidecar and leave; false when none ran.
@@ -260,7 +268,7 @@ impl Manager {
             Err(error) => Seen { wall, jitter, lag: late, fault: error.to_string(), ..Seen::default() },
             Ok((launch, look)) => {
                 self.last = look;
-                let moved = self.place.is_some() && state_dir::place_of(&self.files.root) != self.place;
+                let moved = self.place.is_some_and(|place| self.places() != place);
                 let hosts = guard(&self.locks).hold;
                 let code = self.child.as_ref().map(Child::exit_code);
                 let child = match code {
