@@ -40,9 +40,9 @@ def main() -> int:
     parser.add_argument("--settle", type=float, default=10, help="seconds before the measurement begins")
     parser.add_argument("--tree", type=Path, default=programs.ROOT, help="the checkout of the Python host and sidecar")
     args = parser.parse_args()
+    kinds = [programs.PYTHON, programs.rust(release=True)]  # the Rust host is always this checkout's
     programs.ROOT = args.tree.resolve()
     os.environ["PYTHONPATH"] = str(programs.ROOT)
-    kinds = [programs.PYTHON, programs.rust(release=True)]
     with tempfile.TemporaryDirectory() as folder, programs.swept(Path(folder) / "state") as state:
         holders = {kind.name: kind.hold(state, "--supervise") for kind in kinds}
         pids = {f"host [{name}]": holder.process.pid for name, holder in holders.items()}
