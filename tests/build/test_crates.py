@@ -52,3 +52,13 @@ def test_the_npm_package_carries_types_and_no_dependency() -> None:
     assert document["types"].endswith(".d.ts")
     assert "dependencies" not in document
     assert (folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_an_app_asks_for_nothing_that_only_the_sidecar_needs() -> None:
+    """JIT and unsigned memory are the frozen program's, which is signed with entitlements of its own."""
+    files = [*SNIPPETS.glob("src-tauri/*.json"), *ROOT.glob("examples/*/src-tauri/tauri*.json")]
+    assert files
+    for path in files:
+        bundle = json.loads(path.read_text()).get("bundle", {})
+        assert "entitlements" not in bundle.get("macOS", {}), path
+    assert "NSAllowsLocalNetworking" in (SNIPPETS / "src-tauri" / "Info.plist").read_text()
