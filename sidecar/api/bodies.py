@@ -12,11 +12,10 @@ validate, and tens of bytes for each of its own), and whether it holds half a su
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import zlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
@@ -28,7 +27,12 @@ _JSON = b"application/json"
 _PLAIN = frozenset(
     {b"", _JSON, b"text/plain", b"text/json", b"application/octet-stream", b"application/x-www-form-urlencoded"}
 )
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+MAX_HALVES = 10_000
+"""Halves of surrogate pairs that are mended in one body."""
+_RUN = 4096  # backslashes in a row that are counted
+_HALF = re.compile(rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|[c-fC-F][0-9a-fA-F]{2})")
+_HIGH = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}")
+_RAW = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]|\xed[\xa0-\xbf][\x80-\xbf]")
 
 Refuse = Callable[[int, str, str | None], Exception]
 """Makes the server's own exception of a status, a message and the name of the header that is to blame."""
@@ -66,16 +70,16 @@ class Bodies:
                 return await receive()
             given = True
             self._check_type(headers)
-            parts: list[bytes] = []
+            buffer = bytearray()  # not a list: the pieces' memory would stay with the process
             while True:
                 message = await receive()
                 if message["type"] != "http.request":
                     return message
-                parts.append(message.get("body", b""))
+                buffer += message.get("body", b"")
                 if not message.get("more_body", False):
                     break
-            body = b"".join(parts)
-            parts.clear()
+            body = bytes(buffer)
+            del buffer
             if len(body) > 1 << 20:
                 body = await asyncio.to_thread(self._read, headers, body)
             else:
@@ -100,7 +104,13 @@ class Bodies:
             )
         if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_VALUES:
             raise self._refuse(413, f"The body holds over {MAX_VALUES:,} JSON values; send fewer.", None)
-        return whole_characters(body) if _SURROGATE.search(body) else body
+        try:
+            return whole_characters(body)
+        except TooBroken as exc:
+            text = (
+                f"The body holds over {MAX_HALVES:,} halves of characters (surrogates without their pair); send UTF-8."
+            )
+            raise self._refuse(400, text, None) from exc
 
     def _unpacked(self, encoding: bytes, body: bytes) -> bytes:
         if encoding in (b"", b"identity"):
@@ -143,14 +153,48 @@ class RequestLines:
         await self._app(scope, receive, send)
 
 
+class TooBroken(ValueError):
+    """A body with more halves of surrogate pairs than any text that was cut has."""
+
+
 def whole_characters(body: bytes) -> bytes:
-    """Return a JSON body with each half of a surrogate pair replaced by U+FFFD; as it was when it is not JSON."""
-    try:
-        document: Any = json.loads(body.decode("utf-8", "surrogatepass"))
-        text = json.dumps(document, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return body
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+    """Return a JSON body with each half of a surrogate pair replaced by U+FFFD. Raises TooBroken.
+
+    Nothing is parsed for that: a body is many pictures and one text that was cut in an emoji, and to parse and write it
+    anew took twelve times its size.
+    """
+    found = 0
+
+    def escaped(at: int) -> bool:
+        before = body[max(0, at - _RUN) : at]
+        run = len(before) - len(before.rstrip(b"\\"))
+        if run == _RUN:
+            raise TooBroken
+        return run % 2 == 1  # then the text says "\\ud83d" itself
+
+    def replaced(match: re.Match[bytes]) -> bytes:
+        nonlocal found
+        start = match.start()
+        if escaped(start):
+            return match[0]
+        if match[0][3:4] in b"cdefCDEF" and _HIGH.match(body, max(0, start - 6)) and not escaped(start - 6):
+            return match[0]  # the second half of a pair
+        found += 1
+        if found > MAX_HALVES:
+            raise TooBroken
+        return b"\\ufffd"
+
+    def raw(match: re.Match[bytes]) -> bytes:
+        nonlocal found
+        found += 1
+        if found > MAX_HALVES:
+            raise TooBroken
+        text = match[0].decode("utf-8", "surrogatepass").encode("utf-16-le", "surrogatepass")
+        return text.decode("utf-16-le", "replace").encode()
+
+    if b"\\" in body and (b"\\ud" in body or b"\\uD" in body):
+        body = _HALF.sub(replaced, body)
+    return _RAW.sub(raw, body) if b"\xed" in body else body
 
 
 def _text(value: bytes) -> str:

@@ -6,9 +6,10 @@ branch of a union.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
 
 
 def form_of(forms: dict[type, str], advice: str) -> Discriminator:
@@ -28,6 +29,24 @@ def kind_of(names: dict[str, str], what: str) -> Discriminator:
         return names.get(kind) if isinstance(kind, str) else None
 
     return Discriminator(tag, custom_error_type="kind", custom_error_message=f"{what} of type {', '.join(names)}")
+
+
+_T = TypeVar("_T")
+Many = Annotated[list[_T], Field(fail_fast=True)]
+"""A list whose first fault is the only one told: each takes a kilobyte, and half a million were 660 MB for 1.5 MB."""
+
+
+MOST_KEYS = 4096
+
+
+def _few(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > MOST_KEYS:
+        raise PydanticCustomError("too_long", f"give at most {MOST_KEYS} keys")
+    return value
+
+
+Mapped = Annotated[dict[str, _T], BeforeValidator(_few)]
+"""A mapping that is refused for its size before each of its values is: pydantic tells a fault for every one."""
 
 
 class Body(BaseModel):
@@ -84,7 +103,7 @@ Part = Annotated[
     kind_of({"text": "<text>", "image_url": "<image>", "refusal": "<refusal>"}, "this server reads parts"),
 ]
 Content = Annotated[
-    Annotated[str, Tag("<string>")] | Annotated[list[Part], Tag("<parts>")],
+    Annotated[str, Tag("<string>")] | Annotated[Many[Part], Tag("<parts>")],
     form_of({str: "<string>", list: "<parts>"}, "give a text or a list of parts"),
 ]
 
@@ -110,7 +129,7 @@ class Message(Body):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Many[ToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
 
@@ -148,7 +167,7 @@ class AllowedNames(Body):
     """Some of the tools, and whether one of them must be called."""
 
     mode: Literal["auto", "required"]
-    tools: list[NamedTool] = Field(min_length=1)
+    tools: Many[NamedTool] = Field(min_length=1)
 
 
 class AllowedTools(Body):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from sidecar.api import fields
-from sidecar.api.conversation import Body, Message, ResponseFormat, Tool, ToolChoice, form_of
+from sidecar.api.conversation import Body, Many, Mapped, Message, ResponseFormat, Tool, ToolChoice, form_of
 from sidecar.errors import bad_request
 
 MAX_TOP_LOGPROBS = 20
@@ -33,7 +33,7 @@ KeepAlive = Annotated[str, Field(max_length=40)] | Finite
 """How long a model stays in memory after a request, as Ollama writes it: "5m", seconds, 0, -1 for ever."""
 
 Stop = Annotated[
-    Annotated[str, Tag("<string>")] | Annotated[list[str], Field(max_length=MAX_STOPS), Tag("<strings>")],
+    Annotated[str, Tag("<string>")] | Annotated[Many[str], Field(max_length=MAX_STOPS), Tag("<strings>")],
     form_of({str: "<string>", list: "<strings>"}, f"give a text or a list of at most {MAX_STOPS}"),
 ]
 """Empty texts among them stop nothing."""
@@ -51,12 +51,12 @@ def _texts(value: Any) -> str | None:
     return {str: "<texts>", int: "<tokens>", list: "<token lists>"}.get(type(first))
 
 
-Tokens = Annotated[list[Annotated[int, Field(strict=True, ge=0)]], Field(fail_fast=True)]
+Tokens = Many[Annotated[int, Field(strict=True, ge=0)]]
 Texts = Annotated[
     Annotated[str, Tag("<text>")]
-    | Annotated[list[str], Field(fail_fast=True), Tag("<texts>")]
+    | Annotated[Many[str], Tag("<texts>")]
     | Annotated[Tokens, Tag("<tokens>")]
-    | Annotated[list[Tokens], Field(fail_fast=True), Tag("<token lists>")],
+    | Annotated[Many[Tokens], Tag("<token lists>")],
     Discriminator(
         _texts,
         custom_error_type="texts",
@@ -80,7 +80,7 @@ class SamplingFields(Body):
     seed: int | None = Field(default=None, ge=-_INT64 - 1, le=_INT64)
     stop: Stop | None = None
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
-    logit_bias: dict[str, Finite] | None = None
+    logit_bias: Mapped[Finite] | None = None
     presence_penalty: Finite | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: Finite | None = Field(default=None, ge=-2, le=2)
     repetition_penalty: Finite | None = Field(default=None, gt=0, le=10)
@@ -98,12 +98,12 @@ class Reasoning(Body):
 class ChatRequest(SamplingFields):
     """``POST /v1/chat/completions``."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Many[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
     response_format: ResponseFormat | None = None
-    tools: list[Tool] | None = None
+    tools: Many[Tool] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
@@ -185,8 +185,8 @@ class TokenizeRequest(Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[Message] | None = None
-    tools: list[Tool] | None = None
+    messages: Many[Message] | None = None
+    tools: Many[Tool] | None = None
 
 
 class ErrorDetail(BaseModel):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, Tag, model_validator
 
 from sidecar.api import fields
-from sidecar.api.conversation import Body, form_of, kind_of
+from sidecar.api.conversation import Body, Many, form_of, kind_of
 from sidecar.api.fields import Ignored, Refused
 from sidecar.api.schemas import MAX_STOPS, Finite, KeepAlive
 
@@ -122,7 +122,7 @@ ResultBlock = Annotated[
     kind_of({"text": "<text>", "image": "<image>", "document": "<document>"}, "a tool's result has blocks"),
 ]
 ResultContent = Annotated[
-    Annotated[str, Tag("<string>")] | Annotated[list[ResultBlock], Tag("<blocks>")],
+    Annotated[str, Tag("<string>")] | Annotated[Many[ResultBlock], Tag("<blocks>")],
     form_of({str: "<string>", list: "<blocks>"}, "give a text or a list of blocks"),
 ]
 
@@ -158,7 +158,7 @@ Block = Annotated[
     ),
 ]
 Content = Annotated[
-    Annotated[str, Tag("<string>")] | Annotated[list[Block], Tag("<blocks>")],
+    Annotated[str, Tag("<string>")] | Annotated[Many[Block], Tag("<blocks>")],
     form_of({str: "<string>", list: "<blocks>"}, "give a text or a list of blocks"),
 ]
 
@@ -171,7 +171,7 @@ class Message(Body):
 
 
 System = Annotated[
-    Annotated[str, Tag("<string>")] | Annotated[list[TextBlock], Tag("<blocks>")],
+    Annotated[str, Tag("<string>")] | Annotated[Many[TextBlock], Tag("<blocks>")],
     form_of({str: "<string>", list: "<blocks>"}, "give a text or a list of text blocks"),
 ]
 
@@ -221,9 +221,9 @@ class CountRequest(Body):
     """``POST /v1/messages/count_tokens``."""
 
     model: str | None = None
-    messages: list[Message] = Field(min_length=1)
+    messages: Many[Message] = Field(min_length=1)
     system: System | None = None
-    tools: list[Tool] | None = None
+    tools: Many[Tool] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from sidecar.api import fields
-from sidecar.api.conversation import Body, form_of
+from sidecar.api.conversation import Body, Many, Mapped, form_of
 from sidecar.api.fields import Ignored, Refused
 from sidecar.api.schemas import MAX_TOP_LOGPROBS, Finite, KeepAlive
 
@@ -93,7 +93,7 @@ Part = Annotated[
     ),
 ]
 Content = Annotated[
-    Annotated[str, Tag("<string>")] | Annotated[list[Part], Tag("<parts>")],
+    Annotated[str, Tag("<string>")] | Annotated[Many[Part], Tag("<parts>")],
     form_of({str: "<string>", list: "<parts>"}, "give a text or a list of parts"),
 ]
 
@@ -141,8 +141,8 @@ class ReasoningItem(Body):
 
     type: Literal["reasoning"]
     id: str | None = None
-    summary: list[Part] = Field(default_factory=list)
-    content: list[Part] | None = None
+    summary: Many[Part] = Field(default_factory=list)
+    content: Many[Part] | None = None
 
 
 class ReferenceItem(Body):
@@ -186,7 +186,7 @@ Item = Annotated[
     ),
 ]
 Input = Annotated[
-    Annotated[str, Tag("<string>")] | Annotated[list[Item], Tag("<items>")],
+    Annotated[str, Tag("<string>")] | Annotated[Many[Item], Tag("<items>")],
     form_of({str: "<string>", list: "<items>"}, "give a text or a list of items"),
 ]
 
@@ -231,14 +231,14 @@ class ResponseRequest(Body):
     model: str | None = None
     input: Input | None = None
     instructions: str | None = None
-    tools: list[Tool] | None = None
+    tools: Many[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     max_output_tokens: int | None = Field(default=None, ge=1)
     temperature: Finite | None = Field(default=None, ge=0, le=2)
     top_p: Finite | None = Field(default=None, ge=0, le=1)
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
-    include: list[str] | None = None
+    include: Many[str] | None = None
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
     previous_response_id: str | None = None
@@ -246,7 +246,7 @@ class ResponseRequest(Body):
     background: bool | None = None
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Mapped[str] | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
     priority: int | None = None
     keep_alive: KeepAlive | None = None
