@@ -63,3 +63,25 @@ def envelope(
 def bad_request(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:
     """Return a 400 that names the parameter."""
     return ApiError(400, message, param=param, code=code)
+
+
+class OutOfMemory(BaseException):
+    """An allocation failed: nothing this process does next can be relied on.
+
+    Not an Exception, so that no handler takes it for the fault of a request or of a model: the engine ends, the next
+    one begins with all memory given back, and what ran goes on there.
+    """
+
+
+_MEMORY = ("unable to allocate", "out of memory", "insufficient memory", "bad_alloc", "can't start new thread")
+
+
+def ran_out_of_memory(exc: BaseException) -> bool:
+    """Return whether an error says that an allocation failed: Python's, MLX's, Metal's, CUDA's, or a thread's."""
+    return isinstance(exc, MemoryError) or any(words in str(exc).lower() for words in _MEMORY)
+
+
+def check_memory(exc: BaseException) -> None:
+    """Raise OutOfMemory where ``exc`` says that an allocation failed; call where errors become somebody's fault."""
+    if ran_out_of_memory(exc):
+        raise OutOfMemory(str(exc)) from exc

@@ -20,7 +20,7 @@ from sidecar.backend.folder import (
     read_config,
     sampling_defaults,
 )
-from sidecar.errors import LoadError
+from sidecar.errors import LoadError, OutOfMemory, ran_out_of_memory
 
 __all__ = ["LoadedModel", "check_safetensors", "context_length", "is_embedding", "load", "read_config"]
 
@@ -80,11 +80,13 @@ def load(path: Path, progress: Progress, *, remember: Path | None = None, thorou
         return _load_chat(path, config, progress, remember, thorough=thorough)
     except LoadError:
         raise
-    except MemoryError as exc:
+    except (MemoryError, OutOfMemory) as exc:
         gc.collect()
         raise LoadError(f"{path.name} does not fit into memory.") from exc
     except Exception as exc:
         gc.collect()
+        if ran_out_of_memory(exc):
+            raise LoadError(f"{path.name} does not fit into memory.") from exc
         text = str(exc).strip().splitlines()[0][:300] if str(exc).strip() else type(exc).__name__
         if "not supported" in text.lower():
             text = f"its architecture {config['model_type']!r} is not supported by this version ({text})"

@@ -27,6 +27,7 @@ from sidecar.backend import caches, prompts
 from sidecar.backend.families import Capabilities
 from sidecar.backend.passes import PromptBatch, RowState, decode
 from sidecar.backend.positions import Embedded, embed
+from sidecar.errors import check_memory
 
 if TYPE_CHECKING:
     from sidecar.backend.loader import LoadedModel
@@ -202,6 +203,7 @@ class _Check:
             self._report.lines["a picture"] = self._report.failed["see"] = str(exc)
             return
         except Exception as exc:  # an odd template or size; pictures may well work
+            check_memory(exc)
             self._report.lines["a picture"] = f"could not be looked at ({_line(exc)})"
             return
         if not (self._can.cut or self._can.cut_pictures):
@@ -243,6 +245,7 @@ class _Check:
         try:
             apart = work()
         except Exception as exc:
+            check_memory(exc)
             log.debug("check %s", name, exc_info=exc)
             self._report.lines[what] = self._report.failed[name] = f"{what} failed ({_line(exc)})"
         else:

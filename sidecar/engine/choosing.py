@@ -15,6 +15,7 @@ import numpy as np
 from sidecar.engine import sampling
 from sidecar.engine.rows import Done, Event, Failed, GenerationRequest, Token
 from sidecar.engine.speculation import Lookup
+from sidecar.errors import check_memory
 
 
 @dataclass(eq=False, kw_only=True)
@@ -87,6 +88,7 @@ def select(logits: mx.array, rows: Sequence[Row]) -> Chosen:
                     one = mx.where(mx.array(np.ascontiguousarray(mask)), one, -mx.inf)
             changed[i] = one
         except Exception as exc:
+            check_memory(exc)
             row.fault = f"its constraint failed: {exc}"
     if changed:
         logits = mx.stack([changed.get(i, logits[i]) for i in range(len(rows))])
@@ -107,6 +109,7 @@ def accept(row: Row, token: int) -> None:
     try:
         row.request.constraint.accept(token)
     except Exception as exc:
+        check_memory(exc)
         row.fault = f"its constraint failed: {exc}"
 
 

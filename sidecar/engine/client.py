@@ -172,6 +172,12 @@ class EngineClient:
             took = max(silent, self.pulse.stalled)
             self._channel.kill(f"it was at one piece of work for {took:.0f} s")
 
+    def describe(self) -> str:
+        """Return where every request in flight stands, a line each: for whoever looks for a stall."""
+        silent = time.monotonic() - self._heard
+        head = f"engine {self.pid}, heard {silent:.1f} s ago, failures {self._failures}, starting {self._starting}"
+        return "\n".join([f"{head}, {self.pulse}", *self._flight.describe()])
+
     # --- requests ------------------------------------------------------------------------------------
     async def _one(self, request: Request) -> Told:
         number, inbox = self._add(request)
@@ -215,6 +221,14 @@ class EngineClient:
             except ApiError as exc:
                 refused = Refused(id=request.id, status=exc.status_code, message=exc.message, code=exc.code)
                 self._flight.take(refused)
+                asyncio.get_running_loop().call_soon(self._flush)  # others may have waited for it
+            if (patience := self._flight.patience(request.id)) is not None:
+                asyncio.get_running_loop().call_later(patience, self._go_on_without, request.id, self.death_count)
+
+    def _go_on_without(self, number: int, deaths: int) -> None:
+        if deaths == self.death_count:
+            self._flight.go_on_without(number)
+            self._flush()
 
     # --- engines -------------------------------------------------------------------------------------
     async def _start(self) -> None:

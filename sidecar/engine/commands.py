@@ -14,6 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import TypeVar
 
+from sidecar.errors import check_memory
+
 log = logging.getLogger("sidecar.engine")
 
 T = TypeVar("T")
@@ -63,7 +65,8 @@ class Commands:
 def _run(command: Command) -> None:
     try:
         command()
-    except Exception:
+    except Exception as exc:
+        check_memory(exc)
         log.exception("a command of the engine failed")
 
 
@@ -84,6 +87,7 @@ def settle(future: Future[T], work: Callable[[], T]) -> None:
     try:
         result = work()
     except Exception as exc:
+        check_memory(exc)
         log.exception("a command of the engine failed")
         fail(future, exc)
     else:

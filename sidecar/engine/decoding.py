@@ -31,6 +31,7 @@ from sidecar.backend.passes import RowState
 from sidecar.engine.choosing import Chosen, Row
 from sidecar.engine.lanes import Lane
 from sidecar.engine.rows import Token
+from sidecar.errors import check_memory
 
 log = logging.getLogger("sidecar.engine")
 
@@ -103,6 +104,7 @@ class DecodeBatch:
                 into.join(lane)
                 return
             except Exception as exc:
+                check_memory(exc)
                 if self._can.rule_out("batch", f"rows can't be joined ({exc})"):
                     log.warning("rows of this model can't be joined: one at a time from now on", exc_info=exc)
         self._lanes.append(lane)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sidecar.engine.actions import Unit
 from sidecar.engine.commands import fail, tell
 from sidecar.engine.messages import Tier
+from sidecar.errors import check_memory
 
 if TYPE_CHECKING:
     from sidecar.backend.loader import LoadedModel
@@ -63,6 +64,7 @@ class EmbeddingQueue:
         try:
             self._step(job)
         except Exception as exc:
+            check_memory(exc)
             del self._jobs[number]
             fail(job.future, exc)
             return

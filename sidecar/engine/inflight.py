@@ -10,7 +10,13 @@ missing.
 
 Some request may be what killed the engine. All that it had are suspects then, and are tried again one by one: the next
 is sent once the one before has made progress (a token more, or an end), which clears it. A suspect that was alone in
-the engine when that died again, with no progress between, is the poison: it alone is refused.
+the engine when that died again, with no progress between, is the poison: it alone is refused. Chats come first, since
+embeddings show no progress before their end; and nobody waits longer for a suspect than ``patience`` says, or an hour's
+batch would hold up every chat after a death that it had no part in. The patience grows with the deaths, up to no limit
+at all, so that a poison which takes long to kill is alone with the engine in the end.
+
+Models are loaded again one by one, the one that the first suspect needs before the others, and suspects don't wait for
+the models of others.
 
 A worked timeline, with chats A and B and a picture P whose decoding crashes:
 
@@ -50,6 +56,8 @@ from sidecar.engine.messages import (
 POISON = "engine_died"
 """The code of a request that the engine died of twice."""
 
+_PATIENCE = (2.0, 15.0)  # seconds, by deaths
+
 
 @dataclass(frozen=True, kw_only=True)
 class Paused:
@@ -63,12 +71,13 @@ Told = Reply | Paused
 
 @dataclass(eq=False, kw_only=True)
 class Call:
-    """One request. ``deaths``: of engines that had it, since it last made progress."""
+    """One request. ``deaths``: of engines that had it, since it last made progress; ``passed``: nobody waits for it."""
 
     request: Request
     deliver: Callable[[Told], None]
     sent: bool = False
     deaths: int = 0
+    passed: bool = False
     prepared: bool = False
     began: set[int] = field(default_factory=set)
     prefilled: set[int] = field(default_factory=set)
@@ -126,22 +135,53 @@ class InFlight:
             if isinstance(call.request, Generate) and call.request.tier is tier
         )
 
+    def describe(self) -> list[str]:
+        """Return a line about each request: its number and kind, what was sent and what came."""
+        return [
+            f"{number} {type(call.request).__name__} of {call.path or _path(call.request)}: sent {call.sent}, "
+            f"deaths {call.deaths}, passed {call.passed}, prepared {call.prepared}, began {sorted(call.began)}, "
+            f"tokens { {i: len(t) for i, t in call.received.items()} }, ended {sorted(call.ended)}"
+            for number, call in self.calls.items()
+        ]
+
     # --- to the engine -------------------------------------------------------------------------------
     def to_send(self) -> list[Request]:
         """Return what the engine should get now; it counts as sent."""
-        unsent = [call for call in self.calls.values() if not call.sent and self._can_go(call)]
-        suspects = [call for call in self.calls.values() if call.deaths]
-        if suspects:
-            if any(c.sent and (c.deaths or self._reload(c)) for c in self.calls.values()):
-                return []  # its progress or end is waited for
-            loads = [call for call in unsent if self._reload(call)]
-            unsent = sorted(loads or [c for c in unsent if c.deaths], key=lambda c: -c.deaths)[:1]
-        for call in unsent:
+        going = self._next_calls()
+        for call in going:
             call.sent = True
             if isinstance(call.request, Unload):
                 self.models.pop(call.request.path, None)
                 self._ready.discard(call.request.path)
-        return [call.again() for call in unsent]
+        return [call.again() for call in going]
+
+    def _next_calls(self) -> list[Call]:
+        unsent = [call for call in self.calls.values() if not call.sent]
+        suspects = sorted((call for call in self.calls.values() if call.deaths), key=_order)
+        if not suspects:
+            return [call for call in unsent if self._can_go(call)]
+        tried = [call for call in suspects if call.sent and not call.passed]
+        following = [] if tried else [c for c in suspects if not c.sent and self._can_go(c)][:1]
+        if not tried and not following and all(call.sent for call in suspects):
+            following = [call for call in unsent if self._can_go(call)]  # those still tried have had their time
+        needed = {path: -place for place, path in enumerate(c.path for c in reversed(suspects)) if path is not None}
+        loads = [c for c in unsent if self._reload(c) and not c.deaths and c not in following]
+        if any(self._reload(c) and c.sent for c in self.calls.values()):
+            loads = []
+        loads.sort(key=lambda call: needed.get(_path(call.request), 1))
+        return following + loads[:1]
+
+    def patience(self, number: int) -> float | None:
+        """Return for how many seconds others wait for a request that was sent; None: they don't, or without limit."""
+        call = self.calls.get(number)
+        if call is None or not call.sent or call.passed or not 0 < call.deaths <= len(_PATIENCE):
+            return None
+        return _PATIENCE[call.deaths - 1]
+
+    def go_on_without(self, number: int) -> None:
+        """Let others be sent beside a suspect that takes its time."""
+        if number in self.calls:
+            self.calls[number].passed = True
 
     def _can_go(self, call: Call) -> bool:
         return call.path is None or call.path in self._ready or call.path not in self.models
@@ -168,7 +208,7 @@ class InFlight:
                 return
             call.prefilled.add(reply.index)
         elif isinstance(reply, Piece):
-            call.deaths = 0
+            call.deaths, call.passed = 0, False
             call.received.setdefault(reply.index, []).extend(reply.tokens)
             if reply.finish is not None:
                 call.ended.add(reply.index)
@@ -189,7 +229,7 @@ class InFlight:
         self._ready.clear()
         sent = [call for call in self.calls.values() if call.sent]
         for call in sent:
-            call.sent, number = False, call.request.id
+            call.sent, call.passed, number = False, False, call.request.id
             if isinstance(call.request, Unload | Shed):
                 self._end(call, Finished(id=number))  # it gave back all it had
             elif not up:
@@ -224,3 +264,13 @@ class InFlight:
                     self._end(call, replace(reply, id=call.request.id))
 
         self.add(Load(id=0, path=path), told)
+
+
+def _path(request: Request) -> str:
+    return "" if isinstance(request, Shed | Cancel) else request.path
+
+
+def _order(call: Call) -> tuple[int, int, int]:
+    """Put first who died most, then loads, then what shows progress soonest."""
+    kind = 0 if isinstance(call.request, Load) else 1 if isinstance(call.request, Generate | Tokenize) else 2
+    return (-call.deaths, kind, call.request.tier if isinstance(call.request, Generate) else 0)

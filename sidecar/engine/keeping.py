@@ -9,6 +9,7 @@ from sidecar.engine.choosing import Row
 from sidecar.engine.decoding import DecodeBatch
 from sidecar.engine.prefix_cache import PrefixCache, key_of
 from sidecar.engine.recovery import first_line
+from sidecar.errors import check_memory
 
 log = logging.getLogger("sidecar.engine")
 
@@ -23,5 +24,6 @@ def keep(loaded: LoadedModel, prefixes: PrefixCache, batch: DecodeBatch, row: Ro
         key, _ = key_of(tokens, row.request.prompt.media, loaded.media_ids)
         prefixes.store(key, cache, at, row.request.tier)
     except Exception as exc:
+        check_memory(exc)
         if loaded.can.rule_out("keep", f"its caches can't be kept ({first_line(exc)})"):
             log.warning("no prefixes are kept of this model", exc_info=exc)

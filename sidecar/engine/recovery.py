@@ -10,6 +10,7 @@ import mlx.core as mx
 from sidecar.backend.families import Capabilities
 from sidecar.engine.choosing import Row
 from sidecar.engine.rows import Failed, GenerationRequest
+from sidecar.errors import check_memory
 
 log = logging.getLogger("sidecar.engine")
 
@@ -37,6 +38,7 @@ class Recovery:
 
     def fault(self, request: GenerationRequest, exc: Exception) -> None:
         """End a request with the error it caused."""
+        check_memory(exc)
         log.error("request %d failed", request.id, exc_info=exc)
         self._end(request, exc)
 
@@ -46,6 +48,7 @@ class Recovery:
 
     def group_failed(self, requests: Sequence[GenerationRequest], exc: Exception) -> None:
         """End the request of a prompt that failed alone; try those of a group that failed one by one, from now on."""
+        check_memory(exc)
         if len(requests) == 1:
             self.fault(requests[0], exc)
             return
@@ -85,6 +88,7 @@ class Recovery:
 
     def resume(self, rows: Sequence[Row], exc: Exception) -> None:
         """Put the rows of a pass that failed back into the queue; one that failed alone twice ends with the error."""
+        check_memory(exc)
         log.error("a decode pass failed; its %d rows go on alone", len(rows), exc_info=exc)
         mx.clear_cache()
         if len(rows) > 1:

@@ -7,9 +7,10 @@ a picture. Whoever reads a chat notices the longest gap between two of its token
 interactive stream there is room for ``gap_bound - 1`` of its own inter-token times (nine tenths of that are planned
 with), and work is cut to fit what is left of it.
 
-Interactive prompts take the room first. Batch work gets what it needs to reach its target share of the time, and a
-guaranteed least share (``credit``) even when interactive work never pauses: a unit larger than any gap is done when the
-credit has grown to its cost. Without a running stream there is no gap to keep, and units are larger.
+Interactive prompts and embeddings take the room first, in turns. Batch work gets what it needs to reach its target
+share of the time, and a guaranteed least share (``credit``) even when interactive work never pauses: a unit larger than
+any gap is done when the credit has grown to its cost. Without a running stream there is no gap to keep, and units are
+larger.
 
 Batch rows share the interactive rows' forward pass as far as that costs a token little: the weights are read once for
 all of them. Where they can't, or cost too much, the two take turns.
@@ -96,6 +97,7 @@ class Policy:
     batch_spent: float = 0.0  # of which batch work
     credit: float = 0.0  # seconds owed to batch work
     _last_batch: type[Action] | None = None  # the kind of unit batch work had last
+    _called: bool = False  # whether interactive work beside rows had a call last
 
     def decide(self, view: View) -> Action:
         """Return the next action for ``view``."""
@@ -126,6 +128,8 @@ class Policy:
             self.batch_spent += for_batch
         if tier is Tier.BATCH and not isinstance(action, Encode):
             self._last_batch = type(action)
+        if tier is Tier.INTERACTIVE and not isinstance(action, Decode):
+            self._called = isinstance(action, Call)
         if for_batch:
             self.credit = max(0.0, self.credit - for_batch)
         elif has_work(view, Tier.BATCH):
@@ -206,7 +210,12 @@ class Policy:
         calls = sorted((c for c in view.calls if c.tier is tier), key=lambda c: (c.arrived, c.id))
         fresh = next((w for w in queue if w.fits and not (w.images and _busy(view, tier))), None)
         others = begun or (fresh is not None and room_for > 0) or (rows and not resting)
-        if calls and (tier is Tier.INTERACTIVE or not others or self._last_batch is (Prefill if resting else Decode)):
+        if tier is Tier.INTERACTIVE:
+            # Calls and prompts take turns: whoever embeds a folder, text by text, leaves no gap for a chat to begin in.
+            turn = not (self._called and (begun or (fresh is not None and room_for > 0)))
+        else:
+            turn = not others or self._last_batch is (Prefill if resting else Decode)
+        if calls and turn:
             return Call(calls[0].id)
         if fresh is not None and room_for > 0 and (not begun or (fresh.priority, fresh.arrived) < _rank(begun[0])):
             return Begin(fresh.id, self._group_with(fresh, queue, room_for))

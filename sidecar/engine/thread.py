@@ -63,7 +63,7 @@ class EngineThread:
 
     def warm(self) -> None:
         """Import what every model needs."""
-        self._put(_import)
+        self._put(self._import)
 
     def unload(self, path: Path) -> Future[None]:
         """Let a model's memory go; what still uses it ends with an error."""
@@ -99,6 +99,11 @@ class EngineThread:
             self._commands.put_stop()
             thread.join(timeout)
 
+    def died(self, exc: BaseException) -> None:
+        """Say that this engine can't go on. From any thread."""
+        log.critical("the engine can't go on", exc_info=exc)
+        self._on_death(exc)
+
     def stalled_for(self) -> float:
         """Seconds the piece of work now running has taken; 0 when idle."""
         beat = self._beat
@@ -122,8 +127,11 @@ class EngineThread:
             for runner in self.models.values():
                 runner.fail_all(503, "The server stopped before this answer was finished.")
         except BaseException as exc:
-            log.critical("the engine thread died", exc_info=exc)
-            self._on_death(exc)
+            self.died(exc)
+
+    def _import(self) -> None:
+        self._beat = time.monotonic()  # a hang is noticed here as well
+        _import()
 
     def _busy(self) -> bool:
         return bool(len(self._embeddings)) or any(runner.busy for runner in self.models.values())
@@ -177,7 +185,7 @@ class EngineThread:
         if future.cancelled():
             return
         self._loading, self.load_progress = True, 0.0
-        self._loaded_at = time.monotonic()
+        self._loaded_at = self._beat = time.monotonic()
         try:
             from sidecar.backend import loader
             from sidecar.engine.memory import set_limits

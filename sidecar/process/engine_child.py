@@ -26,6 +26,8 @@ from sidecar.engine.messages import VERSION, Refused
 from sidecar.engine.metrics import Recorder
 from sidecar.engine.thread import EngineThread
 from sidecar.engine.wire import Reader, WireError, encode
+from sidecar.errors import OutOfMemory, ran_out_of_memory
+from sidecar.process import dumps
 from sidecar.process.engine_settings import settings_of
 from sidecar.text.jobs import Jobs
 
@@ -33,7 +35,7 @@ log = logging.getLogger("sidecar.engine")
 
 ENGINE_LOCK = "engine.lock"
 PULSE = 0.2  # seconds
-DIED = 70  # exit status after an error on the engine's thread
+DIED, NO_MEMORY = 70, 71  # exit status after an error on the engine's thread, and after an allocation that failed
 
 
 def run(fd: int) -> int:
@@ -48,6 +50,7 @@ def run(fd: int) -> int:
         return 78
     os.set_inheritable(fd, False)
     faulthandler.enable()
+    dumps.of_threads()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     Engine(sock).serve()
@@ -66,7 +69,15 @@ class Engine:
         self._jobs: Jobs | None = None
 
     def serve(self) -> None:
-        """Read until the end of the socket, then end the process."""
+        """Read until the end of the socket, then end the process. So does whatever ends a thread of it."""
+        threading.excepthook = lambda args: self._died(args.exc_value or SystemError("a thread ended"))
+        try:
+            self._serve()
+        except BaseException as exc:
+            log.critical("the engine can't go on", exc_info=exc)
+            self._died(exc)
+
+    def _serve(self) -> None:
         while data := self._receive():
             try:
                 for message in self._reader.feed(data):
@@ -131,7 +142,7 @@ class Engine:
 
     def _died(self, exc: BaseException) -> None:
         logging.shutdown()
-        os._exit(DIED)
+        os._exit(NO_MEMORY if isinstance(exc, OutOfMemory) or ran_out_of_memory(exc) else DIED)
 
     def _beat(self) -> None:
         """Tell how the engine does while there is work; sleep for good while there is none."""

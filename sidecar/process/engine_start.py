@@ -108,12 +108,16 @@ class Child(asyncio.Protocol):
         self._ended(self._reason or describe(code))
 
 
+REASONS = {70: "an error on a thread of its own, see the log", 71: "out of memory: an allocation failed"}
+"""What exit statuses of ``engine_child`` mean."""
+
+
 def describe(code: int) -> str:
     """Return how a process ended, for people."""
     if code < 0:
         with contextlib.suppress(ValueError):
             return f"killed by {signal.Signals(-code).name}"
-    return f"exit status {code}"
+    return f"exit status {code}" + (f" ({REASONS[code]})" if code in REASONS else "")
 
 
 class Launcher:

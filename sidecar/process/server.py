@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import os
 import resource
 import signal
 import socket
 import sys
+import types
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +78,21 @@ def _raise_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def _prepare_uvicorn() -> None:
+    """Let uvicorn's modules be imported without what its package imports.
+
+    That is its command line, a file watcher and reloaders: 2 MB that a server never uses.
+    """
+    spec = importlib.util.find_spec("uvicorn")
+    if "uvicorn" not in sys.modules and spec is not None and spec.submodule_search_locations:
+        package = types.ModuleType("uvicorn")
+        package.__path__ = list(spec.submodule_search_locations)
+        sys.modules["uvicorn"] = package
+        from uvicorn.config import Config
+
+        package.Config = Config  # type: ignore[attr-defined]  # its own modules take it from there
+
+
 def _fail(code: ExitCode, message: str) -> int:
     sys.stderr.write(f"mlx-sidecar: {message}\n")
     sys.stderr.flush()
@@ -83,15 +100,18 @@ def _fail(code: ExitCode, message: str) -> int:
 
 
 async def _serve(settings: Settings, sock: socket.socket, life: Lifecycle, token: str | None) -> int:
-    import uvicorn
+    _prepare_uvicorn()
+    from uvicorn.config import Config
+    from uvicorn.server import Server as UvicornServer
 
     from sidecar.api.app import create_app
     from sidecar.api.service import Service
     from sidecar.engine.client import EngineClient
     from sidecar.engine.metrics import Meter
+    from sidecar.process import dumps
     from sidecar.process.engine_start import Launcher
 
-    class Server(uvicorn.Server):
+    class Server(UvicornServer):
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             yield
@@ -108,8 +128,11 @@ async def _serve(settings: Settings, sock: socket.socket, life: Lifecycle, token
     launcher = Launcher(settings)
     service = Service(settings, EngineClient(launcher, metered=meter.replay), meter, instance_id=life.instance_id)
     app = create_app(service, token=token)
-    config = uvicorn.Config(
+    config = Config(
         app,
+        http="h11",
+        loop="asyncio",
+        ws="none",
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -123,6 +146,7 @@ async def _serve(settings: Settings, sock: socket.socket, life: Lifecycle, token
     stopper = _Stopper(service, server, settings.drain_timeout)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopper.on_signal, number)
+    dumps.of_tasks(service.engine.describe)
     watch = asyncio.create_task(_leave_when_alone(life, stopper))
     service.start()
     launcher.prepare()

@@ -8,7 +8,7 @@ from typing import Any
 
 from host_api.loopback import pictures
 from sidecar.config import Settings
-from sidecar.errors import bad_request
+from sidecar.errors import bad_request, check_memory
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ def decode(data: bytes, settings: Settings, *, param: str) -> Picture:
     try:
         image = pictures.first(data, side=settings.image_side, pixels=int(settings.max_image_mpx * 1e6))
     except pictures.PictureError as exc:
+        if exc.__cause__ is not None:
+            check_memory(exc.__cause__)
         code = {"code": "image_too_large"} if exc.code == "too_large" else {}
         raise bad_request(f"{param}: {exc}.", param=param, **code) from exc
     digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()

@@ -42,7 +42,7 @@ from sidecar.engine.messages import (
 )
 from sidecar.engine.rows import Admitted, Done, Event, Failed, GenerationRequest, Started
 from sidecar.engine.thread import EngineThread
-from sidecar.errors import ApiError, LoadError
+from sidecar.errors import ApiError, LoadError, check_memory
 from sidecar.text import plan as planning
 from sidecar.text.delta import Delta
 from sidecar.text.plan import Choice, Plan
@@ -86,7 +86,7 @@ class Jobs:
         self._ending = ending
         self._models: dict[str, LoadedModel] = {}
         self._running: dict[int, _Running] = {}
-        self._preparing: set[int] = set()
+        self._preparing: set[int] = set()  # also loads and the like that go on
         self._embedding: dict[int, Future[Any]] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="prompt")
@@ -113,7 +113,7 @@ class Jobs:
         else:
             with self._lock:
                 self._preparing.add(request.id)
-            self._pool.submit(self._guarded, request)
+            self._pool.submit(self._guarded, request).add_done_callback(self._looked_after)
 
     def close(self) -> None:
         """End the threads; what was begun is not answered any more."""
@@ -122,9 +122,11 @@ class Jobs:
 
     # --- commands ------------------------------------------------------------------------------------
     def _load(self, request: Load) -> None:
+        self._preparing.add(request.id)
         future = self._engine.load(Path(request.path))
 
         def loaded(done: Future[LoadedModel]) -> None:
+            self._preparing.discard(request.id)
             try:
                 model = done.result()
                 told = planning.info(model)
@@ -140,12 +142,13 @@ class Jobs:
         future.add_done_callback(loaded)
 
     def _answer(self, future: Future[None], number: int) -> None:
+        self._preparing.add(number)
+
         def done(one: Future[None]) -> None:
+            self._preparing.discard(number)
             exc = one.exception()
-            if exc is None:
-                self._emit(Finished(id=number))
-            else:
-                self._emit(Refused(id=number, status=500, message=str(exc), code="engine_failed"))
+            failed = Refused(id=number, status=500, message=str(exc), code="engine_failed")
+            self._emit(Finished(id=number) if exc is None else failed)
 
         future.add_done_callback(done)
 
@@ -170,9 +173,8 @@ class Jobs:
     # --- on the threads that make prompts ------------------------------------------------------------
     def _guarded(self, request: Generate | Embed | Tokenize) -> None:
         """Do a request's work up to the engine; what goes wrong is told to who asked."""
-        with self._lock:
-            if request.id not in self._preparing:
-                return
+        if request.id not in self._preparing:
+            return
         try:
             loaded = self._models.get(request.path)
             if loaded is None:
@@ -186,12 +188,16 @@ class Jobs:
         except ApiError as exc:
             self._refuse(request.id, exc)
         except Exception as exc:
+            check_memory(exc)
             log.exception("request %d could not be made ready", request.id)
             self._refuse(request.id, ApiError(500, f"This request can't be made ready ({str(exc)[:200]})."))
 
+    def _looked_after(self, done: Future[None]) -> None:
+        if not done.cancelled() and (exc := done.exception()) is not None:
+            self._engine.died(exc)
+
     def _refuse(self, number: int, exc: ApiError) -> None:
-        with self._lock:
-            self._preparing.discard(number)
+        self._preparing.discard(number)
         self._emit(Refused(id=number, status=exc.status_code, message=exc.message, code=exc.code, param=exc.param))
 
     def _generate(self, job: Generate, loaded: LoadedModel) -> None:
@@ -273,6 +279,7 @@ class Jobs:
             try:
                 self._read(running, index, events)
             except Exception as exc:
+                check_memory(exc)
                 log.exception("an answer of request %d can't be read", number)
                 self._fail(running, Failed(500, f"This answer can't be read ({str(exc)[:200]})."))
 

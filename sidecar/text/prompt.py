@@ -11,7 +11,7 @@ from typing import Any
 from sidecar.backend import prompts
 from sidecar.backend.loader import LoadedModel
 from sidecar.engine.rows import Prompt
-from sidecar.errors import bad_request
+from sidecar.errors import bad_request, check_memory
 from sidecar.text import conversation
 from sidecar.text.images import Picture
 from sidecar.text.language import Language, language_of
@@ -70,6 +70,7 @@ def render(
         try:
             text = prompts.rendered(loaded, arranged, images, extra or {})
         except Exception as exc:
+            check_memory(exc)
             refusal = refusal or exc
             continue
         if not isinstance(text, str):
@@ -96,6 +97,7 @@ def tokenize_text(loaded: LoadedModel, text: str, pictures: Sequence[Picture] = 
             kept = language.user_text.kept(inputs["input_ids"][0].tolist())
             inputs = prompts.kept_columns(inputs, kept) or inputs
     except Exception as exc:
+        check_memory(exc)
         raise bad_request(f"messages: the images can't be processed ({str(exc)[:200]}).", param="messages") from exc
     tokens: list[int] = inputs["input_ids"][0].tolist()
     digest = hashlib.sha256("".join(p.digest for p in pictures).encode()).hexdigest()

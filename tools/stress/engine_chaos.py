@@ -2,9 +2,10 @@
 
 Chats that are greedy, seeded, with a picture, with tools, bound by a schema, two choices at once with
 log-probabilities, raw completions and embeddings run together, over and over, while the engine is killed, stopped for
-longer than the watchdog allows, and aborted. Each answer must be event by event what it is undisturbed; none may be
-lost; at the end no engine is left. A kill comes once every answer has made progress since the last: a request that two
-engines die of without any is refused, which is right and not tested here.
+longer than the watchdog allows, aborted, and has allocations fail. Each answer must be event by event what it is
+undisturbed; none may be lost; at the end no engine is left. A kill comes once every answer has made progress since the
+last: a request that two engines die of without any is refused, which is right and not tested here. Where an answer
+makes none for long, the tool tells where everything stands.
 
     python tools/stress/engine_chaos.py --kills 200
 """
@@ -17,6 +18,7 @@ import io
 import json
 import os
 import random
+import resource
 import signal
 import statistics
 import sys
@@ -36,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from tests.support.servers import Sidecar, sidecar
 
 TOKENS = 48
-WAYS = ("SIGKILL", "SIGKILL", "SIGABRT", "SIGSTOP")
+WAYS = ("SIGKILL", "SIGKILL", "SIGABRT", "SIGSTOP", MEMORY := "no memory")
 NEAR = 0.02  # of log-probabilities
 STALL = 30.0  # seconds the watchdog allows
 
@@ -174,6 +176,8 @@ def run(running: Sidecar, *, kills: int, seed: int, patience: float = 90.0, ways
     """Kill the engine of a running server ``kills`` times."""
     rng = random.Random(seed)
     answers = [Answer(name, path, body) for name, (path, body) in cases().items()]
+    if not hasattr(resource, "prlimit"):
+        ways = [way for way in ways if way != MEMORY]
     limits = httpx.Limits(max_connections=20)
     done: dict[str, int] = {}
     pauses: list[float] = []
@@ -190,7 +194,8 @@ def run(running: Sidecar, *, kills: int, seed: int, patience: float = 90.0, ways
             while not stop.is_set() and not all(a.events for a in answers):
                 if time.monotonic() > end:
                     slow = [a.name for a in answers if not a.events]
-                    answers[0].wrong.append(f"no progress of {slow} in {patience:g} s after kill {number}")
+                    stands = where_everything_stands(running)
+                    answers[0].wrong.append(f"no progress of {slow} in {patience:g} s after kill {number}\n{stands}")
                     stop.set()
                 time.sleep(0.02)
             if stop.is_set():
@@ -202,10 +207,10 @@ def run(running: Sidecar, *, kills: int, seed: int, patience: float = 90.0, ways
                 continue
             engines.add(pid)
             died = time.monotonic()
-            os.kill(pid, getattr(signal, way))
+            harm(pid, way, rng)
             done[way] = done.get(way, 0) + 1
-            if way == "SIGSTOP":
-                while http.get("/health").json()["engine"]["pid"] == pid and time.monotonic() < died + 2 * STALL:
+            if way in ("SIGSTOP", MEMORY):
+                while http.get("/health").json()["engine"]["pid"] == pid and time.monotonic() < died + 3 * STALL:
                     time.sleep(0.05)
                 died = time.monotonic()
             time.sleep(0.05)
@@ -223,14 +228,37 @@ def run(running: Sidecar, *, kills: int, seed: int, patience: float = 90.0, ways
     return Outcome(done, sum(a.asked for a in answers), pauses, wrong, [pid for pid in left if pid != now])
 
 
+def harm(pid: int, way: str, rng: random.Random) -> None:
+    """Kill, stop or abort a process, or bound its address space so that an allocation fails soon (Linux)."""
+    if way == MEMORY:
+        size = psutil.Process(pid).memory_info().vms + rng.randrange(4 << 20)
+        resource.prlimit(pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+    else:
+        os.kill(pid, getattr(signal, way))
+
+
+def where_everything_stands(running: Sidecar) -> str:
+    """Return /health, the listener's tasks and requests in flight, and the stacks of the engine's threads."""
+    health = httpx.get(f"{running.url}/health", timeout=30).json()
+    for pid in (running.process.pid, health["engine"]["pid"]):
+        if pid is not None:
+            os.kill(pid, signal.SIGUSR1)
+    time.sleep(2)
+    return f"{json.dumps(health)}\n{running.output.read_text()[-12_000:]}\n{running.logs()[-12_000:]}"
+
+
 def main() -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--stall", type=float, default=STALL, help="seconds the watchdog allows (30)")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     args = parser.parse_args()
     data = Path(os.environ.get("MLX_SIDECAR_DATA_DIR", Path.home() / ".cache" / "mlx-sidecar-dev" / "data"))
-    with tempfile.TemporaryDirectory(prefix="engine-chaos-") as folder, server(Path(folder), data) as running:
+    with (
+        tempfile.TemporaryDirectory(prefix="engine-chaos-") as folder,
+        server(Path(folder), data, args.stall) as running,
+    ):
         begun = time.monotonic()
         found = run(running, kills=args.kills, seed=args.seed)
         health = httpx.get(f"{running.url}/health", timeout=30).json()
@@ -244,14 +272,14 @@ def main() -> int:
     return 1 if found.wrong or found.left else 0
 
 
-def server(folder: Path, data: Path) -> Any:
+def server(folder: Path, data: Path, stall: float = STALL) -> Any:
     """Return a server for this: no kept prefixes, so that usage is the same each time, and an impatient watchdog."""
     from sidecar.models.starter import embedding
 
     models = folder / "models"
     models.mkdir()
     (models / "minilm").symlink_to(embedding.folder(data), target_is_directory=True)
-    flags = ("--prefix-cache-mb", "0", "--stall-timeout", str(STALL), "--model-dir", str(models))
+    flags = ("--prefix-cache-mb", "0", "--stall-timeout", str(stall), "--model-dir", str(models))
     return sidecar(folder / "server", *flags, data_dir=data)
 
 

@@ -9,6 +9,7 @@ import pytest
 from sidecar.engine.commands import Commands, settle, tell
 from sidecar.engine.messages import Tier
 from sidecar.engine.turns import Turns
+from sidecar.errors import OutOfMemory, ran_out_of_memory
 
 
 def test_a_result_that_comes_after_the_client_left_is_dropped() -> None:
@@ -21,6 +22,37 @@ def test_a_result_that_comes_after_the_client_left_is_dropped() -> None:
     assert unwanted.cancel()
     settle(unwanted, lambda: done.append(1))
     assert done == [1], "the work is done although nobody waits"
+
+
+def test_an_allocation_that_failed_is_nobody_s_fault_and_ends_the_engine() -> None:
+    commands = Commands()
+    asked: Future[None] = Future()
+
+    def bad() -> None:
+        raise RuntimeError("[malloc] Unable to allocate 4096 bytes.")
+
+    commands.put(lambda: settle(asked, bad))
+    with pytest.raises(OutOfMemory):
+        commands.carry_out(block=False, nested=False)
+    assert not asked.done()
+
+
+@pytest.mark.parametrize(
+    ("exc", "memory"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory (00000008)"), True),
+        (RuntimeError("can't start new thread"), True),
+        (
+            RuntimeError("[metal::malloc] Attempting to allocate 1 bytes which is greater than the maximum allowed"),
+            False,
+        ),
+        (ValueError("shapes (1,0), (1,451)"), False),
+    ],
+)
+def test_what_an_allocation_that_failed_says(exc: Exception, memory: bool) -> None:
+    assert ran_out_of_memory(exc) is memory
 
 
 def test_a_command_that_raises_fails_its_caller_and_the_next_goes_on() -> None:

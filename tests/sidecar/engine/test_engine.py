@@ -544,6 +544,33 @@ def test_a_prompt_that_can_never_fit_is_refused_with_the_numbers(text: Bench) ->
     assert text.ask(QUESTIONS[1]).failure is None
 
 
+def test_a_batch_job_on_one_model_never_starves_a_chat_on_another(
+    eyes: Bench, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two models alike: while the chat runs, the job gets about its share of a tenth, and then it goes on."""
+    other = tmp_path / "other"
+    other.symlink_to(model_dir / "tiny-vl", target_is_directory=True)
+    eyes.engine.load(other).result(120)
+    try:
+        job = eyes.send(QUESTIONS[0], max_tokens=300, tier=Tier.BATCH, logit_bias=_endless(eyes))
+        wait_for(lambda: len(job.tokens) > 5)
+        before = len(job.tokens)
+        monkeypatch.setattr(eyes, "path", other)
+        chat = eyes.ask(QUESTIONS[1], max_tokens=60, logit_bias=_endless(eyes))
+        meanwhile = len(job.tokens) - before
+        assert len(chat.tokens) == 60
+        assert meanwhile < 30, "the chat goes first"
+        assert job.ended.wait(120)
+        assert len(job.tokens) == 300
+    finally:
+        eyes.engine.unload(other).result(60)
+
+
+def _endless(bench: Bench) -> tuple[tuple[int, float], ...]:
+    """Return the bias under which no answer ends by itself."""
+    return tuple((int(token), -100.0) for token in bench.loaded.eos)
+
+
 def test_embedding_beside_a_chat(text: Bench, model_dir: Path) -> None:
     text.engine.load(model_dir / "minilm").result(60)
     chat = text.send(QUESTIONS[2], max_tokens=60)

@@ -146,6 +146,70 @@ def test_a_model_that_cannot_be_loaded_again_takes_its_requests_along() -> None:
     assert not flight.calls
 
 
+def test_chats_go_on_first_and_no_long_batch_holds_them_up() -> None:
+    """A death with embeddings for an hour in the engine: they come last, and a new chat waits only so long for them."""
+    flight, engine = InFlight(lambda path: None), FakeEngine()
+    flight.add(Load(id=0, path=PATH), lambda told: None)
+    pump(flight, engine)
+    embed = flight.add(Embed(id=0, path=PATH, inputs=("x",) * 9999), lambda told: None)
+    chat = flight.add(job(4, 1), lambda told: None)
+    pump(flight, engine)
+    engine = FakeEngine()
+    flight.died("killed")
+    pump(flight, engine)
+    assert list(engine.open) == [chat]
+    assert not flight.calls[embed].sent
+    engine.step(flight, chat, 0)
+    pump(flight, engine)
+    assert flight.calls[embed].sent
+    late = flight.add(job(4, 1), lambda told: None)
+    pump(flight, engine)
+    assert late not in engine.open  # the embeddings are tried: they may be the poison
+    assert (flight.patience(embed) or 0) > 0
+    flight.go_on_without(embed)
+    pump(flight, engine)
+    assert late in engine.open
+    assert flight.patience(embed) is None
+
+
+def test_a_poison_that_takes_long_is_alone_in_the_end() -> None:
+    """Every engine that has it dies, but only after the others' patience with it is over."""
+    flight, engine = InFlight(lambda path: None), FakeEngine()
+    flight.add(Load(id=0, path=PATH), lambda told: None)
+    pump(flight, engine)
+    told: list[Told] = []
+    poison = flight.add(Embed(id=0, path=PATH, inputs=("x",)), told.append)
+    other = flight.add(Embed(id=0, path=PATH, inputs=("y",)), lambda told: None)
+    deaths = 0
+    while poison in flight.calls:
+        pump(flight, engine)
+        if flight.patience(poison) is not None:
+            flight.go_on_without(poison)
+            pump(flight, engine)
+        engine, deaths = FakeEngine(), deaths + 1
+        flight.died("it crashed")
+        assert deaths < 6
+    assert [r.code for r in told if isinstance(r, Refused)] == [POISON]
+    assert other in flight.calls
+
+
+def test_a_chat_goes_on_before_the_models_of_others_are_loaded_again() -> None:
+    flight, engine = InFlight(lambda path: None), FakeEngine()
+    for path in ("/models/b", PATH):
+        flight.add(Load(id=0, path=path), lambda told: None)
+    pump(flight, engine)
+    flight.add(Embed(id=0, path="/models/b", inputs=("x",)), lambda told: None)
+    flight.add(job(4, 1), lambda told: None)
+    pump(flight, engine)
+    flight.died("killed")
+    (load,) = flight.to_send()
+    assert isinstance(load, Load)
+    assert load.path == PATH
+    assert flight.to_send() == []
+    flight.take(Loaded(id=load.id, model=ModelInfo(path=PATH, kind="chat")))
+    assert [type(r) for r in flight.to_send()] == [Generate, Load]
+
+
 # --- the wire ---------------------------------------------------------------------------------------------
 @given(st.binary(max_size=2000), st.lists(st.integers(1, 50), max_size=40))
 def test_messages_come_whole_however_the_stream_is_cut(data: bytes, cuts: list[int]) -> None:

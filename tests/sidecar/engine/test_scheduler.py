@@ -437,6 +437,27 @@ def test_calls_are_units_of_their_tier() -> None:
     assert Policy().decide(View(calls=(Unit(id=4, tier=BATCH, arrived=0),), waiting=waiting)) == Begin(1)
 
 
+@pytest.mark.parametrize("streams", [0, 1])
+def test_embeddings_without_end_leave_a_chat_its_turns(streams: int) -> None:
+    """Who embeds text after text, each asked when the last is done, holds up no chat; nor does a chat hold them up."""
+    policy = Policy()
+    policy.costs.learn("decode", 1, 0.05)
+    policy.costs.learn("call", 1, 0.05)
+    policy.costs.learn_prefill(64, 0.05)
+    chat = Waiting(id=1, tier=CHAT, priority=0, arrived=1.0, images=False)
+    begun = Prefilling(id=1, tier=CHAT, priority=0, arrived=1.0, remaining=900)
+    view = View(rows={CHAT: streams}, calls=(Unit(id=4, tier=CHAT, arrived=0.0),), waiting=(chat,))
+    seen: list[type[Action]] = []
+    for _ in range(20):
+        action = policy.decide(view)
+        policy.done(action, view, 0.05)
+        if not isinstance(action, Decode):
+            seen.append(type(action))
+        if isinstance(action, Begin):
+            view = replace(view, waiting=(), prefilling=(begun,))
+    assert seen[:6] == [Call, Begin, Call, Prefill, Call, Prefill]
+
+
 def test_calls_and_prompts_take_turns_beside_rows_in_the_chats_pass() -> None:
     policy = Policy()
     for rows in (1, 2, 3):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 
 from host_api.protocol.lock import held
 from tests.support.servers import Sidecar, sidecar, wait_for
@@ -84,6 +86,23 @@ def test_clients_that_leave_kill_nothing(tmp_path: Path, data_dir: Path, model_d
             assert http.post("/v1/completions", json={"prompt": "hi", "max_tokens": 2}).status_code == 200
         assert engine_of(running) == {"pid": engine, "deaths": 0, "last_deaths": []}
         assert running.process.poll() is None
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="another process's limits can be set on Linux alone")
+def test_an_allocation_that_fails_costs_no_answer_and_rules_nothing_out(tmp_path: Path, data_dir: Path) -> None:
+    """The engine's address space ends where it is, under two answers; both go on in the next engine."""
+    with sidecar(tmp_path, data_dir=data_dir) as running, running.client() as http:
+        body = {"model": "starter", "prompt": ["Once upon a time", "The sea"], "max_tokens": 10, "temperature": 0}
+        expected = http.post("/v1/completions", json=body).json()["choices"]
+        can = http.get("/v1/models/starter").json()["can"]
+        engine = engine_of(running)["pid"]
+        resource.prlimit(engine, resource.RLIMIT_AS, (psutil.Process(engine).memory_info().vms, -1))
+        longer = body | {"prompt": ["Once upon a time", "The sea", "word " * 500]}  # so that it must allocate
+        choices = http.post("/v1/completions", json=longer).json()["choices"]
+        assert choices[:2] == expected
+        assert engine_of(running)["deaths"] == 1
+        assert engine_of(running)["pid"] != engine
+        assert http.get("/v1/models/starter").json()["can"] == can
 
 
 def test_a_stuck_engine_is_ended_and_the_answer_comes(tmp_path: Path, data_dir: Path) -> None:
