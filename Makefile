@@ -17,7 +17,7 @@ help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
 		printf '  %-16s %s\n' "$$name" "$$text"; done
 
-.PHONY: help version reference pictures run test setup starter lint freeze sidecar-dist requirements storm chaos simulate packages attack pull-chaos engine-chaos swap-storm host-chaos test-signing families canary seed-check starter-eval web desktop test-desktop desktop-scratch clean
+.PHONY: help version reference pictures run test setup starter lint freeze sidecar-dist requirements storm chaos simulate packages attack pull-chaos engine-chaos swap-storm host-chaos test-signing families canary gguf-parity seed-check starter-eval web desktop test-desktop desktop-scratch clean
 
 run: setup starter ## the host service on 127.0.0.1:60315, which starts the sidecar on 127.0.0.1:60316
 	@MLX_SIDECAR_OPEN=1 exec $(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
@@ -98,6 +98,9 @@ families: setup ## every model family as a tiny random model beside mlx-vlm's ow
 
 canary: ## the same with the newest mlx-vlm, mlx and transformers, in an environment of its own
 	PYTHON=$(PYTHON) CACHE=$(CACHE) tools/canary.sh $(ARGS)
+
+gguf-parity: setup ## imported GGUF files beside llama.cpp itself, in an environment of its own: log-probabilities of twenty prompts
+	PYTHON=$(PYTHON) CACHE=$(CACHE) tools/gguf_parity.sh $(ARGS)
 
 seed-check: setup starter ## the prototype's test plan as a checklist
 	$(WITH_BLAS) $(BIN)/python -m tools.seed_check

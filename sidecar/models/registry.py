@@ -28,7 +28,10 @@ class ModelNotFound(Exception):
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """A model known by an alias. ``size_gb`` is approximate."""
+    """A model known by an alias. ``size_gb`` is approximate.
+
+    ``checked_as``: the family of docs/reference/families.md whose tiny model stands for it, "" for none.
+    """
 
     alias: str
     hub_id: str | None
@@ -39,6 +42,7 @@ class CatalogueEntry:
     license: str
     good_at: str
     min_memory_gb: float = 0.0  # of the machine, to be of use beside other programs
+    checked_as: str = ""
     path: Path | None = None  # of a user's own alias for a folder
 
 
@@ -240,8 +244,10 @@ def offers(memory_bytes: int, here: frozenset[str]) -> list[dict[str, Any]]:
 
 
 def best(memory_bytes: int) -> CatalogueEntry | None:
-    """The chat model to take on a machine with so much memory."""
-    fits = [e for e, ok in recommended(memory_bytes) if ok and "text" in e.capabilities]
+    """The chat model to take on a machine with so much memory: one that can all, and leaves half of it to others."""
+    able = {"text", "vision", "tool_use"}
+    fits = [e for e, ok in recommended(memory_bytes) if ok and able <= set(e.capabilities)]
+    fits = [e for e in fits if e.size_gb * 2e9 <= memory_bytes]
     return max(fits, key=lambda e: e.size_gb, default=None)
 
 

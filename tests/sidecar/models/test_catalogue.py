@@ -46,6 +46,26 @@ def test_the_recommendation(memory: int, alias: str) -> None:
     assert registry.best(1) is None
 
 
+def test_every_model_says_which_family_stands_for_it() -> None:
+    from tests.support.families import FAMILIES
+
+    page = (Path(__file__).parents[3] / "docs" / "guides" / "models.md").read_text("utf-8")
+    for entry in registry.catalogue().values():
+        assert entry.checked_as in {*FAMILIES, "bert", ""}
+        mark = f"`{entry.checked_as}`" if entry.checked_as else "no"
+        assert f"| `{entry.alias}` | {entry.min_memory_gb:g} | {entry.size_gb:g} | " in page, entry.alias
+        line = next(line for line in page.splitlines() if line.startswith(f"| `{entry.alias}` |"))
+        assert line.endswith(f"| {mark} |"), entry.alias
+
+
+@pytest.mark.parametrize("memory", [8, 16, 24, 48, 96])
+def test_every_size_of_mac_has_a_model_that_sees_and_one_for_search(memory: int) -> None:
+    fits = [entry for entry, fit in registry.recommended(memory * GB) if fit]
+    assert any({"text", "vision", "tool_use"} <= set(e.capabilities) for e in fits)
+    assert any(e.alias == "multilingual-e5-small" for e in fits)
+    assert memory < 16 or any("OCR" in e.title or "ocr" in e.alias for e in fits)
+
+
 def test_the_smaller_suggestion(tmp_path: Path) -> None:
     table = Registry(Settings(data_dir=tmp_path, cache_dir=tmp_path))
 
