@@ -112,7 +112,11 @@ def total() -> int:
 
 
 def set_limits() -> None:
-    """Bound MLX's memory and its cache of freed buffers, once."""
+    """Bound MLX's memory and its cache of freed buffers, once; on Metal, keep what it holds from being paged out.
+
+    mlx-vlm's own loops wire memory around each answer, and are not used here. The engine process wires it for as long
+    as it lives, which is until 5 s after its last model is unloaded. macOS before 15 has no such limit.
+    """
     global _set
     if _set:
         return
@@ -122,6 +126,9 @@ def set_limits() -> None:
     mx.set_memory_limit(int(size * 0.9))
     freed = min(size // 16, 2 << 30)
     mx.set_cache_limit(freed)
+    if mx.metal.is_available():
+        with contextlib.suppress(RuntimeError, ValueError):
+            mx.set_wired_limit(size)
     if sys.platform == "linux":
         _keep_freed(freed)
     _set = True

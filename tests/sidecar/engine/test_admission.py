@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import mlx.core as mx
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mlx_vlm.models.cache import ArraysCache, KVCache, RotatingKVCache
 
 from sidecar.backend.cache_sizes import layer_sizes
+from sidecar.engine import memory
 from sidecar.engine.admission import STEP, Held, Layer, Ledger
 
 KIB = 1024
@@ -85,3 +87,25 @@ def test_sizes_are_read_off_each_kind_of_cache() -> None:
     sizes = layer_sizes([full, window, state], 2)
     a_token = 2.0 * 4 * 16 * 2
     assert sizes == [(0.0, a_token, 0), (0.0, a_token, 64), (8000.0, 0.0, 0)]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_on_metal_the_recommended_working_set_is_wired(monkeypatch: pytest.MonkeyPatch, refused: bool) -> None:
+    """With a made-up GPU: this was not run on a Mac. One that refuses (macOS before 15) stops no load."""
+    wired: list[int] = []
+
+    def wire(size: int) -> int:
+        if refused:
+            raise RuntimeError("[metal::set_wired_limit] Setting a wired limit is not supported")
+        wired.append(size)
+        return 0
+
+    monkeypatch.setattr(memory, "_set", False)
+    monkeypatch.setattr(memory, "_keep_freed", lambda size: None)
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx, "device_info", lambda *_: {"max_recommended_working_set_size": 11 << 30})
+    monkeypatch.setattr(mx, "set_wired_limit", wire)
+    monkeypatch.setattr(mx, "set_memory_limit", lambda size: None)
+    monkeypatch.setattr(mx, "set_cache_limit", lambda size: None)
+    memory.set_limits()
+    assert wired == ([] if refused else [11 << 30])
