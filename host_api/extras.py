@@ -18,6 +18,7 @@ MODULES = {
         "fastapi",
         "uvicorn",
         "PIL",
+        "pypdfium2",
         "llguidance",
         "prometheus_client",
         "huggingface_hub",

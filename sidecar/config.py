@@ -118,6 +118,9 @@ class Settings:
 
     max_body_mb: float = option(64.0, "largest request body, MiB", group=_SIZES, least=0)
     max_images: int = option(16, "most images in one request", group=_SIZES, least=1)
+    file_tokens: int = option(
+        0, "tokens that the files of a request may take together; 0 = half of the context", group=_SIZES, least=0
+    )
     max_image_mpx: float = option(50.0, "largest image before it is scaled down, megapixels", group=_SIZES, least=0)
     image_side: int = option(1344, "longer side images are scaled down to, pixels", group=_SIZES, least=1)
     max_context: int = option(0, "tokens of prompt plus answer; 0 = the model's own limit", group=_SIZES)
@@ -136,6 +139,9 @@ class Settings:
     max_rows: int = option(8, "requests decoded together, each class", group=_ENGINE, least=1)
     gap_bound: float = option(
         3.0, "longest wait of a running interactive stream, in its own inter-token times", group=_ENGINE, least=1
+    )
+    quiet: bool = option(
+        False, "let batch work wait while the machine runs on battery, saves power or is hot", group=_ENGINE
     )
     batch_share: float = option(
         0.1, "least share of engine time batch work gets beside chats", group=_ENGINE, least=0, most=0.9

@@ -230,7 +230,7 @@ ignored too."""
 
 def fields_page() -> str:
     """Return the page of what becomes of each field."""
-    from sidecar.api import fields
+    from sidecar.api import events, fields
     from sidecar.api.messages.schemas import FIELDS as MESSAGES
     from sidecar.api.messages.schemas import MessagesRequest
     from sidecar.api.responses.schemas import FIELDS as RESPONSES
@@ -252,6 +252,14 @@ def fields_page() -> str:
             neutral = f" (neutral: {', '.join(f'`{json.dumps(n)}`' for n in values)})" if values else ""
             how = "refused" if isinstance(entry, fields.Refused) else "ignored"
             out.append(f"| `{name}` | {how} | {entry.reason}{neutral} |\n")
+    for path, sent in (
+        ("/v1/chat/completions", events.CHAT),
+        ("/v1/responses", events.RESPONSES),
+        ("/v1/messages", events.MESSAGES),
+    ):
+        out += [f"\n## Events of POST {path}\n\n| event | | what or why |\n| --- | --- | --- |\n"]
+        for name, why in sent.items():
+            out.append(f"| `{name}` | {'never sent' if why else 'sent'} | {why or events.NOTES.get(name, '')} |\n")
     return "".join(out)
 
 

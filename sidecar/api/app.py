@@ -14,7 +14,7 @@ from host_api.loopback import docs_page
 from host_api.loopback.access_log import AccessLog
 from host_api.loopback.guard import Guard
 from sidecar import __version__
-from sidecar.api import chat, completions, embeddings, errors, health, models
+from sidecar.api import chat, completions, decisions, embeddings, errors, health, models, power, rerank
 from sidecar.api.bodies import Bodies, RequestLines
 from sidecar.api.messages import routes as messages
 from sidecar.api.responses import routes as responses
@@ -33,7 +33,7 @@ def create_app(service: Service, *, token: str | None) -> ASGIApp:
     settings = service.settings
     errors.install(app)
     app.state.responses = ResponseStore(settings.response_dir)
-    for module in (health, models, chat, completions, responses, messages, embeddings):
+    for module in (health, models, chat, completions, responses, messages, embeddings, decisions, rerank, power):
         app.include_router(module.router)
 
     @app.get("/metrics", tags=["health"], response_class=Response)

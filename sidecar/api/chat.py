@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 
-from sidecar.api import generation, pictures
+from sidecar.api import files, generation, pictures
 from sidecar.api.answers import Answers
 from sidecar.api.conversation import AllowedTools, ImagePart, Message, NamedTool
-from sidecar.api.replies import Asked, PlainErrors, base_document, respond, service_of
+from sidecar.api.replies import PlainErrors, asked_of, base_document, respond, service_of
 from sidecar.api.schemas import ChatRequest, error_responses
 from sidecar.config import Settings
 from sidecar.engine.messages import Conversation, Generate, ModelInfo, PictureData, Piece, Scores, Tier, TokenText
@@ -39,9 +39,9 @@ async def chat_completions(
     settings = service_of(request).settings
     return await respond(
         request,
-        Asked(model=body.model, keep_alive=body.keep_alive, stream=bool(body.stream), tier=tier),
+        asked_of(body, tier),
         lambda model: chat_job(settings, model, body, tier, priority),
-        lambda name, job: ChatForm(body, name, job.tier, job.choices),
+        lambda name: ChatForm(body, name, tier),
     )
 
 
@@ -52,8 +52,9 @@ def chat_job(settings: Settings, model: ModelInfo, body: ChatRequest, tier: Tier
         path=model.path,
         conversation=conversation_of(settings, model, body),
         samplings=generation.samplings(model, body, logprobs=bool(body.logprobs), top_logprobs=body.top_logprobs or 0),
-        max_tokens=body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens,
-        stops=generation.stops_of(body.stop),
+        **generation.limits_of(model, _first(body.max_completion_tokens, body.max_tokens)),
+        thinking_budget=model.preset.get("thinking_budget"),
+        stops=generation.stops_of(body.stop, model),
         tier=tier,
         priority=priority,
         call_key=uuid.uuid4().hex,
@@ -66,6 +67,8 @@ def conversation_of(settings: Settings, model: ModelInfo, body: ChatRequest, *, 
     form, schema = _form(body)
     if forced and form != "text":
         raise bad_request("response_format and a required tool call exclude each other.", param="response_format")
+    read = files.expanded(settings, model, body.messages, pictures=pictures)
+    body = body.model_copy(update={"messages": read})
     messages = plain(body.messages)
     return Conversation(
         messages=messages if pictures else without_pictures(messages),
@@ -77,7 +80,12 @@ def conversation_of(settings: Settings, model: ModelInfo, body: ChatRequest, *, 
         schema=schema,
         strict=_strict(body),
         template=_template(model, body),
+        chat_template=model.preset.get("template", ""),
     )
+
+
+def _first(*values: Any) -> Any:
+    return next((v for v in values if v is not None), None)
 
 
 def plain(messages: list[Message]) -> tuple[dict[str, Any], ...]:
@@ -119,6 +127,9 @@ def _template(model: ModelInfo, body: ChatRequest) -> dict[str, Any]:
         if effort == "none" and model.thinks and not model.thinking_optional:
             raise bad_request("reasoning_effort: this model always reasons.", param="reasoning_effort")
         template.setdefault("enable_thinking", effort != "none")
+    preset = model.preset.get("reasoning_effort")
+    if preset is not None and model.thinks and (preset != "none" or model.thinking_optional):
+        template.setdefault("enable_thinking", preset != "none")
     return template
 
 
@@ -149,10 +160,12 @@ def _pictures(settings: Settings, model: ModelInfo, body: ChatRequest) -> tuple[
             param="messages",
             code="image_input_not_supported",
         )
-    if len(urls) > settings.max_images:
-        text = f"The request has {len(urls)} images; at most {settings.max_images} are taken."
+    most = min(settings.max_images, model.preset.get("max_images", settings.max_images))
+    if len(urls) > most:
+        text = f"The request has {len(urls)} images; at most {most} are taken."
         raise bad_request(text, param="messages")
-    return tuple(PictureData(param=p, data=pictures.fetch(url, settings, param=p)) for p, url in urls)
+    side = model.preset.get("image_side", 0)
+    return tuple(PictureData(param=p, data=pictures.fetch(url, settings, param=p), side=side) for p, url in urls)
 
 
 def _tools(body: ChatRequest) -> tuple[list[dict[str, Any]], bool]:
@@ -206,11 +219,11 @@ def _strict(body: ChatRequest) -> bool:
 class ChatForm(PlainErrors):
     """OpenAI's chat.completion documents."""
 
-    def __init__(self, body: ChatRequest, name: str, tier: Tier, choices: int) -> None:
-        self._choices = choices
+    def __init__(self, body: ChatRequest, name: str, tier: Tier) -> None:
+        self._choices = body.n or 1
         self._logprobs = bool(body.logprobs)
         self._usage = bool(body.stream_options and body.stream_options.include_usage)
-        self._base = base_document("chatcmpl", name, tier)
+        self._base = {**base_document("chatcmpl", name, tier), "object": "chat.completion.chunk"}
 
     def whole(self, answers: Answers) -> dict[str, Any]:
         """Return the chat.completion document."""
@@ -252,7 +265,7 @@ class ChatForm(PlainErrors):
         """Return the chunk with the usage where it was asked for."""
         if not self._usage:
             return []
-        return [{**self._base, "object": "chat.completion.chunk", "choices": [], "usage": answers.usage()}]
+        return [{**self._base, "choices": [], "usage": answers.usage()}]
 
     def _chunk(
         self, index: int, delta: dict[str, Any], *, finish: str | None = None, scores: tuple[Scores, ...] = ()
@@ -260,7 +273,7 @@ class ChatForm(PlainErrors):
         choice: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": finish}
         if self._logprobs:
             choice["logprobs"] = {"content": [_entry(s) for s in scores], "refusal": None} if scores else None
-        document: dict[str, Any] = {**self._base, "object": "chat.completion.chunk", "choices": [choice]}
+        document: dict[str, Any] = {**self._base, "choices": [choice]}
         if self._usage:
             document["usage"] = None
         return document

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from sidecar.api import generation
 from sidecar.api.answers import Answers
-from sidecar.api.replies import Asked, PlainErrors, base_document, respond
+from sidecar.api.replies import PlainErrors, asked_of, base_document, respond
 from sidecar.api.schemas import MAX_CHOICES, CompletionRequest, error_responses
 from sidecar.engine.messages import Generate, ModelInfo, Piece, Scores, Tier
 from sidecar.errors import bad_request
@@ -36,9 +36,9 @@ async def completions(
     tier, priority = generation.tier_of(x_request_priority, body)
     return await respond(
         request,
-        Asked(model=body.model, keep_alive=body.keep_alive, stream=bool(body.stream), tier=tier),
+        asked_of(body, tier),
         lambda model: _job(model, body, tier, priority),
-        lambda name, job: TextForm(body, name, job.tier),
+        lambda name: TextForm(body, name, tier),
     )
 
 
@@ -56,8 +56,8 @@ def _job(model: ModelInfo, body: CompletionRequest, tier: Tier, priority: int) -
         samplings=generation.samplings(
             model, body, logprobs=body.logprobs is not None, top_logprobs=body.logprobs or 0
         ),
-        max_tokens=body.max_tokens if body.max_tokens is not None else _DEFAULT_TOKENS,
-        stops=generation.stops_of(body.stop),
+        **generation.limits_of(model, body.max_tokens, _DEFAULT_TOKENS),
+        stops=generation.stops_of(body.stop, model),
         tier=tier,
         priority=priority,
     )

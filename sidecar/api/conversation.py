@@ -96,11 +96,29 @@ class ImagePart(Body):
         return None if isinstance(self.image_url, str) else self.image_url.detail
 
 
+class FileData(Body):
+    """A file: its bytes as a data URL, and its name, under which its pages can be cited."""
+
+    file_data: str | None = None
+    filename: str | None = None
+    file_id: str | None = None
+
+
+class FilePart(Body):
+    """A document whose pages are read into the conversation."""
+
+    type: Literal["file"]
+    file: FileData
+
+
 Part = Annotated[
     Annotated[TextPart, Tag("<text>")]
     | Annotated[RefusalPart, Tag("<refusal>")]
-    | Annotated[ImagePart, Tag("<image>")],
-    kind_of({"text": "<text>", "image_url": "<image>", "refusal": "<refusal>"}, "this server reads parts"),
+    | Annotated[ImagePart, Tag("<image>")]
+    | Annotated[FilePart, Tag("<file>")],
+    kind_of(
+        {"text": "<text>", "image_url": "<image>", "file": "<file>", "refusal": "<refusal>"}, "this server reads parts"
+    ),
 ]
 Content = Annotated[
     Annotated[str, Tag("<string>")] | Annotated[Many[Part], Tag("<parts>")],

@@ -54,11 +54,11 @@ def samplings(model: ModelInfo, body: SamplingFields, *, logprobs: bool, top_log
         Sampling(
             temperature=pick("temperature", 1.0),
             top_p=pick("top_p", 1.0),
-            top_k=max(0, pick("top_k", 0)),
+            top_k=max(0, int(pick("top_k", 0))),
             min_p=pick("min_p", 0.0),
             seed=(seed + i) & ((1 << 63) - 1),
-            presence_penalty=body.presence_penalty or 0.0,
-            frequency_penalty=body.frequency_penalty or 0.0,
+            presence_penalty=pick("presence_penalty", 0.0),
+            frequency_penalty=pick("frequency_penalty", 0.0),
             repetition_penalty=pick("repetition_penalty", 1.0),
             logit_bias=bias,
             logprobs=logprobs,
@@ -68,8 +68,18 @@ def samplings(model: ModelInfo, body: SamplingFields, *, logprobs: bool, top_log
     )
 
 
-def stops_of(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return the stop strings; an empty one stops nothing."""
+def limits_of(model: ModelInfo, asked: int | None, otherwise: int | None = None) -> dict[str, Any]:
+    """Return how long an answer may be, as ``Generate`` has it: what was asked for, else what the profile says."""
+    preset = model.preset
+    return {
+        "max_tokens": asked if asked is not None else preset.get("max_tokens", otherwise),
+        "context": preset.get("context", 0),
+    }
+
+
+def stops_of(stop: str | Sequence[str] | None, model: ModelInfo) -> tuple[str, ...]:
+    """Return the stop strings, the profile's where none are given; an empty one stops nothing."""
+    stop = model.preset.get("stop") if stop is None else stop
     return tuple(s for s in ([stop] if isinstance(stop, str) else stop or ()) if s)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -26,11 +27,14 @@ log = logging.getLogger("sidecar.api")
 
 @router.get("/v1/models", responses=error_responses(401, 403, 503))
 async def models(request: Request) -> dict[str, Any]:
-    """Every model a request can name now; those only partly here are not among them."""
+    """Every model a request can name now, its profiles after it; those only partly here are not among them.
+
+    ``problems``: what of profiles.toml can't be used, in words.
+    """
     service = service_of(request)
     found = await asyncio.to_thread(service.registry.available)
-    data = [describe(m) | service.models.state(m) for m in found]
-    return {"object": "list", "data": data}
+    data = [document for m in found for document in service.models.listed(m)]
+    return {"object": "list", "data": data, "problems": list(service.models.profiles.book().problems)}
 
 
 @router.get("/v1/models/catalogue", responses=error_responses(401, 403, 503))
@@ -117,7 +121,8 @@ async def model(request: Request, model_id: str) -> dict[str, Any]:
     """One model."""
     service = service_of(request)
     found = await asyncio.to_thread(service.models.find, model_id)
-    return describe(found) | service.models.state(found)
+    base = replace(found, name=found.name.removesuffix(f":{found.profile}")) if found.profile else found
+    return next(one for one in service.models.listed(base) if one["id"] == found.name)
 
 
 @router.delete("/v1/models/{model_id:path}", responses=error_responses(401, 403, 404, 409, 500, 503))

@@ -17,7 +17,7 @@ _URL_SAFE = str.maketrans("-_", "+/")  # the other alphabet of RFC 4648
 def fetch(url: str, settings: Settings, *, param: str) -> bytes:
     """Return the bytes an ``image_url`` names. Raises ApiError. Blocking."""
     if url[:5].lower() == "data:":
-        return _data_url(url, param)
+        return data_url(url, param)
     scheme = urlsplit(url).scheme.lower()
     if scheme in ("http", "https"):
         return _remote(url, settings, param)
@@ -26,7 +26,8 @@ def fetch(url: str, settings: Settings, *, param: str) -> bytes:
     raise bad_request(f"{param}: {scheme}: URLs are not supported; send the image as a data URL.", param=param)
 
 
-def _data_url(url: str, param: str) -> bytes:
+def data_url(url: str, param: str) -> bytes:
+    """Return the bytes in a data URL. Raises ApiError."""
     head, comma, body = url.partition(",")
     if not comma:
         raise bad_request(f"{param}: the data URL has no data.", param=param)

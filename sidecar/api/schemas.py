@@ -24,9 +24,10 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class StreamOptions(Body):
-    """Options of a stream."""
+    """Options of a stream. ``include_progress``: chunks without choices tell how far it is before the first token."""
 
     include_usage: bool | None = None
+    include_progress: bool | None = None
 
 
 KeepAlive = Annotated[str, Field(max_length=40)] | Finite

@@ -14,7 +14,9 @@ from typing import Any
 from host_api.loopback import durations
 from host_api.protocol.folders import lent
 from sidecar import __version__
+from sidecar.api import progress
 from sidecar.api.model_use import ModelUse
+from sidecar.api.power import Quieting
 from sidecar.config import Settings
 from sidecar.engine import memory
 from sidecar.engine.client import EngineClient
@@ -59,6 +61,8 @@ class Service:
             effort=Effort(stall=settings.pull_stall, attempts=settings.pull_attempts),
         )
         self.models = ModelUse(settings, self.registry, self.residency, self.downloads, self._warm)
+        self.load = progress.Load()
+        self.quieting = Quieting(engine.hold, wanted=settings.quiet)
         self.draining = False
         self._started = time.monotonic()
         self._active = 0
@@ -68,6 +72,7 @@ class Service:
     # --- life ----------------------------------------------------------------------------------------
     def start(self) -> None:
         """Watch the engine, and begin loading the start model when there is one."""
+        self.models.profiles.book()  # what is wrong with it is said now
         self._tasks.append(asyncio.create_task(self._watch_engine()))
         self._tasks.append(asyncio.create_task(self._tend()))
         if self.settings.model:
@@ -95,7 +100,9 @@ class Service:
         checked = time.monotonic()
         while True:
             await asyncio.sleep(_WATCH_INTERVAL)
+            progress.loading(self, time.monotonic())
             try:
+                await self.quieting.look(time.monotonic())
                 for name in await self.residency.sweep():
                     log.info("%s was not used any more and is unloaded", name)
                 if self.settings.pressure_watch and time.monotonic() - checked >= _PRESSURE_INTERVAL:
@@ -178,6 +185,7 @@ class Service:
     def health(self) -> dict[str, Any]:
         """The /health document."""
         loaded = self.residency.names("chat")
+        load = progress.loading(self, time.monotonic())
         if self.engine.failed is not None:
             status = "failed"
         elif self.draining:
@@ -196,8 +204,11 @@ class Service:
             "models": self.residency.names(),
             "loading": self.residency.loading,
             "load_progress": self.engine.pulse.load_progress,
+            "load_seconds_left": load["seconds_left"] if load is not None else None,
             "pulls": [p.document() for p in self.downloads.running()],
             "queue": {tier.label: {"waiting": self._waiting[tier], **self._running(tier)} for tier in Tier},
+            "progress": [progress.document(p) for p in self.engine.pulse.progress],
+            "quiet": self.quieting.document(),
             "engine": {
                 "pid": self.engine.pid,
                 "deaths": self.engine.death_count,

@@ -88,9 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     stop = add("stop", _stop, "stop the running server", light=True)
     config.add_arguments(stop, ("state_dir",))
     stop.add_argument("--force", action="store_true", help="stop it although hosts use it or it was started by hand")
-    engine = sub.add_parser("engine")  # not listed: the server starts it
-    engine.set_defaults(command=_engine, name_of_command="engine", light=False)
-    engine.add_argument("--fd", type=int, default=-1)
+    _add_unlisted(sub)
     connections.add_arguments(add("connect", _connect, "point another program at this server", light=True))
     _check_arguments(add("check", _check, "load a model, compare its answers in company with the same alone, report"))
     add("selfcheck", _selfcheck, "import every model family and processor and list what can't be")
@@ -101,6 +99,15 @@ def _parser() -> argparse.ArgumentParser:
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a model folder, or a name in: mlx-sidecar models")
     config.add_arguments(parser, ("model_dir", "data_dir", "cache_dir"))
+
+
+def _add_unlisted(sub: Any) -> None:
+    """Add what the server starts by itself: the engine, and what reads a file of a request."""
+    engine = sub.add_parser("engine")
+    engine.set_defaults(command=_engine, name_of_command="engine", light=False)
+    engine.add_argument("--fd", type=int, default=-1)
+    reader = sub.add_parser("read-file")
+    reader.set_defaults(command=_read_file, name_of_command="read-file", light=True)
 
 
 def _print(args: argparse.Namespace, document: Any, text: str) -> None:
@@ -117,6 +124,12 @@ def _engine(args: argparse.Namespace) -> int:
     from sidecar.process import engine_child
 
     return engine_child.run(args.fd)
+
+
+def _read_file(args: argparse.Namespace) -> int:
+    from sidecar.text.files import child_main
+
+    return child_main.main()
 
 
 def _chat(args: argparse.Namespace) -> int:

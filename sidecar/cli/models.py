@@ -14,7 +14,7 @@ import psutil
 from sidecar.cli.process import running
 from sidecar.cli.screen import progress_bar
 from sidecar.config import Settings
-from sidecar.models import importing
+from sidecar.models import importing, profiles
 from sidecar.models.downloads import Effort, Progress, PullError, human
 from sidecar.models.downloads.pull import pull as fetch
 from sidecar.models.downloads.store import pulled_elsewhere
@@ -30,9 +30,14 @@ def _fail(message: str) -> int:
 def models(settings: Settings, *, recommend: bool, as_json: bool) -> int:
     """List what is here, or what suits this machine."""
     registry = Registry(settings)
-    found = [describe_model(m) | {"path": str(m.path)} for m in registry.available()]
-    if registry.problem:
-        sys.stderr.write(f"mlx-sidecar: {registry.problem}\n")
+    book = profiles.read(settings.data_dir / profiles.FILE)
+    found = []
+    for model in registry.available():
+        own = describe_model(model) | {"path": str(model.path)}
+        for name, profile in [(model.name, None), *((f"{model.name}:{p}", p) for p in book.names(model.name))]:
+            found.append(own | {"id": name, "settings": profiles.shown(book.of(model.name, profile))})
+    for problem in filter(None, (registry.problem, *book.problems)):
+        sys.stderr.write(f"mlx-sidecar: {problem}\n")
     lines = [f"{m['id']:<40} {m.get('title', ''):<32} {m['path']}" for m in found]
     empty = "No models here yet. Begin with: mlx-sidecar starter install"
     if recommend:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sidecar.engine.messages import Tier
 
@@ -103,6 +103,18 @@ class View:
     can_share: bool = True
     encoding: Sequence[Tier] = ()
     calls: Sequence[Unit] = ()
+
+
+def without_batch(view: View) -> View:
+    """Return a view as if there were no batch work, but for a picture that is being looked at already."""
+    return replace(
+        view,
+        waiting=tuple(w for w in view.waiting if w.tier is not Tier.BATCH),
+        prefilling=tuple(p for p in view.prefilling if p.tier is not Tier.BATCH),
+        rows={**view.rows, Tier.BATCH: 0},
+        shared_rows=0,
+        calls=tuple(c for c in view.calls if c.tier is not Tier.BATCH),
+    )
 
 
 def has_work(view: View, tier: Tier) -> bool:

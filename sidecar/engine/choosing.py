@@ -136,6 +136,18 @@ def tokens_of(chosen: Chosen, rows: Sequence[Row], unread: Sequence[bool] | None
     return out
 
 
+def scored(logits: mx.array, rows: Sequence[Row], tokens: Sequence[Token | None]) -> list[Token | None]:
+    """Return the tokens of raw ``logits`` [B, V] with the scores that their rows ask for in place of the likeliest."""
+    out = list(tokens)
+    for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+        if row.request.scored and token is not None:
+            wide = logits[i].astype(mx.float32)
+            ids = row.request.scored
+            values: Any = (wide[mx.array(ids)] - mx.logsumexp(wide)).tolist()
+            out[i] = Token(token.id, token.logprob, tuple(zip(ids, values, strict=True)))
+    return out
+
+
 def deliver(row: Row, tokens: list[Token], eos: Sequence[int]) -> bool:
     """Send tokens to a row's client, or its fault; return whether the row has ended."""
     request = row.request
@@ -144,7 +156,7 @@ def deliver(row: Row, tokens: list[Token], eos: Sequence[int]) -> bool:
         return True
     reason = None
     end = next((i for i, token in enumerate(tokens) if token.id in eos), None)
-    events: list[Event] = list(tokens[:end])
+    events: list[Event] = list(tokens if request.scored else tokens[:end])
     if end is not None or (request.constraint is not None and request.constraint.finished):
         reason = "stop"
     elif len(row.answer) >= request.max_tokens:

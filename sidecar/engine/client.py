@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from host_api.protocol.restarts import Backoff, jitter
-from sidecar.engine.control import LogLine, Message, Pulse, Ready
+from sidecar.engine.control import Hold, LogLine, Message, Pulse, Ready
 from sidecar.engine.inflight import InFlight, Paused, Told
 from sidecar.engine.messages import (
     LOAD_FAILED,
+    Decide,
+    Decided,
     Embed,
     Embedded,
     Finished,
@@ -53,7 +55,7 @@ class Channel(Protocol):
 
     pid: int
 
-    def send(self, request: Request) -> None:
+    def send(self, request: Request | Hold) -> None:
         """Hand over a request; never blocks. Raises ApiError for one that can't be sent."""
 
     def kill(self, reason: str) -> None:
@@ -86,6 +88,7 @@ class EngineClient:
         self._never_up = 0  # engines in a row that did not come up
         self._heard = 0.0  # when the engine last said something, or got something to do
         self._closed = False
+        self._hold = Hold(batch=False)
         self.on_lost: Callable[[Path], None] = lambda path: None
         self.pulse = Pulse()
         self.failed: str | None = None
@@ -122,6 +125,12 @@ class EngineClient:
         if self._channel is not None:
             assert isinstance(await self._one(Shed(id=0)), Finished)
 
+    def hold(self, batch: bool) -> None:
+        """Let batch work wait, or go on; the engines to come are told as well."""
+        self._hold = Hold(batch=batch)
+        if self._channel is not None:
+            self._channel.send(self._hold)
+
     async def embed(self, request: Embed) -> Embedded:
         """Return vectors of texts. Raises ApiError."""
         reply = await self._one(request)
@@ -132,6 +141,12 @@ class EngineClient:
         """Return the tokens of a text or a conversation. Raises ApiError."""
         reply = await self._one(request)
         assert isinstance(reply, Tokenized)
+        return reply
+
+    async def decide(self, request: Decide) -> Decided:
+        """Return the scores of questions' options. Raises ApiError."""
+        reply = await self._one(request)
+        assert isinstance(reply, Decided)
         return reply
 
     async def generate(self, request: Generate) -> AsyncGenerator[Told]:
@@ -238,6 +253,8 @@ class EngineClient:
                 log.warning("the next engine is started in %.1f s", wait)
                 await asyncio.sleep(wait)
             self._channel = await self._launch(self._receive, self._ended)
+            if self._hold.batch:
+                self._channel.send(self._hold)
             self._heard = time.monotonic()
         except OSError as exc:
             self._note_death(f"it can't be started ({exc})")
@@ -256,7 +273,7 @@ class EngineClient:
         elif isinstance(message, Ready):
             self._never_up, self._up = 0, True
         else:
-            if isinstance(message, Piece | Loaded | Embedded | Tokenized):
+            if isinstance(message, Piece | Loaded | Embedded | Tokenized | Decided):
                 self._failures = 0
             self._flight.take(message)  # type: ignore[arg-type]
             if isinstance(message, Finished) and not (self._flight.models or self._flight.calls):

@@ -35,6 +35,7 @@ from dataclasses import dataclass, field, replace
 from sidecar.engine.messages import (
     Began,
     Cancel,
+    Decide,
     Embed,
     Finished,
     Generate,
@@ -92,7 +93,7 @@ class Call:
     @property
     def path(self) -> str | None:
         """The model it needs in memory."""
-        return self.request.path if isinstance(self.request, Generate | Embed | Tokenize) else None
+        return self.request.path if isinstance(self.request, Generate | Embed | Tokenize | Decide) else None
 
     def again(self) -> Request:
         """Return the request to send: what was received of its answers goes with it."""
@@ -123,7 +124,7 @@ class InFlight:
     def forget(self, number: int) -> Cancel | None:
         """Drop a request that nobody waits for; returns what the engine must be told."""
         call = self.calls.pop(number, None)
-        if call is None or not call.sent or not isinstance(call.request, Generate | Embed | Tokenize):
+        if call is None or not call.sent or call.path is None:
             return None
         return Cancel(id=number)
 

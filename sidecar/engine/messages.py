@@ -1,7 +1,8 @@
 """What passes between the listener and the engine: plain, versioned data. No MLX, no web framework, no callbacks.
 
 Every request carries the number that its replies carry. A ``Load`` is answered by one ``Loaded``, an ``Unload`` or
-``Shed`` by ``Finished``, an ``Embed`` by ``Embedded``, a ``Tokenize`` by ``Tokenized``. A ``Generate`` is answered by
+``Shed`` by ``Finished``, an ``Embed`` by ``Embedded``, a ``Tokenize`` by ``Tokenized``, a ``Decide`` by ``Decided``. A
+``Generate`` is answered by
 ``Prepared``, then for each choice ``Began`` (it left the queue), ``Prefilled`` and ``Piece`` after ``Piece`` up to one
 with a ``finish``. One ``Refused`` may stand for all that is still to come. A choice's index is
 ``prompt * len(samplings) + sampling``.
@@ -9,47 +10,17 @@ with a ``finish``. One ``Refused`` may stand for all that is still to come. A ch
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sidecar.engine.asked import Conversation as Conversation
+from sidecar.engine.asked import PictureData as PictureData
+from sidecar.engine.asked import Sampling as Sampling
+from sidecar.engine.asked import Tier as Tier
+
 LOAD_FAILED = "model_load_failed"  # the code of a refused load
 VERSION = 1  # both sides are of one program; another number means that it was replaced while it ran
-
-
-class Tier(enum.IntEnum):
-    """Scheduling class: interactive work goes first."""
-
-    INTERACTIVE = 0
-    BATCH = 1
-
-    @property
-    def label(self) -> str:
-        """The name used on the wire and in metrics."""
-        return self.name.lower()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How the tokens of one row are chosen. ``temperature`` 0 is greedy."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    seed: int = 0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    logprobs: bool = False
-    top_logprobs: int = 0
-
-    @property
-    def penalised(self) -> bool:
-        """Whether the choice depends on the tokens so far."""
-        return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0)
 
 
 # What the listener asks for
@@ -84,39 +55,12 @@ class Cancel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureData:
-    """An encoded image as it came. ``param`` names its place in the body, for refusals."""
-
-    param: str
-    data: bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conversation:
-    """A chat to answer.
-
-    ``messages``: OpenAI's, with a picture's part in each place of ``pictures``. ``forced``: one of ``tools`` must be
-    called; ``parallel``: more than one may. ``form``: "text", "json_object" or "json_schema" (then ``schema``, which
-    is enforced to the letter if ``strict``).
-    ``template``: further arguments of the chat template.
-    """
-
-    messages: tuple[dict[str, Any], ...]
-    pictures: tuple[PictureData, ...] = ()
-    tools: tuple[dict[str, Any], ...] = ()
-    forced: bool = False
-    parallel: bool = True
-    form: str = "text"
-    schema: dict[str, Any] | None = None
-    strict: bool = False
-    template: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Generate:
     """One request for completions: a ``conversation``, or ``prompts`` as text or token ids.
 
-    ``max_tokens``: of each answer; None: what the settings and the context leave. ``call_key``: the ids of tool calls
+    ``max_tokens``: of each answer; None: what the settings and the context leave. ``context``: tokens of prompt and
+    answer, where that is less than the model's; 0: the model's. ``thinking_budget``: tokens of thought after which the
+    answer must begin; None: no end. ``call_key``: the ids of tool calls
     are made from it, so that an answer begun anew calls them the same. ``received``: by choice, the tokens of its
     answer that the listener has; generation goes on after them and nothing of them is sent again. ``ended``: choices
     that the listener has whole.
@@ -128,6 +72,8 @@ class Generate:
     conversation: Conversation | None = None
     prompts: tuple[str | tuple[int, ...], ...] = ()
     max_tokens: int | None = None
+    context: int = 0
+    thinking_budget: int | None = None
     stops: tuple[str, ...] = ()
     tier: Tier = Tier.INTERACTIVE
     priority: int = 0
@@ -161,7 +107,27 @@ class Tokenize:
     conversation: Conversation | None = None
 
 
-Request = Load | Unload | Shed | Cancel | Generate | Embed | Tokenize
+@dataclass(frozen=True, kw_only=True)
+class DecisionAsked:
+    """A question of a ``Decide``: ``name`` for refusals, what is asked, and the answers it may have."""
+
+    name: str
+    conversation: Conversation
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decide:
+    """Questions whose options are to be scored. What their conversations share at the beginning is processed once."""
+
+    id: int
+    path: str
+    questions: tuple[DecisionAsked, ...]
+    tier: Tier = Tier.INTERACTIVE
+    priority: int = 0
+
+
+Request = Load | Unload | Shed | Cancel | Generate | Embed | Tokenize | Decide
 
 
 # What the engine's side answers
@@ -171,7 +137,8 @@ class ModelInfo:
 
     ``kind``: "chat" or "embedding". ``context``: tokens of prompt and answer together, 0 when unknown. ``thinks``: it
     reasons before it answers; ``thinking_optional``: that can be switched off. ``defaults``: sampling parameters.
-    ``can``: by ability, true or the reason why not.
+    ``can``: by ability, true or the reason why not. ``preset``: what the profile asked for sets, by name; the
+    listener's own.
     """
 
     path: str
@@ -184,6 +151,7 @@ class ModelInfo:
     thinking_optional: bool = False
     defaults: Mapping[str, float] = field(default_factory=dict)
     can: Mapping[str, bool | str] = field(default_factory=dict)
+    preset: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,4 +268,14 @@ class Tokenized:
     tokens: tuple[int, ...]
 
 
-Reply = Loaded | Finished | Refused | Prepared | Began | Prefilled | Piece | Embedded | Tokenized
+@dataclass(frozen=True, kw_only=True)
+class Decided:
+    """By question and option: the log-probability that the answer begins so. ``passes``: how many it took."""
+
+    id: int
+    scores: tuple[tuple[float, ...], ...]
+    prompt_tokens: tuple[int, ...]
+    passes: int
+
+
+Reply = Loaded | Finished | Refused | Prepared | Began | Prefilled | Piece | Embedded | Tokenized | Decided

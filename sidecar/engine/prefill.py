@@ -12,7 +12,7 @@ from sidecar.backend.families import Capabilities
 from sidecar.backend.passes import PromptBatch, RowState
 from sidecar.backend.positions import Embedded
 from sidecar.engine.actions import Prefilling
-from sidecar.engine.choosing import Chosen, Row, select, tokens_of
+from sidecar.engine.choosing import Chosen, Row, scored, select, tokens_of
 from sidecar.engine.rows import GenerationRequest, Token
 
 
@@ -142,6 +142,6 @@ class Prefill:
             for request in self.requests
         ]
         chosen = select(logits, rows)
-        tokens = tokens_of(chosen, rows)
+        tokens = scored(logits, rows, tokens_of(chosen, rows))
         self._batch.evaluate(state)
         return Begun(rows, tokens, self._batch.cache, chosen, state)

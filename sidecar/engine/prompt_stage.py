@@ -23,6 +23,7 @@ class Encoding:
     """A picture being encoded; a paused one sits lower on the stack."""
 
     request: GenerationRequest
+    blocks: int = 0  # of the vision tower that are done
     since: float = field(default_factory=time.monotonic)
 
 
@@ -49,6 +50,7 @@ class PromptStage:
         self._cancelled: set[int] = set()
         self.prefills: dict[int, Prefill] = {}
         self.encoding: list[Encoding] = []
+        self.blocks = 0  # of the vision tower
 
     @property
     def busy(self) -> bool:

@@ -17,12 +17,14 @@ class Prompt:
     """A prompt ready for the engine.
 
     ``tokens``: ids [L]. ``inputs``: the processor's arrays when there are images (``pixel_values`` …).
-    ``media``: digest of all images, "" without. ``preopens_thinking``: the template ends inside a thought.
+    ``media``: digest of all images, "" without; ``sent``: width and height of each as it came.
+    ``preopens_thinking``: the template ends inside a thought.
     """
 
     tokens: tuple[int, ...]
     inputs: dict[str, Any] | None = None
     media: str = ""
+    sent: tuple[tuple[int, int], ...] = ()
     preopens_thinking: bool = False
 
 
@@ -84,3 +86,5 @@ class GenerationRequest:
     # Tokens of the answer that are there already, before a rebuild or before the request was sent: part of the prompt.
     resumed: tuple[int, ...] = ()
     retries: int = 0
+    job: int = 0  # the number of the listener's request that it belongs to
+    scored: tuple[int, ...] = ()  # tokens whose log-probabilities the first token's ``top`` shall have

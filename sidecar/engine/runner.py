@@ -79,7 +79,7 @@ class ModelRunner:
         self.stage = PromptStage(loaded, prefixes=prefix_cache, meter=meter, kv=kv, recovery=self.recovery)
         self.room = room
         self._paused_for = 0.0
-        pausing.install_pause(loaded.model, self._pause)
+        self.stage.blocks = pausing.install_pause(loaded.model, self._pause)
 
     # --- queue ---------------------------------------------------------------------------------------
     @property
@@ -327,4 +327,4 @@ class ModelRunner:
             self.perform(action, view)
         after = time.monotonic()
         self._paused_for += after - current.since  # the block itself was accounted for above
-        current.since = after
+        current.since, current.blocks = after, current.blocks + 1

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sidecar.config import Settings
-from sidecar.engine.actions import Call, Idle, View
+from sidecar.engine.actions import Call, Idle, View, has_work, without_batch
 from sidecar.engine.commands import Commands, fail, settle, tell
+from sidecar.engine.control import Progress
 from sidecar.engine.embeddings import EmbeddingJob, EmbeddingQueue, Vectors, first
 from sidecar.engine.messages import Tier
 from sidecar.engine.metrics import Meter
+from sidecar.engine.progress import EVERY, Watch
 from sidecar.engine.rows import Failed, GenerationRequest
 from sidecar.engine.scheduler import Policy
 from sidecar.engine.turns import Turns
@@ -53,6 +55,10 @@ class EngineThread:
         self._loaded_at = 0.0  # when the load now running last let others work
         self._beat: float | None = None  # when the work now running began
         self.load_progress: float | None = None
+        self.progress: tuple[Progress, ...] = ()
+        self._watches: dict[Path, Watch] = {}
+        self._looked = 0.0
+        self._held = False  # batch work waits
 
     # --- from any thread -----------------------------------------------------------------------------
     def load(self, path: Path) -> Future[LoadedModel]:
@@ -90,6 +96,10 @@ class EngineThread:
         future: Future[None] = Future()
         self._put(lambda: settle(future, self._shed), heavy=True)
         return future
+
+    def hold(self, batch: bool) -> None:
+        """Let batch work wait from now on, or go on."""
+        self._put(lambda: setattr(self, "_held", batch))
 
     def stop(self, timeout: float = 10.0) -> None:
         """End the thread; running requests end with an error."""
@@ -134,14 +144,29 @@ class EngineThread:
         _import()
 
     def _busy(self) -> bool:
+        if self._held:  # then only what is not batch work counts
+            views = [without_batch(runner.view()) for runner in self.models.values() if runner.busy]
+            calls = [u for u in self._embeddings.units() if u.tier is not Tier.BATCH]
+            return bool(calls) or any(has_work(view, Tier.INTERACTIVE) or view.encoding for view in views)
         return bool(len(self._embeddings)) or any(runner.busy for runner in self.models.values())
 
     def _poll(self, *, block: bool = False) -> None:
         """Carry out the commands that came; with ``block`` wait for one."""
         self._beat = None if block else time.monotonic()
+        if block:
+            self.progress = ()
         if self._commands.carry_out(block=block, nested=self._working or self._loading):
             self._stopping = True
         self._beat = time.monotonic()
+        self._look(self._beat)
+
+    def _look(self, now: float) -> None:
+        """Note how far the requests are that have no token yet, a few times a second."""
+        if now - self._looked < EVERY:
+            return
+        self._looked = now
+        self._watches = {path: self._watches.get(path) or Watch() for path in self.models}
+        self.progress = tuple(p for path, r in self.models.items() for p in self._watches[path].look(r, now))
 
     def _work(self) -> None:
         self._working = True
@@ -154,6 +179,9 @@ class EngineThread:
         """Let the model whose turn it is do what its policy says; another where it has nothing it could do now."""
         units = self._embeddings.units()
         views = {path: runner.view() for path, runner in self.models.items() if runner.busy}
+        if self._held:
+            units = tuple(u for u in units if u.tier is not Tier.BATCH)
+            views = {path: without_batch(view) for path, view in views.items()}
         while views:
             path = self._turns.choose({p: urgency(v) for p, v in views.items()})
             view = views.pop(path)

@@ -28,6 +28,7 @@ _KINDS: tuple[type[Any], ...] = (
     messages.Generate,
     messages.Embed,
     messages.Tokenize,
+    messages.Decide,
     control.Ready,
     messages.Loaded,
     messages.Finished,
@@ -38,8 +39,10 @@ _KINDS: tuple[type[Any], ...] = (
     messages.Piece,
     messages.Embedded,
     messages.Tokenized,
+    messages.Decided,
     control.Pulse,
     control.LogLine,
+    control.Hold,
 )
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _DECODERS = tuple(msgspec.msgpack.Decoder(kind) for kind in _KINDS)

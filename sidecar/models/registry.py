@@ -48,12 +48,13 @@ class CatalogueEntry:
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model on this machine: the name it is asked by and its folder."""
+    """A model on this machine: the name it is asked by, with its profile, and its folder."""
 
     name: str
     path: Path
     entry: CatalogueEntry | None = None
     created: int = 0
+    profile: str = ""
 
 
 @cache

@@ -21,7 +21,7 @@ import threading
 import time
 
 from host_api.protocol.lock import FileLock
-from sidecar.engine.control import LogLine, Message, Pulse, Ready, Start
+from sidecar.engine.control import Hold, LogLine, Message, Pulse, Ready, Start
 from sidecar.engine.messages import VERSION, Refused
 from sidecar.engine.metrics import Recorder
 from sidecar.engine.thread import EngineThread
@@ -92,7 +92,7 @@ class Engine:
         try:
             data = encode(message)
         except WireError as exc:
-            if not isinstance(message, LogLine | Pulse | Start | Ready):
+            if not isinstance(message, LogLine | Pulse | Start | Hold | Ready):
                 data = encode(Refused(id=message.id, status=500, message=f"This answer can't be sent ({exc})."))
             else:
                 return
@@ -113,6 +113,9 @@ class Engine:
             self._start(message)
             return
         assert self._jobs is not None
+        if isinstance(message, Hold):
+            self._thread.hold(message.batch)
+            return
         if self._lock is None:
             self._own()
         self._work.set()
@@ -162,6 +165,7 @@ class Engine:
                 load_progress=thread.load_progress,
                 stalled=thread.stalled_for(),
                 memory=_memory(),
+                progress=thread.progress,
                 metered=self._meter.take(),
             )
         )

@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from sidecar.config import Settings
-from sidecar.engine.control import Message, Start
+from sidecar.engine.control import Hold, Message, Start
 from sidecar.engine.messages import VERSION, Request
 from sidecar.engine.wire import Reader, WireError, encode
 from sidecar.errors import ApiError
@@ -54,7 +54,7 @@ class Child(asyncio.Protocol):
         self._receive, self._ended, self._on_close = receive, ended, on_close
 
     # --- Channel -------------------------------------------------------------------------------------
-    def send(self, request: Request | Start) -> None:
+    def send(self, request: Request | Start | Hold) -> None:
         """Hand over a request; never blocks. Raises ApiError for one that can't be sent."""
         if self._transport is None or self._transport.is_closing():
             return

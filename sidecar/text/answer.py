@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 from sidecar.text.delta import Delta
 from sidecar.text.detokenizer import Detokenizer
-from sidecar.text.harmony import HarmonyReader
 from sidecar.text.repeats import RepeatWatch
 from sidecar.text.stops import StopMatcher
 from sidecar.text.thinking import ReasoningSplitter
@@ -83,7 +82,7 @@ class Answer:
     def __init__(
         self,
         detokenizer: Detokenizer,
-        reader: MarkupReader | HarmonyReader | None = None,
+        reader: Reader | None = None,
         *,
         stops: Sequence[str] = (),
         repeats: RepeatWatch | None = None,

@@ -2,15 +2,13 @@
 
 Three kinds of thread meet here. Requests arrive on the caller's thread and are only looked at; ``_WORKERS`` threads
 make prompts of them (tokenizing, pictures, grammars), so that a slow picture holds up no chat; what the engine's
-thread produces goes through a queue to one thread more, which turns tokens into text and sends it. So detokenizing
-and JSON cost the engine's thread nothing.
+thread produces goes through a queue to one thread more, which turns tokens into text and sends it.
 """
 
 from __future__ import annotations
 
 import logging
 import queue
-import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,8 +22,8 @@ from sidecar.engine.messages import (
     LOAD_FAILED,
     Began,
     Cancel,
+    Decide,
     Embed,
-    Embedded,
     Finished,
     Generate,
     Load,
@@ -44,6 +42,8 @@ from sidecar.engine.rows import Admitted, Done, Event, Failed, GenerationRequest
 from sidecar.engine.thread import EngineThread
 from sidecar.errors import ApiError, LoadError, check_memory
 from sidecar.text import plan as planning
+from sidecar.text import vectors
+from sidecar.text.decisions import Decisions
 from sidecar.text.delta import Delta
 from sidecar.text.plan import Choice, Plan
 from sidecar.text.scores import piece_of
@@ -85,6 +85,7 @@ class Jobs:
         self._emit = emit
         self._ending = ending
         self._models: dict[str, LoadedModel] = {}
+        self._decisions = Decisions(engine, settings, emit, self._models)
         self._running: dict[int, _Running] = {}
         self._preparing: set[int] = set()  # also loads and the like that go on
         self._embedding: dict[int, Future[Any]] = {}
@@ -97,7 +98,7 @@ class Jobs:
     @property
     def busy(self) -> bool:
         """Whether anything is being worked on."""
-        return bool(self._running or self._preparing or self._embedding)
+        return bool(self._running or self._preparing or self._embedding or self._decisions.busy)
 
     def take(self, request: Request) -> None:
         """Begin with a request; never blocks."""
@@ -110,6 +111,9 @@ class Jobs:
             self._answer(self._engine.shed(), request.id)
         elif isinstance(request, Cancel):
             self._cancel(request.id)
+            self._decisions.cancel(request.id)
+        elif isinstance(request, Decide):
+            self._decisions.take(request)
         else:
             with self._lock:
                 self._preparing.add(request.id)
@@ -118,6 +122,7 @@ class Jobs:
     def close(self) -> None:
         """End the threads; what was begun is not answered any more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._decisions.close()
         self._events.put(None)
 
     # --- commands ------------------------------------------------------------------------------------
@@ -232,6 +237,7 @@ class Jobs:
             arrived=time.monotonic(),
             constraint=choice.constraint,
             resumed=choice.received,
+            job=job.id,
         )
 
     def _embed(self, request: Embed, loaded: LoadedModel) -> None:
@@ -247,18 +253,9 @@ class Jobs:
         def done(one: Future[tuple[list[list[float]], int]]) -> None:
             with self._lock:
                 self._embedding.pop(request.id, None)
-            if one.cancelled():
-                return
-            try:
-                vectors, tokens = one.result()
-            except ValueError as exc:
-                self._emit(Refused(id=request.id, status=400, message=f"input: {exc}.", param="input"))
-            except Exception as exc:
-                self._emit(Refused(id=request.id, status=500, message=f"The model failed on this request: {exc}"))
-            else:
-                flat = [x for v in vectors for x in v]
-                packed = struct.pack(f"<{len(flat)}f", *flat)
-                self._emit(Embedded(id=request.id, vectors=packed, width=len(vectors[0]), tokens=tokens))
+            reply = vectors.reply_of(request.id, one)
+            if reply is not None:
+                self._emit(reply)
 
         future.add_done_callback(done)
 

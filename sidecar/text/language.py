@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from functools import cached_property
 from typing import Any
@@ -19,13 +20,13 @@ _known: WeakKeyDictionary[LoadedModel, Language] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-def language_of(loaded: LoadedModel) -> Language:
-    """Return a model's language, the same one every time."""
+def language_of(loaded: LoadedModel, template: str = "") -> Language:
+    """Return a model's language, the same one every time; with a ``template`` given as if it were the model's own."""
     with _lock:
         found = _known.get(loaded)
         if found is None:
             found = _known[loaded] = Language(loaded)
-        return found
+    return found.with_template(template) if template else found
 
 
 class Language:
@@ -37,6 +38,14 @@ class Language:
         self.grammars = Grammars(lambda: self.vocabulary.tokens, sorted(self.vocabulary.special), loaded.eos)
         self._tokenizer = loaded.tokenizer
         self._sees = loaded.sees
+
+    def with_template(self, template: str) -> Language:
+        """Return the language with another template; vocabulary and grammars are the same."""
+        other = copy.copy(self)
+        for derived in ("markup", "thinking"):
+            other.__dict__.pop(derived, None)
+        other.template = template
+        return other
 
     @property
     def knows_tools(self) -> bool:

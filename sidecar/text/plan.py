@@ -18,6 +18,7 @@ from sidecar.errors import ApiError, bad_request
 from sidecar.text import images
 from sidecar.text.answer import Answer, MarkupReader
 from sidecar.text.answer_grammar import Shape, answer_grammar
+from sidecar.text.boxes import Boxes, BoxReader, boxes_of, without_marks
 from sidecar.text.detokenizer import Detokenizer
 from sidecar.text.harmony import HarmonyReader
 from sidecar.text.language import Language, language_of
@@ -26,6 +27,7 @@ from sidecar.text.prompt import build_prompt, tokenize_text
 from sidecar.text.repeats import RepeatWatch
 from sidecar.text.schemas import Prepared, SchemaError, arguments_schema, response_schema
 from sidecar.text.thinking import ReasoningSplitter, ThinkingMarkers, can_be_off
+from sidecar.text.thought_budget import BudgetedThought, budgeted
 from sidecar.text.tool_calls import BARE, Markup, ToolReader
 
 SMALL = 1_000_000_000
@@ -42,7 +44,7 @@ class Choice:
     sampling: Sampling
     max_tokens: int
     answer: Answer
-    constraint: Constraint | None = None
+    constraint: Constraint | BudgetedThought | None = None
     received: tuple[int, ...] = ()
 
 
@@ -79,25 +81,30 @@ def info(loaded: LoadedModel) -> ModelInfo:
 def plan(loaded: LoadedModel, job: Generate, settings: Settings) -> Plan:
     """Make a job ready for a model. Raises ApiError."""
     if job.conversation is not None:
-        prompts: tuple[Prompt, ...] = (_chat_prompt(loaded, job.conversation, settings),)
+        prompts: tuple[Prompt, ...] = (chat_prompt(loaded, job.conversation, settings),)
         texts: tuple[str, ...] = ()
     else:
         prompts = tuple(text_prompt(loaded, one) for one in job.prompts)
         texts = tuple("" if isinstance(p, str) else str(loaded.tokenizer.decode(list(p))) for p in job.prompts)
     choices: list[Choice] = []
-    language = language_of(loaded)
+    language = language_of(loaded, job.conversation.chat_template if job.conversation is not None else "")
     shape: Shape | None = None
     remarks: tuple[str, ...] = ()
+    places: Boxes | None = None
     for prompt in prompts:
         limit = default_limit(loaded, settings)
-        budget = token_budget(settings, loaded.context, len(prompt.tokens), job.max_tokens, otherwise=limit)
-        constraint = None
+        context = min(filter(None, (loaded.context, job.context)), default=0)
+        budget = token_budget(settings, context, len(prompt.tokens), job.max_tokens, otherwise=limit)
+        constraint: Constraint | BudgetedThought | None = None
         if job.conversation is not None:
             shape, remarks = _chat_shape(language, job.conversation, preopened=prompt.preopens_thinking)
+            places = boxes_of(loaded, job.conversation.schema, prompt)
             constraint = _constraint(language, shape)
+            if job.thinking_budget is not None and shape.thinking is not None:
+                constraint = budgeted(loaded, constraint, shape.thinking, job.thinking_budget, inside=shape.inside)
         for sampling in job.samplings:
             received = job.received.get(len(choices), ())
-            answer = _answer(language, job, shape, len(choices), settings)
+            answer = _answer(language, job, shape, len(choices), settings, places)
             own = constraint.copy() if constraint is not None else None
             for token in received:
                 answer.token(token)
@@ -182,22 +189,24 @@ def tokenize(loaded: LoadedModel, request: Tokenize) -> tuple[int, ...]:
     if request.conversation is None:
         return tokenize_text(loaded, request.prompt or "").tokens
     chat = request.conversation
-    return build_prompt(loaded, chat.messages, (), tools=chat.tools).tokens
+    return build_prompt(loaded, chat.messages, (), tools=chat.tools, template=chat.chat_template).tokens
 
 
-def _chat_prompt(loaded: LoadedModel, chat: Conversation, settings: Settings) -> Prompt:
+def chat_prompt(loaded: LoadedModel, chat: Conversation, settings: Settings) -> Prompt:
+    """Return the prompt of a conversation with its pictures. Raises ApiError."""
     instruction = ""
-    if chat.forced and not language_of(loaded).knows_tools:
+    if chat.forced and not language_of(loaded, chat.chat_template).knows_tools:
         instruction = 'Answer only with function calls, each as {"name": ..., "arguments": {...}}.'
     elif chat.form == "json_object" and not chat.forced:
         instruction = "Answer with a JSON object."
     return build_prompt(
         loaded,
         chat.messages,
-        [images.decode(p.data, settings, param=p.param) for p in chat.pictures],
+        [images.decode(p.data, settings, param=p.param, side=p.side) for p in chat.pictures],
         tools=chat.tools,
         instruction=instruction,
         template_kwargs=dict(chat.template),
+        template=chat.chat_template,
     )
 
 
@@ -214,7 +223,7 @@ def _chat_shape(language: Language, chat: Conversation, *, preopened: bool) -> t
     document = None
     if chat.form != "text" and not chat.forced:
         place = "response_format.json_schema.schema"
-        schema = {"type": "object"} if chat.schema is None else chat.schema
+        schema = {"type": "object"} if chat.schema is None else without_marks(chat.schema)
         response = _prepared(response_schema, schema, chat.strict, place, "response_format")
         document = response.schema
         remarks += [f"{place}: {remark}" for remark in response.remarks]
@@ -260,14 +269,16 @@ def _constraint(language: Language, shape: Shape) -> Constraint | None:
         raise bad_request(f"{param}: this can't be enforced ({str(exc)[:300]}).", param=param) from exc
 
 
-def _answer(language: Language, job: Generate, shape: Shape | None, index: int, settings: Settings) -> Answer:
+def _answer(
+    language: Language, job: Generate, shape: Shape | None, index: int, settings: Settings, places: Boxes | None
+) -> Answer:
     """Return what reads one choice. ``shape`` None: the answer continues a text."""
     repeats = RepeatWatch() if settings.stop_loops else None
     if shape is None:
         return Answer(Detokenizer(language.vocabulary, continues=True), stops=job.stops, repeats=repeats)
     symbols = language.symbols()
     key = f"{job.call_key}{index}"
-    reader: MarkupReader | HarmonyReader
+    reader: MarkupReader | HarmonyReader | BoxReader
     if language.harmony:
         reader = HarmonyReader(shape.schemas, symbols=symbols, one=shape.one, key=key)
     else:
@@ -278,4 +289,6 @@ def _answer(language: Language, job: Generate, shape: Shape | None, index: int, 
         if markers is not None:
             markers = ThinkingMarkers(symbols.encode(markers.start), symbols.encode(markers.end))
         reader = MarkupReader(ReasoningSplitter(markers, inside=shape.inside), tools)
+    if places is not None:
+        reader = BoxReader(reader, places)
     return Answer(Detokenizer(language.vocabulary, symbols=symbols), reader, stops=job.stops, repeats=repeats)

@@ -38,9 +38,13 @@ def build_prompt(
     tools: Sequence[dict[str, Any]] = (),
     instruction: str = "",
     template_kwargs: dict[str, Any] | None = None,
+    template: str = "",
 ) -> Prompt:
-    """Return the prompt of a conversation. ``instruction`` is added to the system message. Raises ApiError."""
-    language = language_of(loaded)
+    """Return the prompt of a conversation. ``instruction`` is added to the system message. Raises ApiError.
+
+    ``template``: a chat template in place of the model's.
+    """
+    language = language_of(loaded, template)
     users = language.user_text
     prepared = [conversation.prepare(m, users, keep_calls=language.knows_tools) for m in messages]
     extra: dict[str, Any] = users.broken(dict(template_kwargs or {}))
@@ -55,8 +59,10 @@ def build_prompt(
         instruction = f"{_TOOL_INTRO.format(tools=listing)}\n\n{instruction}".strip()
     if instruction:
         prepared = conversation.with_system(prepared, instruction)
+    if template:
+        extra["chat_template"] = template
     text = render(loaded, prepared, len(pictures), extra)
-    return tokenize_text(loaded, text, pictures)
+    return tokenize_text(loaded, text, pictures, template=template)
 
 
 def render(
@@ -83,9 +89,9 @@ def render(
     ) from refusal
 
 
-def tokenize_text(loaded: LoadedModel, text: str, pictures: Sequence[Picture] = ()) -> Prompt:
+def tokenize_text(loaded: LoadedModel, text: str, pictures: Sequence[Picture] = (), *, template: str = "") -> Prompt:
     """Return the tokens of a prompt's text, with the processor's arrays of its images. Raises ApiError."""
-    language = language_of(loaded)
+    language = language_of(loaded, template)
     special = prompts.adds_special_tokens(loaded)
     preopens = opens_thought(text, language.thinking)
     if not pictures:
@@ -101,7 +107,13 @@ def tokenize_text(loaded: LoadedModel, text: str, pictures: Sequence[Picture] = 
         raise bad_request(f"messages: the images can't be processed ({str(exc)[:200]}).", param="messages") from exc
     tokens: list[int] = inputs["input_ids"][0].tolist()
     digest = hashlib.sha256("".join(p.digest for p in pictures).encode()).hexdigest()
-    return Prompt(tokens=tuple(tokens), inputs=inputs, media=digest, preopens_thinking=preopens)
+    return Prompt(
+        tokens=tuple(tokens),
+        inputs=inputs,
+        media=digest,
+        sent=tuple(p.sent for p in pictures),
+        preopens_thinking=preopens,
+    )
 
 
 def _mended(language: Language, text: str, tokens: list[int]) -> tuple[int, ...]:

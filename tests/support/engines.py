@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from sidecar.config import Settings
 from sidecar.engine.client import EngineClient
-from sidecar.engine.control import Message
+from sidecar.engine.control import Hold, Message
 from sidecar.engine.messages import Request
 from sidecar.engine.metrics import Meter
 from sidecar.engine.thread import EngineThread
@@ -26,9 +26,12 @@ class LocalChannel:
         self.loop: asyncio.AbstractEventLoop | None = None
         self._jobs = Jobs(self.thread, settings, self._emit)
 
-    def send(self, request: Request) -> None:
+    def send(self, request: Request | Hold) -> None:
         self.loop = asyncio.get_running_loop()
-        self._jobs.take(request)
+        if isinstance(request, Hold):
+            self.thread.hold(request.batch)
+        else:
+            self._jobs.take(request)
 
     def kill(self, reason: str) -> None:
         raise AssertionError(reason)

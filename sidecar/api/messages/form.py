@@ -42,6 +42,7 @@ class MessageForm:
     def __init__(self, model: str) -> None:
         self._open: dict[str, Any] | None = None
         self._call = -1  # index of the call that is open
+        self._started = False
         self.document: dict[str, Any] = {
             "id": f"msg_{uuid.uuid4().hex}",
             "type": "message",
@@ -68,6 +69,7 @@ class MessageForm:
 
     def opening(self, answers: Answers) -> list[dict[str, Any]]:
         """Return the event of a message that begins."""
+        self._started = True
         self.document["usage"] = _usage(answers)
         return [{"type": "message_start", "message": {**self.document, "content": []}}, {"type": "ping"}]
 
@@ -91,6 +93,10 @@ class MessageForm:
         ended = {"stop_reason": reason, "stop_sequence": answer.stop}
         self.document |= {**ended, "usage": usage}
         return [*out, {"type": "message_delta", "delta": ended, "usage": usage}, {"type": "message_stop"}]
+
+    def told(self, progress: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return a ping that says how far the request is; clients skip what else than its type it has."""
+        return [{"type": "ping", "progress": progress}] if self._started else []
 
     def failed(self, error: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the event of a stream that ends by an error, whose OpenAI document is given."""

@@ -37,7 +37,7 @@ async def create(
     tier, priority = generation.tier_of(x_request_priority, chat)
     asked = Asked(model=body.model, keep_alive=body.keep_alive, stream=bool(body.stream), tier=tier)
     plan = partial(_job, service_of(request), chat, tier, priority)
-    return await respond(request, asked, plan, lambda name, job: MessageForm(name))
+    return await respond(request, asked, plan, MessageForm)
 
 
 @router.post("/count_tokens", response_model=None, responses=_ERRORS)

@@ -75,7 +75,7 @@ class ImageBlock(Body):
 
 
 class DocumentBlock(Body):
-    """A document: text, or an image or text file as base64."""
+    """A document: text, or a file as base64 whose pages are read into the conversation."""
 
     type: Literal["document"]
     source: Annotated[

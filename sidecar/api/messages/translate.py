@@ -23,7 +23,6 @@ from sidecar.api.messages.schemas import (
     ToolUseBlock,
     UrlSource,
 )
-from sidecar.api.responses.translate import file_part
 from sidecar.api.schemas import ChatRequest
 from sidecar.errors import bad_request
 
@@ -152,14 +151,14 @@ def _document(block: DocumentBlock, param: str) -> list[dict[str, Any]]:
     note = [{"type": "text", "text": block.context}] if block.context else []
     source = block.source
     if isinstance(source, PlainSource):
-        return [*note, {"type": "text", "text": f"File {name}:\n{source.data}"}]
+        return [*note, {"type": "text", "text": f"[{name}]\n{source.data}"}]
     if isinstance(source, ContentSource):
         given = source.content if isinstance(source.content, list) else [{"type": "text", "text": source.content}]
         parsed = ToolResultBlock.model_validate({"type": "tool_result", "tool_use_id": "", "content": given})
         inner = _result(parsed, param)
         assert isinstance(inner, list)
-        return [*note, {"type": "text", "text": f"File {name}:"}, *inner]
-    return [*note, file_part(_address(source), name, param)]
+        return [*note, {"type": "text", "text": f"[{name}]"}, *inner]
+    return [*note, {"type": "file", "file": {"file_data": _address(source), "filename": name}}]
 
 
 def _address(source: Base64Source | UrlSource) -> str:

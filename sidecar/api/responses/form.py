@@ -124,6 +124,10 @@ class ResponseForm:
         kind = "response.incomplete" if cut else "response.completed"
         return [*out, self._event(kind, response=self._snapshot())]
 
+    def told(self, progress: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return nothing: the API has no such event, and its clients read none they don't know."""
+        return []
+
     def failed(self, error: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the events of a response that ends by an error, whose document is given."""
         message = str(error["message"])

@@ -53,8 +53,9 @@ async def create(
     response_id = new_id("resp")
     made: list[ResponseForm] = []
 
-    def form(name: str, job: Generate) -> ResponseForm:
-        made.append(ResponseForm(body, skeleton(body, name, response_id)))
+    def form(name: str) -> ResponseForm:
+        if not made:
+            made.append(ResponseForm(body, skeleton(body, name, response_id)))
         return made[0]
 
     def ended() -> None:

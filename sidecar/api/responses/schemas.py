@@ -60,11 +60,13 @@ class InputImage(Body):
 
 
 class InputFile(Body):
-    """A file as a data URL: text or an image."""
+    """A file as a data URL: its pages are read into the conversation."""
 
     type: Literal["input_file"]
-    file_data: str = Field(min_length=1)
+    file_data: str | None = Field(default=None, min_length=1)
     filename: str | None = None
+    file_id: str | None = None
+    file_url: str | None = None
 
 
 def _part(value: Any) -> str | None:

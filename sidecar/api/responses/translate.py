@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import unquote
 
 from sidecar.api.responses.schemas import (
     HOSTED,
@@ -139,25 +137,18 @@ def _content(content: Any, param: str) -> str | list[dict[str, Any]]:
         elif isinstance(part, InputImage):
             parts.append({"type": "image_url", "image_url": {"url": part.image_url, "detail": part.detail}})
         elif isinstance(part, InputFile):
-            parts.append(file_part(part.file_data, part.filename or "file", f"{param}.content.{place}"))
+            parts.append(_file(part, f"{param}.content.{place}"))
     return parts
 
 
-def file_part(address: str, name: str, param: str) -> dict[str, Any]:
-    """Return a file as a part of a chat: an image, or its text under its name. Raises ApiError."""
-    head, comma, data = address.partition(",")
-    kind = head[5:].partition(";")[0].strip().lower() if head[:5].lower() == "data:" else ""
-    if not comma or not kind:
-        raise bad_request(f"{param}: send the file as a data URL (data:text/plain;base64,…).", param=param)
-    if kind.startswith("image/"):
-        return {"type": "image_url", "image_url": {"url": address}}
-    if not kind.startswith("text/") and kind not in ("application/json", "application/xml", "application/yaml"):
-        raise bad_request(f"{param}: files of type {kind} are not read here; send their text.", param=param)
-    try:
-        raw = base64.b64decode(data) if ";base64" in head.lower() else unquote(data).encode()
-        return {"type": "text", "text": f"File {name}:\n{raw.decode('utf-8-sig')}"}
-    except ValueError as exc:
-        raise bad_request(f"{param}: the file is not text in UTF-8 ({exc}).", param=param) from exc
+def _file(part: InputFile, param: str) -> dict[str, Any]:
+    if part.file_data is None:
+        what = "file_id" if part.file_id is not None else "file_url" if part.file_url is not None else "file_data"
+        raise bad_request(
+            f"{param}.{what}: no files are kept here and none is fetched; send the file itself, as file_data.",
+            param=param,
+        )
+    return {"type": "file", "file": {"file_data": part.file_data, "filename": part.filename}}
 
 
 def _tool(place: int, tool: Tool) -> dict[str, Any]:
