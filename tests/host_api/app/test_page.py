@@ -301,6 +301,18 @@ def test_the_page_speaks_chinese(page: Page) -> None:
     expect(question(page)).to_be_focused()
 
 
+def test_the_header_fits_a_phone_in_both_languages(page: Page) -> None:
+    for width, other in ((390, "中文"), (390, "English"), (360, "中文"), (360, "English")):
+        page.set_viewport_size({"width": width, "height": 780})
+        expect(page.get_by_role("button", name=other)).to_be_visible()
+        edges = page.locator("header > *:visible").evaluate_all("all => all.map(e => e.getBoundingClientRect().right)")
+        assert len(edges) == 4
+        assert max(edges) <= width, edges
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        shot(page, f"phone-{width}-{other == 'English'}")
+        page.get_by_role("button", name=other).click()
+
+
 @pytest.fixture
 def as_it_was(http: httpx.Client) -> Iterator[None]:
     """Every capability is given back to the model it had."""

@@ -1,5 +1,5 @@
 import { useCallback, useEffect, useRef, useState } from 'react';
-import { call, post, words, type Hit, type Task } from './api';
+import { call, post, send, words, type Hit, type Task } from './api';
 import { t } from './i18n';
 
 const RUNNING = ['queued', 'running'];
@@ -18,6 +18,7 @@ export function Tasks({ tasks, trouble, say }: Props) {
   const [query, setQuery] = useState('');
   const [hits, setHits] = useState<Hit[]>();
   const [sending, setSending] = useState('');
+  const [sent, setSent] = useState(0);
   const before = useRef(new Map<string, string>());
   const file = useRef<HTMLInputElement>(null);
   const kind = useRef('index');
@@ -42,9 +43,9 @@ export function Tasks({ tasks, trouble, say }: Props) {
     setSending(given.name);
     const form = new FormData();
     form.append('file', given);
-    await call('POST', `tasks/${kind.current}`, form);
+    await send(`tasks/${kind.current}`, form, setSent);
     say(t('{name} is queued.', { name: given.name }));
-  }).finally(() => setSending(''));
+  }).finally(() => { setSending(''); setSent(0); });
   const pick = (what: string) => { kind.current = what; file.current?.click(); };
 
   return (
@@ -56,7 +57,12 @@ export function Tasks({ tasks, trouble, say }: Props) {
         <input ref={file} className="unseen" type="file" tabIndex={-1} aria-label={t('Document')}
           onChange={(e) => { const given = e.target.files?.[0]; if (given) void upload(given); e.target.value = ''; }} />
       </div>
-      {sending && <p className="quiet">{t('{name} is being sent…', { name: sending })}</p>}
+      {sending && (
+        <>
+          <p className="quiet">{t('{name} is being sent…', { name: sending })} {Math.round(sent * 100)} %</p>
+          <progress aria-label={t('{name} is being sent…', { name: sending })} value={sent} max={1} />
+        </>
+      )}
       {trouble && <p className="error">{trouble}</p>}
       {error && <p className="error" role="alert">{error}</p>}
       {tasks.length === 0 && <p className="quiet">{t('Nothing queued, nothing done.')}</p>}

@@ -80,6 +80,24 @@ export async function call(method: string, path: string, body?: unknown): Promis
   throw new Refused(error.message, answer.status, error.code);
 }
 
+/** Send a form and tell how far it is, from 0 to 1: fetch can't, so this is an XMLHttpRequest. */
+export function send(path: string, form: FormData, far: (part: number) => void): Promise<void> {
+  return new Promise((done, failed) => {
+    const asked = new XMLHttpRequest();
+    asked.open('POST', path);
+    for (const [name, value] of Object.entries(headers())) asked.setRequestHeader(name, value);
+    asked.upload.onprogress = (e) => { if (e.lengthComputable) far(e.loaded / e.total); };
+    asked.onerror = () => failed(new Error('Failed to fetch'));
+    asked.onload = () => {
+      if (asked.status < 300) return done();
+      let error = { message: t('The service says {status}.', { status: asked.status }), code: '' };
+      try { error = JSON.parse(asked.responseText).error ?? error; } catch { /* not the service's own words */ }
+      failed(new Refused(error.message, asked.status, error.code));
+    };
+    asked.send(form);
+  });
+}
+
 export async function get<T>(path: string): Promise<T> { return (await call('GET', path)).json() as Promise<T>; }
 export async function post<T>(path: string, body?: unknown): Promise<T> {
   return (await call('POST', path, body)).json() as Promise<T>;
