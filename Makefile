@@ -17,7 +17,7 @@ help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
 		printf '  %-16s %s\n' "$$name" "$$text"; done
 
-.PHONY: help version reference pictures run test setup starter lint freeze sidecar-dist requirements storm chaos simulate packages attack pull-chaos engine-chaos swap-storm host-chaos test-signing families canary gguf-parity seed-check starter-eval web desktop test-desktop desktop-scratch clean
+.PHONY: help version reference pictures run test setup starter lint freeze sidecar-dist requirements storm chaos simulate packages attack pull-chaos engine-chaos swap-storm host-chaos test-signing families bench-table canary gguf-parity seed-check starter-eval web desktop test-desktop desktop-scratch clean
 
 run: setup starter ## the host service on 127.0.0.1:60315, which starts the sidecar on 127.0.0.1:60316
 	@MLX_SIDECAR_OPEN=1 exec $(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
@@ -101,6 +101,10 @@ canary: ## the same with the newest mlx-vlm, mlx and transformers, in an environ
 
 gguf-parity: setup ## imported GGUF files beside llama.cpp itself, in an environment of its own: log-probabilities of twenty prompts
 	PYTHON=$(PYTHON) CACHE=$(CACHE) tools/gguf_parity.sh $(ARGS)
+bench-table: setup starter ## ours and the peers beside each other, about eight minutes on a quiet machine (MODEL=folder)
+	$(WITH_BLAS) $(BIN)/python -m benchmarks.mixed --model $(or $(MODEL),starter) --jobs 0 4 --chats 5 --warm 2 --servers ours mlx_vlm.server vllm-mlx
+	$(WITH_BLAS) $(BIN)/python -m benchmarks.throughput --requests 1 4 8 16 --rounds 2 $(if $(MODEL),--model $(MODEL))
+	$(WITH_BLAS) $(BIN)/python -m benchmarks.turns --turns 6 --model $(or $(MODEL),starter)
 
 seed-check: setup starter ## the prototype's test plan as a checklist
 	$(WITH_BLAS) $(BIN)/python -m tools.seed_check

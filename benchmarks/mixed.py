@@ -87,7 +87,7 @@ def command_of(name: str, path: str, port: int) -> list[str]:
     if name == "ours":
         run = [sys.executable, "-m", "sidecar.entry", "serve", "--port", str(port), "--strict-port"]
         run += ["--state-dir", str(clients.state_of(port)), "--model-dir", str(Path(path).parent)]
-        return run
+        return run + (["--unit-log", os.environ["BENCH_UNIT_LOG"]] if "BENCH_UNIT_LOG" in os.environ else [])
     if name == "mlx_vlm.server":
         return [str(peer(name)), "-m", "mlx_vlm.server", "--port", str(port), "--model", path]
     if name == "mlx_lm.server":
@@ -123,8 +123,8 @@ def main() -> int:
                     rows.append(row(name, jobs, result, idle))
                     sys.stderr.write(" ".join(rows[-1]) + "\n")
         except (RuntimeError, subprocess.CalledProcessError, httpx.HTTPError, OSError) as exc:
-            rows.append([name, "-", f"could not be run: {str(exc)[:60]}", *["-"] * 6])
-    head = ["server", "jobs", "TTFT ms", "÷ idle", "max ÷ idle", "between ms", "longest gap ÷ idle"]
+            rows.append([name, "-", f"could not be run: {str(exc)[:60]}", *["-"] * 7])
+    head = ["server", "jobs", "TTFT ms", "÷ idle", "max ÷ idle", "between ms", "mean ÷ idle", "longest gap ÷ idle"]
     head += ["batch tok/s", "failed"]
     sys.stdout.write(f"{os.cpu_count()} cores, {args.model}, {'image' if args.images else 'text'} jobs\n")
     sys.stdout.write(clients.table(head, rows) + "\n")
@@ -134,7 +134,7 @@ def main() -> int:
 def row(name: str, jobs: int, result: Result, idle: Result) -> list[str]:
     """One line of the table."""
     if not result.chats or not idle.chats:
-        return [name, str(jobs), "all chats failed", *["-"] * 5, f"{result.failed}+{result.load.failures}"]
+        return [name, str(jobs), "all chats failed", *["-"] * 6, f"{result.failed}+{result.load.failures}"]
     ttft = statistics.median(c.ttft for c in result.chats)
     base = statistics.median(c.ttft for c in idle.chats)
     between = statistics.median(c.between for c in idle.chats)
@@ -146,6 +146,7 @@ def row(name: str, jobs: int, result: Result, idle: Result) -> list[str]:
         f"{ttft / base:.2f}",
         f"{max(c.ttft for c in result.chats) / base:.2f}",
         f"{statistics.median(c.between for c in result.chats) * 1000:.0f}",
+        f"{statistics.fmean(c.mean for c in result.chats) / statistics.fmean(c.mean for c in idle.chats):.2f}",
         f"{longest / between:.1f}",
         f"{result.load.tokens / result.seconds:.1f}",
         f"{result.failed}+{result.load.failures}",

@@ -149,6 +149,9 @@ class Settings:
     speculative_tokens: int = option(
         0, "tokens guessed ahead for a chat that runs alone, from its own text; 0 = off", group=_ENGINE
     )
+    unit_log: Path | None = option(
+        None, "file that gets a line for every unit of the engine's work (benchmarks.timeline draws it)", group=_ENGINE
+    )
     stall_timeout: float = option(
         300.0, "time one engine step may take before the process gives up", group=_ENGINE, seconds=True
     )

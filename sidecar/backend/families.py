@@ -22,14 +22,16 @@ class Capabilities:
 
     ``cut``: a prompt processed in pieces; ``cut_pictures``: one with pictures. ``group``: several prompts processed
     together, padded on the left. ``batch``: several rows decoded in one pass. ``keep``: prefixes kept for a next turn.
-    ``rewind``: tokens taken back out of the cache. ``see``: pictures. ``hear``: sound. ``converse``: more than the last
-    message of a conversation.
+    ``mix``: pieces of prompts in the
+    pass of rows. ``rewind``: tokens taken back out of the cache. ``see``: pictures. ``hear``: sound. ``converse``: more
+    than the last message of a conversation.
     """
 
     cut: str = ""
     cut_pictures: str = ""
     group: str = ""
     batch: str = ""
+    mix: str = ""
     keep: str = ""
     converse: str = ""
     rewind: str = ""
@@ -50,7 +52,7 @@ class Capabilities:
 
 def inspect(model: Any, processor: Any, config: dict[str, Any], problems: Sequence[str]) -> Capabilities:
     """Return what a loaded model's own parts tell. ``problems``: why its own processor could not be built, if so."""
-    from sidecar.backend import caches, processors
+    from sidecar.backend import caches, mixing, processors
     from sidecar.backend.passes import PromptBatch
     from sidecar.backend.positions import embed
 
@@ -84,6 +86,8 @@ def inspect(model: Any, processor: Any, config: dict[str, Any], problems: Sequen
     if places is not None and places.ndim == 3 and places.shape[0] != 3:
         for name in ("group", "batch"):
             can.rule_out(name, f"its positions have {places.shape[1]} axes, which rows can't share")
+    if reason := can.batch or can.cut or mixing.install(model):
+        can.rule_out("mix", reason)
     return can
 
 

@@ -8,6 +8,7 @@ pictures' tokens (``deepstack_visual_embeds``: without this each piece adds the 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +18,16 @@ import numpy as np
 from mlx_vlm.generate import ar
 from mlx_vlm.generate.common import _chunked_prefill_enabled
 
+from sidecar.backend import mixing
 from sidecar.backend.caches import KVQuantization
 from sidecar.backend.positions import Embedded, Positions
 from sidecar.backend.repairs import rows_of
 
 _FROM_ENCODER = ("cross_attention_states", "encoder_outputs")
+
+_MIXABLE = frozenset({"position_ids", "rope_deltas", "visual_pos_masks", "deepstack_visual_embeds"})
+_UNREAD = frozenset({"image_grid_thw", "video_grid_thw", "pixel_attention_mask", "image_sizes", "mm_token_type_ids"})
+"""Inputs of a prompt that a mixed pass carries, and those that only a picture's encoder reads."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,53 @@ class PromptBatch:
         """The caches, a row for each prompt."""
         return list(self._batch.prompt_cache)
 
+    @property
+    def mixes(self) -> bool:
+        """Whether its pieces can share a pass with rows: all its inputs are known to be cut token by token."""
+        return not self.whole and set(self._batch._prompt_kwargs) <= _MIXABLE | _UNREAD
+
+    def piece(self, tokens: int) -> mixing.Tokens:
+        """Return the next ``tokens`` of it for a mixed pass; call ``took`` when that is done."""
+        batch = self._batch
+        kwargs, deltas = batch._prompt_kwargs, None
+        embeds = batch._inputs_embeds[:, :tokens]
+        positions = self._single_positions
+        if positions is not None:
+            positions = positions[..., self.processed : self.processed + tokens]
+        elif (positions := kwargs.get("position_ids")) is not None:
+            positions = positions[..., :tokens]
+        if positions is not None:
+            positions = mx.broadcast_to(positions, (3, *embeds.shape[:2]))
+            deltas = batch._capture_rope_deltas_from_prompt_kwargs(kwargs, self._lm, len(batch.uids))
+            deltas = mx.zeros((len(batch.uids), 1), dtype=positions.dtype) if deltas is None else deltas
+        return mixing.Tokens(batch.prompt_cache, embeds, positions, deltas, self._pictures(tokens))
+
+    def _pictures(self, tokens: int) -> tuple[mx.array, list[mx.array]] | None:
+        """Return which of the next tokens are a picture's, and their features; None where none is."""
+        mask, features = (self._batch._prompt_kwargs.get(n) for n in ("visual_pos_masks", "deepstack_visual_embeds"))
+        if mask is None or features is None:
+            return None
+        mask = mask[:, :tokens]
+        used = int(np.count_nonzero(np.array(mask)))
+        return (mask, [f[:used] for f in features]) if used else None
+
+    def took(self, tokens: int) -> None:
+        """Note that a mixed pass has processed the next ``tokens``."""
+        batch = self._batch
+        pictures = self._pictures(tokens)
+        if pictures is not None:
+            used = pictures[1][0].shape[0]
+            batch._prompt_kwargs = {k: _without_first(v, used) for k, v in batch._prompt_kwargs.items()}
+        batch._inputs_embeds, batch._input_ids = batch._inputs_embeds[:, tokens:], batch._input_ids[:, tokens:]
+        batch._processed_prompt_columns += tokens
+        for key in batch._prompt_length_aware_keys:
+            sliced = ar._slice_sequence_aligned_prompt_kwarg(key, batch._prompt_kwargs[key], start=tokens)
+            batch._prompt_kwargs[key] = sliced
+
+    def row_state(self, piece: mixing.Tokens) -> RowState:
+        """Return the state of the rows when ``piece`` was the last of the prompt."""
+        return RowState(piece.deltas, {}, self._state)
+
     def drop(self, number: int) -> None:
         """Take one of several prompts out."""
         self._batch.remove(number)
@@ -152,12 +205,16 @@ class PromptBatch:
             part = self._single_positions[..., self.processed : self.processed + count]
             self._batch._prompt_kwargs["position_ids"] = part
 
-    def finish(self) -> tuple[mx.array, RowState]:
-        """Process all that is left; return the scores of the first answer tokens [B, V] and the rows' state."""
+    def finish(self, *, cut: bool = False) -> tuple[mx.array, RowState]:
+        """Process all that is left; return the scores of the first answer tokens [B, V] and the rows' state.
+
+        ``cut``: the model was prepared (``mixing.install``) to compute no other tokens' scores.
+        """
         batch = self._batch
         self._put_positions(self.remaining)
         kwargs = {**batch._prompt_kwargs, "logits_to_keep": 1}
-        with self._state.installed(self._lm), rows_of(batch.prompt_cache):
+        only = mixing.last_token() if cut else contextlib.nullcontext()
+        with only, self._state.installed(self._lm), rows_of(batch.prompt_cache):
             output = self._lm(batch._input_ids, cache=batch.prompt_cache, inputs_embeds=batch._inputs_embeds, **kwargs)
             deltas = batch._capture_rope_deltas_from_prompt_kwargs(kwargs, self._lm, len(batch.uids))
         logits = getattr(output, "logits", output)[:, -1, :]
@@ -193,3 +250,27 @@ def decode(language: Any, ids: mx.array, cache: list[Any], state: RowState) -> m
         output = language(ids, cache=cache, **kwargs)
     scores: mx.array = getattr(output, "logits", output)
     return scores
+
+
+def decoding_tokens(model: Any, ids: mx.array, cache: list[Any], state: RowState) -> mixing.Tokens:
+    """Return the last tokens ``ids`` [B] of rows for a mixed pass."""
+    language = getattr(model, "language_model", model)
+    with state.positions.installed(language):
+        embeds = model.get_input_embeddings(ids[:, None], None).inputs_embeds
+    positions = None
+    if state.rope_deltas is not None:
+        at = cache[0].offset
+        at = at.reshape(-1, 1) if isinstance(at, mx.array) and at.ndim else mx.full((len(ids), 1), at, dtype=mx.int32)
+        positions = mx.broadcast_to(at + state.rope_deltas, (3, len(ids), 1))
+    return mixing.Tokens(cache, embeds, positions, state.rope_deltas)
+
+
+def mixed(language: Any, parts: Sequence[mixing.Tokens], scored: Sequence[mixing.Tokens]) -> mx.array:
+    """Process ``parts`` in one pass; return the scores [B, V] after the last token of each sequence of ``scored``."""
+    wanted, start = [], 0
+    for part in parts:
+        rows, length = part.shape
+        if any(part is one for one in scored):
+            wanted += [start + row * length + length - 1 for row in range(rows)]
+        start += rows * length
+    return mixing.forward(language, parts, wanted)

@@ -5,27 +5,23 @@ asked: three short texts of different lengths are processed together and decoded
 pieces with the caches copied between them, and a picture is cut in two where the model sees. What differs from the same
 alone by more than rounding is turned off in the model's record, and the model serves without it.
 
-A build that was looked at before is known by its content (``fingerprint``): its findings are read from a file.
+A build that was looked at before is known by its content (``findings``): its findings are read from a file.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from sidecar.backend import caches, prompts
+from sidecar.backend import caches, findings, prompts
 from sidecar.backend.families import Capabilities
-from sidecar.backend.passes import PromptBatch, RowState, decode
+from sidecar.backend.passes import PromptBatch, RowState, decode, decoding_tokens, mixed
 from sidecar.backend.positions import Embedded, embed
 from sidecar.errors import check_memory
 
@@ -34,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sidecar.engine")
 
-VERSION = 1  # raise when the checks change: what was found before is looked at anew
+VERSION = 2  # raise when the checks change: what was found before is looked at anew
 BUDGET = 10.0  # seconds after which what is left is not looked at: a slow machine's first load is no time for it
 STEPS = 2  # tokens decoded after each prompt
 _TEXT = "The quick brown fox jumps over the lazy dog, then counts: one two three four five six seven eight nine ten."
@@ -70,15 +66,21 @@ def check(
     ``remember``: the file that findings are kept in; ``between`` is called between checks, so that others go on.
     ``thorough``: look anew, whatever was found before, and take all the time that it takes.
     """
-    key = fingerprint(loaded.path)
-    known = _read(remember).get(key) if remember is not None and not thorough else None
+    key = findings.fingerprint(loaded.path, VERSION)
+    known = findings.read(remember).get(key) if remember is not None and not thorough else None
     if isinstance(known, dict):
         report = Report(dict(known.get("lines", {})), dict(known.get("failed", {})))
     else:
         report = _Check(loaded, between, float("inf") if thorough else BUDGET).run()
         if remember is not None and report.complete:
-            _write(remember, key, report)
+            findings.write(remember, key, {"lines": report.lines, "failed": report.failed})
     report.apply(loaded.can)
+    if loaded.can.batch or loaded.can.cut:
+        loaded.can.rule_out("mix", loaded.can.batch or loaded.can.cut)
+    if not report.complete:  # mlx-vlm has no such passes: they are made only where they were seen to be right
+        loaded.can.rule_out(
+            "mix", "rows and a prompt in one pass were not looked at: it takes too long on this machine"
+        )
     for name, reason in report.failed.items():
         log.warning("%s: %s is turned off: %s", loaded.path.name, name, reason)
     return report
@@ -107,6 +109,8 @@ class _Check:
             self._try("batch", "rows decoded together", lambda: self._joined(texts, alone))
         if not self._can.cut:
             self._try("cut", "a prompt in pieces", lambda: self._cut(texts[-1], alone[-1], copied=False))
+        if not (self._can.mix or {"batch", "cut"} & set(self._report.failed)):
+            self._try("mix", "rows and a prompt in one pass", lambda: self._mixed(texts, alone))
         if not (self._can.keep or self._can.cut or "cut" in self._report.failed):
             self._try("keep", "a prompt after a kept prefix", lambda: self._cut(texts[-1], alone[-1], copied=True))
         if not self._can.see:
@@ -195,6 +199,29 @@ class _Check:
         logits, state = batch.finish()
         return _difference(self._decoded(logits, batch.cache, state, [alone]), [alone])
 
+    def _mixed(self, texts: Sequence[list[int]], alone: Sequence[list[mx.array]]) -> float:
+        """Decode one row in the same passes that process two pieces of another's prompt; then decode both together."""
+        batch, other = self._prompt([texts[0]]), self._prompt([texts[2]])
+        if not (batch.mixes and other.mixes):
+            raise ValueError("its prompts have inputs that a shared pass can't carry")
+        logits, state = batch.finish(cut=True)
+        cache, apart = batch.cache, [_apart(_logprobs(logits), alone[0][0])]
+        for step in range(2):
+            ids = mx.argmax(alone[0][step], axis=-1)
+            row = decoding_tokens(self._loaded.model, ids, cache, state)
+            piece = other.piece(len(texts[2]) // 2 if not step else other.remaining)
+            if (row.positions is None) != (piece.positions is None):
+                raise ValueError("its rows and prompts have positions of different kinds")
+            scores = mixed(self._lm, [row, piece], [row, piece] if step else [row])
+            other.took(piece.shape[1])
+            apart.append(_apart(_logprobs(scores[:1]), alone[0][step + 1]))
+        apart.append(_apart(_logprobs(scores[1:]), alone[2][0]))
+        joined = caches.extend(cache, other.cache)
+        ids = mx.concatenate([mx.argmax(alone[n][2 if n == 0 else 0], axis=-1) for n in (0, 2)])
+        both = decode(self._lm, ids[:, None], joined, state.joined(other.row_state(piece)))[:, -1, :]
+        apart.append(_apart(_logprobs(both[1:]), alone[2][1]))
+        return max(apart) if not any(a != a for a in apart) else float("nan")
+
     def _picture(self) -> None:
         """See whether a picture gets as far as the model, and whether a prompt with one may be cut."""
         try:
@@ -281,45 +308,3 @@ def _apart(found: mx.array, alone: mx.array) -> float:
 def _line(exc: Exception) -> str:
     text = str(exc).strip()
     return (text.splitlines()[0] if text else type(exc).__name__)[:200]
-
-
-# --- what was found before -------------------------------------------------------------------------------
-def fingerprint(path: Path) -> str:
-    """Return what a build is known by: its configuration, its weights' headers and samples of them, and our versions.
-
-    All bytes of the weights would take as long as loading them.
-    """
-    digest = hashlib.sha256(f"{VERSION} {version('mlx')} {version('mlx-vlm')} {mx.default_device()}".encode())
-    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json", "chat_template.jinja"):
-        file = path / name
-        digest.update(file.read_bytes() if file.is_file() else b"-")
-    for file in sorted(path.glob("*.safetensors")):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}".encode())
-        with file.open("rb") as data:
-            for at in (0, size // 3, size // 2, max(0, size - 65536)):
-                data.seek(at)
-                digest.update(data.read(65536))
-    return digest.hexdigest()
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _write(file: Path, key: str, report: Report) -> None:
-    """Keep what was found, of the last 200 builds. A file that can't be written costs a look at the next load."""
-    document = _read(file)
-    document.pop(key, None)
-    document[key] = {"lines": report.lines, "failed": report.failed}
-    kept = dict(list(document.items())[-200:])
-    spare = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        spare.write_text(json.dumps(kept, indent=1), "utf-8")
-        spare.replace(file)
-    except OSError as exc:
-        log.warning("%s can't be written: %s", file, exc)

@@ -23,6 +23,7 @@ _WAYS = {
     "cut": "process a prompt in pieces",
     "cut_pictures": "process a prompt with pictures in pieces",
     "group": "process several prompts together",
+    "mix": "process pieces of prompts in the pass of running answers",
     "batch": "answer several requests in one pass",
     "keep": "keep a conversation's beginning for its next turn",
     "converse": "see more than the last message",

@@ -26,10 +26,14 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Decode:
-    """One token for every running row of a tier. ``shared_rows``: batch rows in the interactive rows' own pass."""
+    """One token for every running row of a tier. ``shared_rows``: batch rows in the interactive rows' own pass.
+
+    ``pieces``: prompts, and how many tokens of each (of each prompt of a group) are processed in the same pass.
+    """
 
     tier: Tier
     shared_rows: int = 0
+    pieces: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,10 @@ class Waiting:
 
 @dataclass(frozen=True, kw_only=True)
 class Prefilling:
-    """A begun prompt, or a group of ``rows``. ``whole``: it can't be cut. ``remaining``: tokens, of the longest."""
+    """A begun prompt, or a group of ``rows``. ``whole``: it can't be cut. ``remaining``: tokens, of the longest.
+
+    ``mixes``: its pieces can share the pass of running rows.
+    """
 
     id: int
     tier: Tier
@@ -77,6 +84,7 @@ class Prefilling:
     remaining: int
     rows: int = 1
     whole: bool = False
+    mixes: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +101,8 @@ class View:
     """The engine's state at a decision.
 
     ``rows``: running, by tier. ``shared_rows``: batch rows in the interactive rows' pass now; ``can_share``:
-    whether they can be. ``encoding``: tiers of paused images, the topmost last.
+    whether they can be. ``can_mix``: whether prompts can share a pass with rows.
+    ``encoding``: tiers of paused images, the topmost last.
     """
 
     waiting: Sequence[Waiting] = ()
@@ -101,6 +110,7 @@ class View:
     rows: Mapping[Tier, int] = field(default_factory=dict)
     shared_rows: int = 0
     can_share: bool = True
+    can_mix: bool = False
     encoding: Sequence[Tier] = ()
     calls: Sequence[Unit] = ()
 

@@ -8,6 +8,42 @@ CHUNKS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 """Sizes a prompt is cut to, tokens."""
 
 
+PIECES = (
+    4,
+    6,
+    8,
+    10,
+    12,
+    14,
+    16,
+    20,
+    24,
+    28,
+    32,
+    40,
+    48,
+    56,
+    64,
+    80,
+    96,
+    112,
+    128,
+    160,
+    192,
+    256,
+    384,
+    512,
+    768,
+    1024,
+    2048,
+)
+"""Sizes of what prompts get in a pass that they share with rows, tokens."""
+
+
+DOUBT = 0.999
+"""What is left at each step of a measured price that keeps pieces of prompts out of shared passes."""
+
+
 def chunk_class(tokens: int) -> int:
     """Return the chunk size a number of tokens counts as, for costs."""
     return next((size for size in CHUNKS if tokens <= size), CHUNKS[-1])
@@ -54,10 +90,69 @@ class Costs:
         """
         known = self._known.get(kind, {})
         least = min((seconds * max(1.0, size / s) for s, seconds in known.items()), default=0.0)
+        if known and size < min(known) and kind == "prefill":
+            # Of a piece smaller than any known, a decode step's time is for reading the weights, the rest for tokens.
+            smallest, step = known[min(known)], self.decode(1)
+            return min(least, step + (smallest - step) * size / min(known)) if 0 < step < smallest else least
         if len(known) < 2 or size < min(known):
             return least
         reach = min(size, 2 * max(known))
         return min(least, _line(known, reach) * size / reach)
+
+    def learn_unit(self, kind: str, size: int, seconds: float, *, rows: int = 0) -> None:
+        """Record a unit of any kind; "" teaches nothing. ``rows``: of a mixed pass."""
+        if kind == "prefill":
+            self.learn_prefill(size, seconds)
+        elif kind == "mixed":
+            self.learn_mixed(rows, size, seconds)
+        elif kind:
+            self.learn(kind, size, seconds)
+
+    def learn_mixed(self, rows: int, tokens: int, seconds: float) -> None:
+        """Record a pass of ``rows`` rows and ``tokens`` of prompts: what the tokens added to the rows' own time."""
+        if own := self.decode(rows):
+            self.learn("mixed", _piece_class(tokens), max(1e-6, seconds - own))
+
+    def mixed(self, rows: int, tokens: int) -> float:
+        """Predict the seconds of a pass of ``rows`` rows and ``tokens`` of prompts.
+
+        Until one was measured the two are taken to cost what they cost apart. No piece costs more than a larger one.
+        """
+        own = self.decode(rows)
+        if not tokens:
+            return own
+        apart = self.of("prefill", tokens)
+        known = self._known.get("mixed", {})
+        if not known:
+            return own + apart
+        # A larger piece adds what it adds to a piece of a prompt alone; no piece costs more than a larger one.
+        smaller = max((size for size in known if size < tokens), default=0)
+        step = known[smaller] + apart - self.of("prefill", smaller) if smaller else float("inf")
+        larger = min((seconds for size, seconds in known.items() if size >= tokens), default=float("inf"))
+        return own + min(larger, step)
+
+    @property
+    def mixing_pays(self) -> bool:
+        """Return whether a piece costs less in a pass of rows than by itself, at any size that was measured so.
+
+        On a CPU it does, for the weights are read once. On an H200 a shared pass took 120 ms where a step took 13 and
+        the piece by itself 30: more kernels are launched, one by one.
+        """
+        known = self._known.get("mixed", {})
+        return not known or any(seconds < self.of("prefill", size) for size, seconds in known.items())
+
+    def doubt_mixed(self) -> None:
+        """Believe a little less in what shared passes cost: after some hundred steps a dear one is tried again.
+
+        The first of a shape may have paid for kernels being compiled.
+        """
+        known = self._known.get("mixed", {})
+        for size in known:
+            known[size] *= DOUBT
+
+    def piece(self, rows: int, seconds: float) -> int:
+        """Return how many tokens of prompts go along with ``rows`` rows in a pass of ``seconds``; 0 where none do."""
+        return max((size for size in PIECES if self.mixed(rows, size) <= seconds), default=0)
 
     def knows(self, kind: str, size: int) -> bool:
         """Return whether a unit of just this size was measured."""
@@ -75,6 +170,10 @@ class Costs:
         if rows in known or len(known) == 1:
             return known.get(rows, next(iter(known.values())))
         return max(_line(known, rows), known[min(known)] * min(1.0, rows / min(known)))
+
+
+def _piece_class(tokens: int) -> int:
+    return next((size for size in PIECES if tokens <= size), PIECES[-1])
 
 
 def _line(known: dict[int, float], size: int) -> float:

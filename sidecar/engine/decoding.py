@@ -26,6 +26,9 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import mlx.core as mx
+
+from sidecar.backend import mixing
 from sidecar.backend.families import Capabilities
 from sidecar.backend.passes import RowState
 from sidecar.engine.choosing import Chosen, Row
@@ -40,7 +43,7 @@ class DecodeBatch:
     """Rows stepped together. ``broken``: rows whose lane broke at the last step, and why."""
 
     def __init__(self, model: Any, can: Capabilities) -> None:
-        self._lm = getattr(model, "language_model", model)
+        self._model = model
         self._can = can
         self._lanes: list[Lane] = []
         self.broken: list[tuple[list[Row], Exception]] = []
@@ -79,7 +82,7 @@ class DecodeBatch:
 
     def add(self, rows: Sequence[Row], cache: list[Any], chosen: Chosen, state: RowState) -> None:
         """Join rows whose prompt is done; ``chosen`` has their first tokens, already read."""
-        lane = Lane(self._lm, rows, cache, chosen, state)
+        lane = Lane(self._model, rows, cache, chosen, state)
         if self._can.batch and len(rows) > 1:
             for row in rows[1:]:
                 self._take(lane.split([row]))
@@ -111,8 +114,7 @@ class DecodeBatch:
 
     def split(self, part: Sequence[Row]) -> DecodeBatch:
         """Take rows out into a batch of their own; all go on exactly where they were."""
-        out = DecodeBatch(None, self._can)
-        out._lm = self._lm
+        out = DecodeBatch(self._model, self._can)
         for lane in list(self._lanes):
             going = [row for row in lane.rows if row in part]
             if len(going) == len(lane.rows):
@@ -121,6 +123,25 @@ class DecodeBatch:
             elif going:
                 out._lanes.append(lane.split(going))
         return out
+
+    def step_with(
+        self, pieces: Sequence[mixing.Tokens], last: Sequence[mixing.Tokens]
+    ) -> tuple[list[tuple[Row, Token]], mx.array]:
+        """Decode as ``step``, nothing in flight, the first lane in a pass shared with ``pieces`` of prompts.
+
+        Returns the tokens, and the scores [n, V] after those pieces that stand in ``last``. Raises what that pass
+        raises: rows and prompts of it must then be begun again.
+        """
+        self.broken = []
+        first = self._lanes[0]
+        out, scores = first.step_with(pieces, last)
+        for lane in self._lanes[1:]:
+            try:
+                out += lane.step(ahead=False, guesses=0)
+            except Exception as exc:
+                self._lanes.remove(lane)
+                self.broken.append((lane.rows, exc))
+        return out, scores
 
     def step(self, *, ahead: bool = True, guesses: int = 0) -> list[tuple[Row, Token]]:
         """Decode; return the tokens read, at most one a row. ``ahead``: leave the next ones being computed.

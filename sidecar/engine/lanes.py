@@ -12,8 +12,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from sidecar.backend import caches
-from sidecar.backend.passes import RowState, decode
+from sidecar.backend import caches, mixing
+from sidecar.backend.passes import RowState, decode, decoding_tokens, mixed
 from sidecar.engine import sampling
 from sidecar.engine.choosing import Chosen, Row, accept, joined, select, tokens_of
 from sidecar.engine.rows import Token
@@ -22,9 +22,10 @@ from sidecar.engine.rows import Token
 class Lane:
     """Rows of one forward pass. ``steady``: they are the same as at the last step. ``guessed``: by that step."""
 
-    def __init__(self, lm: Any, rows: Sequence[Row], cache: list[Any], chosen: Chosen, state: RowState) -> None:
+    def __init__(self, model: Any, rows: Sequence[Row], cache: list[Any], chosen: Chosen, state: RowState) -> None:
         """``cache``: with one row for each of ``rows``; ``chosen``: their last tokens, already read."""
-        self._lm = lm
+        self._model = model
+        self._lm = getattr(model, "language_model", model)
         self.rows = list(rows)
         self.cache = cache
         self.state = state
@@ -95,6 +96,25 @@ class Lane:
         self._unread = [True] * len(self.rows)
         evaluate: Any = mx.async_eval
         evaluate(self._last.arrays())
+
+    def step_with(
+        self, pieces: Sequence[mixing.Tokens], last: Sequence[mixing.Tokens]
+    ) -> tuple[list[tuple[Row, Token]], mx.array]:
+        """Decode in a pass shared with ``pieces`` of prompts; return the tokens and the scores after those of ``last``.
+
+        Nothing may be in flight.
+        """
+        self.guessed = 0
+        rows = decoding_tokens(self._model, self._last.ids, self.cache, self.state)
+        scores = mixed(self._lm, [rows, *pieces], [rows, *last])
+        for row in self.rows:
+            row.fed = row.launched
+        count = len(self.rows)
+        self._last = select(scores[:count], self.rows)
+        mx.eval(self._last.arrays(), scores, [entry.state for piece in pieces for entry in piece.cache])
+        self._unread = [False] * count
+        self.steady = True
+        return self._read(self._last, [True] * count), scores[count:]
 
     def _verify(self, row: Row, guessed: Sequence[int]) -> list[Token]:
         """Decode the last token and those guessed after it in one pass; return what is right of them, and the next."""

@@ -63,6 +63,12 @@ class Meter:
         self._itl.labels(tier.label).observe(seconds)
         self._generated.labels(tier.label).inc(tokens)
 
+    def steps(self, tiers: Sequence[Tier], seconds: float) -> None:
+        """A step gave a token to a row of each of ``tiers``."""
+        for tier in Tier:
+            if count := sum(each is tier for each in tiers):
+                self.step(tier, seconds, count)
+
     def guessed(self, drafted: int, accepted: int) -> None:
         """Tokens guessed ahead in a step, and how many of them stood."""
         self._guessed.inc(drafted)

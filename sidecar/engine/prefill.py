@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import mlx.core as mx
+
+from sidecar.backend import mixing
 from sidecar.backend.caches import KVQuantization
 from sidecar.backend.families import Capabilities
 from sidecar.backend.passes import PromptBatch, RowState
@@ -68,6 +71,7 @@ class Prefill:
         quantization: KVQuantization | None = None,
     ) -> None:
         self.cached_tokens = start
+        self._can = can
         self._make = partial(_batch, model, can=can, cache=cache, start=start, quantization=quantization)
         self._begin(parts)
 
@@ -97,6 +101,11 @@ class Prefill:
         """Whether only ``finish`` is left."""
         return self.whole or self.remaining <= 1
 
+    @property
+    def mixes(self) -> bool:
+        """Whether its pieces can share a pass with rows."""
+        return not (self._can.mix or self._can.batch) and self._batch.mixes
+
     def seen(self) -> Prefilling:
         """Return itself as the policy sees it."""
         first = self.requests[0]
@@ -108,6 +117,7 @@ class Prefill:
             remaining=self.remaining,
             rows=len(self.requests),
             whole=self.whole,
+            mixes=self.mixes,
         )
 
     def drop(self, request_id: int) -> None:
@@ -125,11 +135,30 @@ class Prefill:
             self._batch.step(tokens)
         return self.ready
 
+    def piece(self, tokens: int) -> mixing.Tokens:
+        """Return its next tokens, at most ``tokens`` of each prompt, for a pass that it shares."""
+        return self._batch.piece(min(tokens, self.remaining))
+
+    def took(self, piece: mixing.Tokens) -> bool:
+        """Note that ``piece`` was processed; return whether that was the last one."""
+        self._unbegun = []
+        self._batch.took(piece.shape[1])
+        return not self.remaining
+
     def finish(self) -> Begun:
         """Process all that is left and choose the first tokens."""
+        if not (self._can.mix or self.whole):
+            return self.begun(*self._batch.finish(cut=True))  # the weights are read once, the last token included
         if not self.whole and self.remaining > 1:
             self._batch.step(self.remaining)  # so that the last pass gives the scores of a single token
-        logits, state = self._batch.finish()
+        return self.begun(*self._batch.finish())
+
+    def finished(self, logits: mx.array, piece: mixing.Tokens) -> Begun:
+        """Choose the first tokens by ``logits`` [B, V], the scores after the last ``piece``."""
+        return self.begun(logits, self._batch.row_state(piece))
+
+    def begun(self, logits: mx.array, state: RowState) -> Begun:
+        """Return the rows, with first tokens chosen by ``logits`` [B, V]."""
         rows = [
             Row(
                 request=request,

@@ -62,6 +62,10 @@ class PromptStage:
         """Requests whose prompts are being processed."""
         return [r for p in self.prefills.values() for r in p.requests]
 
+    def named(self, pieces: Sequence[tuple[int, int]]) -> list[tuple[Prefill, int]]:
+        """Return the prompts that a policy's pieces are of, each with its number of tokens."""
+        return [(self.prefills[key], tokens) for key, tokens in pieces if key in self.prefills]
+
     def forget(self) -> None:
         """Drop picture features."""
         self._features = pausing.feature_cache()
@@ -146,6 +150,10 @@ class PromptStage:
 
     def _put(self, prefill: Prefill) -> None:
         self.prefills[prefill.requests[0].id] = prefill
+
+    def drop(self, prefill: Prefill) -> None:
+        """Forget a prompt that is done or has failed."""
+        self.prefills.pop(prefill.requests[0].id, None)
 
     def step(self, prefill: Prefill, tokens: int) -> Begun | None:
         """Process up to ``tokens`` more of a prompt; return its rows when it is done."""

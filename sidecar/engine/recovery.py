@@ -86,6 +86,13 @@ class Recovery:
         self.ungrouped.add(request.id)
         self._again(request)
 
+    def set_aside(self, rows: Sequence[Row]) -> None:
+        """Put rows back into the queue for want of memory."""
+        for row in rows:
+            log.info("request %d is set aside: memory is short", row.request.id)
+            row.request.resumed = tuple(row.answer)
+            self._again(row.request)
+
     def resume(self, rows: Sequence[Row], exc: Exception) -> None:
         """Put the rows of a pass that failed back into the queue; one that failed alone twice ends with the error."""
         check_memory(exc)
@@ -98,6 +105,17 @@ class Recovery:
                 self._end(row.request, exc)
             else:
                 self.requeue(row)
+
+    def mix_failed(self, rows: Sequence[Row], requests: Sequence[GenerationRequest], exc: Exception) -> None:
+        """Put all of a pass that rows and prompts shared back into the queue; there are no more such passes."""
+        log.error("a pass of %d rows and %d prompts failed", len(rows), len(requests), exc_info=exc)
+        mx.clear_cache()
+        self._can.rule_out("mix", f"rows and prompts in one pass failed ({first_line(exc)})")
+        for request in requests:
+            self.ungrouped.add(request.id)
+            self._again(request)
+        for row in rows:
+            self.requeue(row)
 
 
 def first_line(exc: Exception) -> str:

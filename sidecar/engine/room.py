@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sidecar.backend.cache_sizes import layer_sizes
+from sidecar.engine.actions import Waiting
 from sidecar.engine.admission import Held, Layer, Ledger
 from sidecar.engine.choosing import Row
 from sidecar.engine.messages import Tier
@@ -39,6 +40,19 @@ class Room:
         """Return whether a request could begin now, if kept prefixes and, for a chat, batch rows made way."""
         chat = request.tier is Tier.INTERACTIVE
         return self.ledger.fits(_tokens(request), running, self._prefixes.bytes, before_batch=chat)
+
+    def seen(self, request: GenerationRequest, running: Sequence[Held], *, alone: bool) -> Waiting:
+        """Return a queued request as the policy sees it. ``alone``: in no group."""
+        return Waiting(
+            id=request.id,
+            tier=request.tier,
+            priority=request.priority,
+            arrived=request.arrived,
+            tokens=len(request.prompt.tokens),
+            images=request.prompt.inputs is not None,
+            alone=alone,
+            fits=self.fits(request, running),
+        )
 
     def make_way(self, request: GenerationRequest, running: Sequence[Held]) -> list[int]:
         """Give up prefixes for a request that begins; return the batch rows to set aside for it."""

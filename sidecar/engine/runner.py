@@ -30,7 +30,8 @@ from collections.abc import Callable, Sequence
 from sidecar.backend import pausing
 from sidecar.backend.caches import KVQuantization
 from sidecar.backend.loader import LoadedModel
-from sidecar.engine.actions import Action, Begin, Decode, Encode, View, Waiting
+from sidecar.engine import shared_pass
+from sidecar.engine.actions import Action, Begin, Decode, Encode, View
 from sidecar.engine.actions import Prefill as PrefillAction
 from sidecar.engine.admission import Held
 from sidecar.engine.choosing import Row, accept, deliver
@@ -46,6 +47,7 @@ from sidecar.engine.room import Room
 from sidecar.engine.rows import Failed, GenerationRequest, Started, Token
 from sidecar.engine.scheduler import Policy
 from sidecar.engine.tiers import TierBatches
+from sidecar.engine.units import UnitLog
 
 log = logging.getLogger("sidecar.engine")
 
@@ -64,6 +66,7 @@ class ModelRunner:
         guesses: int,
         poll: Callable[[], None],
         room: Room,
+        units: UnitLog,
     ) -> None:
         self.loaded = loaded
         self.policy = policy
@@ -71,6 +74,7 @@ class ModelRunner:
         self._meter = meter
         self._poll = poll
         self._guesses = guesses
+        self._units = units
         if kv.bits:
             loaded.can.rule_out("keep", "kept prefixes and a quantized key-value cache don't combine")
         self.waiting: dict[int, GenerationRequest] = {}
@@ -126,27 +130,20 @@ class ModelRunner:
     def view(self) -> View:
         """Return what the policy sees."""
         held = self._held() if self.waiting else []
+        ungrouped, can = self.recovery.ungrouped, self.loaded.can
         if self.waiting and not (held or self.stage.busy):
             self.room.refuse_what_never_fits(self.waiting)
         return View(
-            waiting=tuple(self._waiting(r, held) for r in self.waiting.values()),
+            waiting=tuple(
+                self.room.seen(r, held, alone=bool(r.resumed or r.id in ungrouped or can.group))
+                for r in self.waiting.values()
+            ),
             prefilling=tuple(p.seen() for p in self.prefills.values()),
             rows={tier: self.batches.count(tier) for tier in Tier},
             shared_rows=self.batches.shared_rows,
             can_share=self.batches.can_share,
+            can_mix=not (can.mix or can.batch),
             encoding=tuple(e.request.tier for e in self.stage.encoding),
-        )
-
-    def _waiting(self, request: GenerationRequest, held: Sequence[Held]) -> Waiting:
-        return Waiting(
-            id=request.id,
-            tier=request.tier,
-            priority=request.priority,
-            arrived=request.arrived,
-            tokens=len(request.prompt.tokens),
-            images=request.prompt.inputs is not None,
-            alone=bool(request.resumed or request.id in self.recovery.ungrouped or self.loaded.can.group),
-            fits=self.room.fits(request, held),
         )
 
     def _held(self) -> list[Held]:
@@ -157,10 +154,7 @@ class ModelRunner:
         for batch in (self.batches.shared, self.batches.separate):
             gone = [row for row in batch.rows if row.request.id in ids]
             self._remove(batch, gone)
-            for row in gone:
-                log.info("request %d is set aside: memory is short", row.request.id)
-                row.request.resumed = tuple(row.answer)
-                self.submit(row.request)
+            self.recovery.set_aside(gone)
 
     # --- actions -------------------------------------------------------------------------------------
     def perform(self, action: Action, view: View) -> None:
@@ -172,11 +166,9 @@ class ModelRunner:
         finally:
             seconds = time.monotonic() - start - (self._paused_for - paused)
             self.policy.done(action, view, seconds)
-            log.debug("%s took %.1f ms", action, seconds * 1000)
-        if kind == "prefill":
-            self.policy.costs.learn_prefill(size, seconds)
-        elif kind:
-            self.policy.costs.learn(kind, size, seconds)
+            self._units.note(action, view, start, seconds)
+        rows = view.rows[action.tier] + action.shared_rows if isinstance(action, Decode) else 0
+        self.policy.costs.learn_unit(kind, size, seconds, rows=rows)
 
     def _do(self, action: Action) -> tuple[str, int]:
         """Carry out an action; return what kind of cost it taught and of which size, "" for none."""
@@ -256,23 +248,29 @@ class ModelRunner:
         size = len(batch)
         # Alone a batch works one step ahead where that pays. A step that only reads what was in flight teaches no cost.
         alone = size == len(running) and not self.stage.busy
-        ahead = alone and self.policy.ahead(action.tier, size)
-        settled = batch.steady and (ahead or not batch.in_flight)
-        produced = batch.step(ahead=ahead, guesses=self._guesses if alone else 0)
-        for rows, why in batch.broken:
-            self.recovery.resume(rows, why)
+        prompts = [] if batch.in_flight or not size else self.stage.named(action.pieces)
+        begun: list[Begun] = []
+        kind, amount, settled = "decode", size, batch.steady
+        if prompts:
+            kind, amount = "mixed", sum(min(n, p.remaining) * len(p.requests) for p, n in prompts)
+            produced, begun = shared_pass.step(batch, prompts, self.stage, self.recovery)
+        else:
+            ahead = alone and self.policy.ahead(action.tier, size)
+            settled = settled and (ahead or not batch.in_flight)
+            produced = batch.step(ahead=ahead, guesses=self._guesses if alone else 0)
         self._deliver_all(batch, produced)
-        seconds = time.monotonic() - started
-        for tier in Tier:
-            if count := sum(row.request.tier is tier for row, _ in produced):
-                self._meter.step(tier, seconds, count)
+        self._meter.steps([row.request.tier for row, _ in produced], time.monotonic() - started)
+        for one in begun:
+            self._start(one)
         if batch.guessed:
             self._meter.guessed(batch.guessed, len(produced) - 1)
             return "", 0
-        return ("decode", size) if settled and produced and not batch.broken else ("", 0)
+        return (kind, amount) if settled and produced and not batch.broken else ("", 0)
 
     def _deliver_all(self, batch: DecodeBatch, produced: Sequence[tuple[Row, Token]]) -> None:
-        """Send a step's tokens and take out the rows that have ended."""
+        """Send a step's tokens and take out the rows that have ended or whose lane broke."""
+        for rows, why in batch.broken:
+            self.recovery.resume(rows, why)
         news = {id(row): [token for r, token in produced if r is row] for row, _ in produced}
         gone = []
         for row in batch.rows:

@@ -13,7 +13,10 @@ any gap is done when the credit has grown to its cost. Without a running stream 
 larger.
 
 Batch rows share the interactive rows' forward pass as far as that costs a token little: the weights are read once for
-all of them. Where they can't, or cost too much, the two take turns.
+all of them. Where they can't, or cost too much, the two take turns. Prompts are processed in that pass too, where the
+model can (``View.can_mix``): a piece of a batch prompt as large as keeps a token within ``SHARED_SLOWDOWN`` times its
+own, one of a chat's as large as the gap allows. Nothing then stands between two tokens, and none takes much longer
+than another.
 
 A timeline, with ``gap_bound`` 3, a stream whose token takes 20 ms, and pieces of 64 tokens that take 24 ms and of 128
 that take 45. A gap may last 20 + 2 * 20 * 0.9 = 56 ms.
@@ -24,12 +27,17 @@ that take 45. A gap may last 20 + 2 * 20 * 0.9 = 56 ms.
     ...     after five gaps the prompt is done, 220 ms after it came; its first token comes with its last piece
     220 ms  both streams decode in one pass of 22 ms. A batch row waits: three rows would take 24 ms, less than
             22 * 1.6, so it shares the pass
+
+The same with mixed passes, where 64 tokens add 12 ms to a token's 20 and 160 add 34:
+
+    0 ms    the chat's prompt of 300 tokens waits. The stream's token and 160 tokens of the prompt take 54 ms
+    54 ms   the next token, with the other 140: 50 ms, and the prompt is done, 104 ms after it came
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sidecar.engine.actions import (
     Action,
@@ -47,12 +55,10 @@ from sidecar.engine.actions import (
 )
 from sidecar.engine.costs import CHUNKS, Costs, chunk_class
 from sidecar.engine.messages import Tier
+from sidecar.engine.pieces import LEAST_PIECE, SAME_PRICE, SHARED_SLOWDOWN, beside, mixing, share_out
 
 BATCH_BESIDE_DECODE = 0.5
 """Share of the engine's time batch work aims at beside running interactive streams."""
-
-SHARED_SLOWDOWN = 1.6
-"""How long an interactive token may take with batch rows in its pass, in times of its own."""
 
 KEEP_SHARED = 1.25
 """How much longer than that it may take with rows that share the pass already: moving them has its price."""
@@ -72,11 +78,14 @@ INTERACTIVE_QUANTUM = 0.5
 GROUP_SECONDS = 2.5
 """Seconds all prompts of a group may take together: the first of them waits that long for its token."""
 
-SAME_PRICE = 1.5
-"""Up to how many times the cost of the least piece of a prompt counts as the same."""
+LONE_QUANTUM = 1.0
+"""The same where nothing else is there at all: another chat that arrives waits that long at most."""
 
 FIRST_CHUNK = 64
 """Tokens of the first chunk on a machine nothing is known of."""
+
+BEGUN_AHEAD = 64
+"""Tokens of begun prompts beside rows that are enough to fill the next passes."""
 
 GROUP_SPREAD = 1.25
 """How much longer than the shortest a prompt of a group may be: the shorter ones are padded."""
@@ -96,14 +105,18 @@ class Policy:
     spent: float = 0.0  # seconds of other work since the last interactive token
     batch_spent: float = 0.0  # of which batch work
     credit: float = 0.0  # seconds owed to batch work
+    saved: float = 0.0  # seconds by which the last passes were shorter than they may be on average
     _last_batch: type[Action] | None = None  # the kind of unit batch work had last
     _called: bool = False  # whether interactive work beside rows had a call last
 
     def decide(self, view: View) -> Action:
         """Return the next action for ``view``."""
+        if view.can_mix and not self.costs.mixing_pays:
+            view = replace(view, can_mix=False)
         if view.rows.get(Tier.INTERACTIVE):
             return self._beside_stream(view)
-        interactive = self._work(view, Tier.INTERACTIVE, INTERACTIVE_QUANTUM)
+        lone = not has_work(view, Tier.BATCH) and len(view.waiting) + len(view.prefilling) == 1
+        interactive = self._work(view, Tier.INTERACTIVE, LONE_QUANTUM if lone else INTERACTIVE_QUANTUM)
         batch = self._work(view, Tier.BATCH, max(ALONE_QUANTUM, self.costs.decode(view.rows.get(Tier.BATCH, 0))))
         if interactive is not None and batch is not None and 0 < self._cost(batch, view) <= self.credit:
             return batch
@@ -118,10 +131,15 @@ class Policy:
         tier = tier_of(action, view)
         for_batch = seconds if tier is Tier.BATCH else 0.0
         if isinstance(action, Decode) and tier is Tier.INTERACTIVE:
+            own = self.costs.decode(view.rows[Tier.INTERACTIVE])
+            if not action.pieces and any(p.mixes for p in view.prefilling):
+                self.costs.doubt_mixed()
+            short = own * SHARED_SLOWDOWN - seconds - self.spent
+            self.saved = min(own * (self.gap_bound - 1), max(0.0, self.saved + short))
             self.spent = self.batch_spent = 0.0
-            if action.shared_rows and not self._pieces(
-                view, Tier.BATCH
-            ):  # what waits for its share doesn't lose it to rows
+            mixed = any(p.tier is Tier.BATCH for p in view.prefilling if p.id in dict(action.pieces))
+            # What waits for its share doesn't lose it to rows.
+            if mixed or (action.shared_rows and not self._pieces(view, Tier.BATCH)):
                 for_batch = max(0.0, seconds - self.costs.decode(view.rows[Tier.INTERACTIVE]))
         else:
             self.spent += seconds
@@ -144,10 +162,12 @@ class Policy:
         own = self.costs.decode(view.rows[Tier.INTERACTIVE])
         # Room is kept for what fits into a gap; anything larger is paid for by the guaranteed share, whatever else is.
         least = max((p for p in self._pieces(view, Tier.BATCH) if own + p <= gap), default=0.0)
-        most = 0 if self._pieces(view, Tier.INTERACTIVE) else self._max_shared_rows(view, gap - least)
+        limit = min(gap, own * SHARED_SLOWDOWN) if mixing(view, Tier.BATCH) else gap
+        most = 0 if self._pieces(view, Tier.INTERACTIVE) else self._max_shared_rows(view, limit - least)
         # Rows join only where nothing else was done since the last token: that gap is longer as it is.
         shared = min(most, view.shared_rows) if self.spent else most
-        stream = Decode(Tier.INTERACTIVE, shared)
+        pieces = beside(view, self.costs, max(self.saved, self.credit), shared=shared, seconds=gap - self.spent)
+        stream = Decode(Tier.INTERACTIVE, shared, pieces)
         room = gap - self.spent - self.costs.decode(view.rows[Tier.INTERACTIVE] + shared)
         interactive = self._work(view, Tier.INTERACTIVE, room)
         # Rows that could share the pass take no turns of their own: while a prompt needs the room they rest.
@@ -193,7 +213,9 @@ class Policy:
         if tier in view.encoding or any(w.images for w in fresh):
             out.append(self.costs.of("encode", 1))
         if fresh or any(p.tier is tier for p in view.prefilling):
-            out.append(self.costs.of("prefill", CHUNKS[0]))
+            rows = view.rows.get(Tier.INTERACTIVE, 0)
+            mixed = self.costs.mixed(rows, LEAST_PIECE) - self.costs.decode(rows)
+            out.append(mixed if view.can_mix and rows else self.costs.of("prefill", CHUNKS[0]))
         return out
 
     def _work(self, view: View, tier: Tier, room: float, *, resting: bool = False) -> Action | None:
@@ -203,30 +225,47 @@ class Policy:
         """
         if view.encoding and view.encoding[-1] is tier:
             return Encode()
-        begun = sorted((p for p in view.prefilling if p.tier is tier), key=lambda p: (p.priority, p.arrived, p.id))
         rows = view.rows.get(tier, 0)
-        room_for = self.max_rows - rows - sum(p.rows for p in begun)
-        queue = sorted((w for w in view.waiting if w.tier is tier), key=lambda w: (w.priority, w.arrived, w.id))
+        mixed = mixing(view, tier) if rows or view.rows.get(Tier.INTERACTIVE) else []
+        begun = sorted((p for p in view.prefilling if p.tier is tier and p not in mixed), key=self._due)
+        room_for = self.max_rows - rows - sum(p.rows for p in (*begun, *mixed))
+        queue = sorted((w for w in view.waiting if w.tier is tier), key=self._due)
         calls = sorted((c for c in view.calls if c.tier is tier), key=lambda c: (c.arrived, c.id))
         fresh = next((w for w in queue if w.fits and not (w.images and _busy(view, tier))), None)
-        others = begun or (fresh is not None and room_for > 0) or (rows and not resting)
+        others = begun or mixed or (fresh is not None and room_for > 0) or (rows and not resting)
         if tier is Tier.INTERACTIVE:
             # Calls and prompts take turns: whoever embeds a folder, text by text, leaves no gap for a chat to begin in.
-            turn = not (self._called and (begun or (fresh is not None and room_for > 0)))
+            turn = not (self._called and (begun or mixed or (fresh is not None and room_for > 0)))
         else:
             turn = not others or self._last_batch is (Prefill if resting else Decode)
         if calls and turn:
             return Call(calls[0].id)
-        if fresh is not None and room_for > 0 and (not begun or (fresh.priority, fresh.arrived) < _rank(begun[0])):
-            return Begin(fresh.id, self._group_with(fresh, queue, room_for))
+        if fresh is not None and room_for > 0 and self._begins(fresh, begun, mixed):
+            together = () if view.can_mix and any(view.rows.values()) else self._group_with(fresh, queue, room_for)
+            return Begin(fresh.id, together)
         # Beside a stream batch work's rows and prompts take turns; else prompts go first, so that rows fill up.
         turns = tier is Tier.BATCH and rows and view.rows.get(Tier.INTERACTIVE) and not resting
         if begun and not (turns and self._last_batch is not Decode):
             first = begun[0]
             return Prefill(first.id, first.remaining if first.whole else self._chunk(first, room))
         if rows and not resting:
-            return Decode(tier)
+            limit = max(room, self.costs.decode(1) * SHARED_SLOWDOWN)
+            return Decode(tier, 0, share_out(mixed, max(LEAST_PIECE, self.costs.piece(rows, limit))))
         return None
+
+    def _begins(self, fresh: Waiting, begun: Sequence[Prefilling], mixed: Sequence[Prefilling]) -> bool:
+        """Return whether a queued prompt is begun now, in place of going on with those that are."""
+        enough = sum(p.remaining * p.rows for p in mixed) >= BEGUN_AHEAD
+        first = [*begun[:1], *(mixed[:1] if enough else ())]
+        return all(self._due(fresh) < self._due(other) for other in first)
+
+    def _due(self, prompt: Waiting | Prefilling) -> tuple[int, float, int]:
+        """Return by what prompts are ordered: each is due when it would be done if nothing else were there.
+
+        So a short one that comes while a long one is processed goes first, and a long one does not wait for ever.
+        """
+        tokens = prompt.tokens if isinstance(prompt, Waiting) else prompt.remaining * prompt.rows
+        return (prompt.priority, prompt.arrived + self.costs.of("prefill", max(1, tokens)), prompt.id)
 
     def _group_with(self, first: Waiting, queue: Sequence[Waiting], room_for: int) -> tuple[int, ...]:
         """Return who is processed together with ``first``.
@@ -259,6 +298,9 @@ class Policy:
         best = FIRST_CHUNK
         if least:
             best = max(size for size in CHUNKS if self.costs.of("prefill", size) <= room)
+            rest = prompt.remaining * prompt.rows
+            if room >= INTERACTIVE_QUANTUM and self.costs.of("prefill", rest) <= room * SAME_PRICE:
+                best = rest  # a little more now, in place of reading the weights once more for a little
         return min(max(1, best // prompt.rows), max(1, prompt.remaining))
 
     def _cost(self, action: Action, view: View) -> float:
@@ -268,7 +310,9 @@ class Policy:
                 return self.costs.of("finish", prompt.rows)
             return self.costs.of("prefill", chunk_class(action.tokens * prompt.rows))
         if isinstance(action, Decode):
-            return self.costs.decode(view.rows.get(action.tier, 1) + action.shared_rows)
+            rows = {p.id: p.rows for p in view.prefilling}
+            tokens = sum(tokens * rows[key] for key, tokens in action.pieces)
+            return self.costs.mixed(view.rows.get(action.tier, 1) + action.shared_rows, tokens)
         if isinstance(action, Encode):
             return self.costs.of("encode", 1)
         if isinstance(action, Begin):
@@ -277,10 +321,6 @@ class Policy:
         if isinstance(action, Call):
             return self.costs.of("call", 1)
         return 0.0
-
-
-def _rank(p: Prefilling) -> tuple[int, float]:
-    return (p.priority, p.arrived)
 
 
 def _busy(view: View, tier: Tier) -> bool:

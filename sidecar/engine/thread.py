@@ -27,6 +27,7 @@ from sidecar.engine.progress import EVERY, Watch
 from sidecar.engine.rows import Failed, GenerationRequest
 from sidecar.engine.scheduler import Policy
 from sidecar.engine.turns import Turns
+from sidecar.engine.units import UnitLog
 from sidecar.errors import LoadError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class EngineThread:
         self._meter = meter
         self._on_death = on_death
         self._commands = Commands()
+        self._units = UnitLog(settings.unit_log)
         self._thread: threading.Thread | None = None
         self._start = threading.Lock()
         self.models: dict[Path, ModelRunner] = {}
@@ -136,6 +138,7 @@ class EngineThread:
                     self._work()
             for runner in self.models.values():
                 runner.fail_all(503, "The server stopped before this answer was finished.")
+            self._units.close()
         except BaseException as exc:
             self.died(exc)
 
@@ -274,6 +277,7 @@ class EngineThread:
             guesses=s.speculative_tokens,
             poll=self._poll,
             room=Room(ledger, prefixes, most=memory.kv_most()),
+            units=self._units,
         )
 
     def _unload(self, path: Path) -> None:

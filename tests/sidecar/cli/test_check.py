@@ -33,6 +33,7 @@ def test_a_listed_model_that_works_in_every_way(
     assert set(document["checks"]) == {
         "prompts processed together",
         "rows decoded together",
+        "rows and a prompt in one pass",
         "a prompt in pieces",
         "a prompt after a kept prefix",
         "a picture in pieces",

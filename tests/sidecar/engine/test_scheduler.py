@@ -58,6 +58,9 @@ class Machine:
     block: float = 0.07
     now: float = 0.0
     can_share: bool = True
+    can_mix: bool = False
+    added: float = 0.0016  # each token of a prompt in a pass that rows share
+    launch: float = 0.0  # each pass that prompts share
     waiting: list[Job] = field(default_factory=list)
     begun: list[Job] = field(default_factory=list)
     rows: list[Job] = field(default_factory=list)
@@ -68,15 +71,25 @@ class Machine:
     def view(self) -> View:
         return View(
             waiting=tuple(
-                Waiting(id=j.id, tier=j.tier, priority=0, arrived=j.arrived, images=bool(j.blocks))
+                Waiting(
+                    id=j.id,
+                    tier=j.tier,
+                    priority=0,
+                    arrived=j.arrived,
+                    tokens=j.prompt,
+                    images=bool(j.blocks),
+                    alone=True,
+                )
                 for j in self.waiting
             ),
             prefilling=tuple(
-                Prefilling(id=j.id, tier=j.tier, priority=0, arrived=j.arrived, remaining=j.left) for j in self.begun
+                Prefilling(id=j.id, tier=j.tier, priority=0, arrived=j.arrived, remaining=j.left, mixes=True)
+                for j in self.begun
             ),
             rows={t: sum(j.tier is t for j in self.rows) for t in Tier},
             shared_rows=len(self.shared),
             can_share=self.can_share,
+            can_mix=self.can_mix,
             encoding=tuple(j.tier for j in self.encoding),
         )
 
@@ -114,6 +127,10 @@ class Machine:
             self.shared = [j for j in self.rows if j.tier is BATCH][: action.shared_rows]
             mine = [j for j in self.rows if j.tier is action.tier] + self.shared
             seconds, kind, size, tier = self.decode + self.row * len(mine), "decode", len(mine), action.tier
+            if action.pieces:
+                kind, size = "mixed", self._mix(action)
+                seconds += size * self.added + self.launch
+                self._done(self.now + seconds)
             for job in mine:
                 job.tokens.append(self.now + seconds)
                 if job.finished:
@@ -124,11 +141,27 @@ class Machine:
         self.now += seconds
         self.batch_time += seconds * (tier is BATCH)
         self.policy.done(action, view, seconds)
-        if kind == "prefill":
-            self.policy.costs.learn_prefill(size, seconds)
-        else:
-            self.policy.costs.learn(kind, size, seconds)
+        rows = view.rows[action.tier] + action.shared_rows if isinstance(action, Decode) else 0
+        self.policy.costs.learn_unit(kind, size, seconds, rows=rows)
         return action
+
+    def _mix(self, action: Decode) -> int:
+        """Process the pieces of a shared pass; returns their tokens."""
+        total = 0
+        for key, tokens in action.pieces:
+            job = next(j for j in self.begun if j.id == key)
+            assert 0 < tokens <= job.left
+            job.left -= tokens
+            total += tokens
+        return total
+
+    def _done(self, now: float) -> None:
+        """Prompts whose last piece has been processed become rows."""
+        for job in [j for j in self.begun if not j.left]:
+            self.begun.remove(job)
+            self.rows.append(job)
+            job.first = now
+            job.tokens.append(now)
 
     def run(self, until: float) -> None:
         while self.now < until and (self.waiting or self.begun or self.rows or self.encoding):
@@ -182,6 +215,79 @@ def test_a_stream_never_waits_longer_than_its_bound() -> None:
     machine.run(machine.now + 120)
     step = machine.decode + 3 * machine.row
     assert max(gaps(chat)) <= machine.policy.gap_bound * step + 1e-9
+
+
+def beside_jobs(*, can_mix: bool) -> tuple[Machine, Job, float]:
+    """A chat beside four clients that keep sending batch jobs; the batch tokens a second meanwhile."""
+    machine = learned(row=0.004)
+    machine.can_mix = can_mix
+    chat = Job(1, CHAT, 40, 300)
+    machine.submit(chat)
+    machine.run(machine.now + 1)
+    jobs = [Job(10 + i, BATCH, 140, 32) for i in range(4)]
+    machine.submit(*jobs)
+    begin = machine.now
+    while machine.now < begin + 15 and not chat.finished:
+        machine.step()
+        for job in [j for j in jobs if j.finished and j in jobs[-4:]]:
+            jobs.remove(job)
+            jobs.insert(0, job)
+            jobs.append(Job(100 + len(jobs), BATCH, 140, 32))
+            machine.submit(jobs[-1])
+    return machine, chat, sum(len(job.tokens) for job in jobs) / (machine.now - begin)
+
+
+def test_pieces_in_the_streams_pass_do_more_work_and_stop_nobody() -> None:
+    _, stopped, slow = beside_jobs(can_mix=False)
+    mixed, chat, fast = beside_jobs(can_mix=True)
+    own = mixed.decode + mixed.row
+    assert max(gaps(chat)) <= 1.8 * own
+    assert max(gaps(stopped)) > 2 * own
+    assert fast > 1.3 * slow
+
+
+def test_prompts_stay_out_of_passes_that_cost_more_than_the_two_apart() -> None:
+    machine = learned()
+    machine.can_mix, machine.added, machine.launch = True, 0.0016, 1.0  # a second more than the two together
+    chat = Job(1, CHAT, 40, 200)
+    machine.submit(chat)
+    machine.run(machine.now + 1)
+    machine.submit(*(Job(10 + i, BATCH, 140, 32) for i in range(4)))
+    machine.run(machine.now + 8)
+    long = [gap for gap in gaps(chat) if gap > 1]
+    assert 1 <= len(long) <= 2
+    assert all(job.first is not None for job in machine.rows if job.tier is BATCH)
+    assert not machine.begun or machine.begun[0].left < 140
+    assert machine.policy.costs.mixing_pays is False
+    for _ in range(5000):
+        machine.policy.costs.doubt_mixed()
+    assert machine.policy.costs.mixing_pays, "it is tried again some time"
+
+
+def test_a_chats_prompt_shares_the_pass_of_another_chat_within_the_gap() -> None:
+    machine = learned()
+    machine.can_mix = True
+    chat, other = Job(1, CHAT, 40, 200), Job(2, CHAT, 400, 5)
+    machine.submit(chat)
+    machine.run(machine.now + 1)
+    machine.submit(other)
+    machine.run(machine.now + 4)
+    assert other.first is not None
+    assert max(gaps(chat)) <= machine.policy.gap_bound * (machine.decode + 2 * machine.row)
+    assert other.first - other.arrived < 0.9 * (400 * machine.token)
+
+
+def test_a_short_prompt_behind_a_very_long_one_goes_first() -> None:
+    machine = learned()
+    long, short = Job(1, CHAT, 100_000, 3), Job(2, CHAT, 20, 3)
+    machine.submit(long)
+    machine.run(machine.now + 3)
+    machine.submit(short)
+    machine.run(machine.now + 3)
+    assert short.first is not None
+    assert short.first - short.arrived < 2
+    machine.run(machine.now + 1000)
+    assert long.first is not None
 
 
 def test_batch_gets_about_half_beside_one_stream_by_turns() -> None:

@@ -27,6 +27,7 @@ from sidecar.engine.room import Room
 from sidecar.engine.rows import Done, Event, Failed, GenerationRequest, Prompt, Started, Token
 from sidecar.engine.runner import ModelRunner
 from sidecar.engine.scheduler import Policy
+from sidecar.engine.units import UnitLog
 from sidecar.text.images import Picture
 from sidecar.text.prompt import build_prompt
 from tests.support.families.reference import said
@@ -206,4 +207,5 @@ def make_runner(loaded: loader.LoadedModel, policy: Policy, poll: Callable[[], N
         guesses=0,
         poll=poll,
         room=Room(Ledger(lambda: 1 << 40, [Layer()]), prefixes, most=1 << 40),
+        units=UnitLog(None),
     )
