@@ -132,6 +132,7 @@ class Policy:
         for_batch = seconds if tier is Tier.BATCH else 0.0
         if isinstance(action, Decode) and tier is Tier.INTERACTIVE:
             own = self.costs.decode(view.rows[Tier.INTERACTIVE])
+            self._called = self._called and not action.pieces
             if not action.pieces and any(p.mixes for p in view.prefilling):
                 self.costs.doubt_mixed()
             short = own * SHARED_SLOWDOWN - seconds - self.spent
