@@ -57,17 +57,16 @@ def answers(file: Path, prompts: list[str]) -> list[dict[str, Any]]:
             "prompt": prompt,
             "n_predict": TOKENS,
             "temperature": 0,
-            "n_probs": TOP,
+            "logprobs": TOP,
             "cache_prompt": False,
-            "post_sampling_probs": False,
             "samplers": ["temperature"],
         }
         reply: Any = server.handle_completions(body)
         reply = json.loads(reply) if isinstance(reply, str) else reply
-        steps = reply.get("completion_probabilities") or []
+        steps = reply["choices"][0]["logprobs"]["content"]
         found.append(
             {
-                "prompt_tokens": reply.get("tokens_evaluated"),
+                "prompt_tokens": reply["usage"]["prompt_tokens"],
                 "tokens": [step["id"] for step in steps],
                 "top": [{str(t["id"]): t["logprob"] for t in step["top_logprobs"]} for step in steps],
             }
