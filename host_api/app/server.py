@@ -117,7 +117,7 @@ async def _serve(server: uvicorn.Server, sock: socket.socket) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(number, stop)
-    await server.serve(sockets=[sock])
+    await server.serve(sockets=listen.beside(sock))
     return 0 if server.started else EXIT_STARTUP
 
 

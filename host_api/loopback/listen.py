@@ -48,6 +48,37 @@ def bind(host: str, port: int, *, strict: bool) -> socket.socket:
     raise AssertionError("unreachable")
 
 
+def beside(sock: socket.socket) -> list[socket.socket]:
+    """Return ``sock`` and, where it listens on 127.0.0.1, a socket on the same port of ``::1``.
+
+    Many clients ask ``localhost`` at ``::1`` first. What is published stays the address of ``sock``: a machine without
+    IPv6, or another program on that port of ``::1``, changes nothing but that one way in. Programs that look for who
+    holds a port ask 127.0.0.1.
+    """
+    host, port = sock.getsockname()[:2]
+    if host != "127.0.0.1" or not socket.has_ipv6:
+        return [sock]
+    try:
+        if sys.platform != "linux" and answers("::1", port):  # see ``bind``
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        other = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except OSError as exc:
+        log.info("not listening on [::1]:%d (%s)", port, exc.strerror)
+        return [sock]
+    try:
+        other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if os.name == "posix":
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("::1", port))
+        other.listen(512)
+    except OSError as exc:
+        other.close()
+        log.info("not listening on [::1]:%d (%s)", port, exc.strerror)
+        return [sock]
+    other.setblocking(False)
+    return [sock, other]
+
+
 def answers(host: str, port: int) -> bool:
     """Return whether some program accepts connections at ``host`` and ``port`` now."""
     with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=0.5):

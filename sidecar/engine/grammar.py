@@ -5,13 +5,19 @@ Compiled off the engine's thread; the engine asks for a mask and reports the tok
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+KEPT = 32
+"""Compiled grammars of one vocabulary; one of thirty tools has about a megabyte."""
 
 
 class GrammarError(ValueError):
@@ -46,6 +52,7 @@ class Grammars:
         self._eos = list(eos)
         self._lock = threading.Lock()
         self._trie: Any = None
+        self._compiled: OrderedDict[bytes, Any] = OrderedDict()
 
     def _llg(self) -> Any:
         with self._lock:
@@ -59,13 +66,26 @@ class Grammars:
             return self._trie
 
     def lark(self, grammar: str) -> Constraint:
-        """Return a constraint to a Lark grammar (llguidance's syntax). Raises GrammarError."""
+        """Return a constraint to a Lark grammar (llguidance's syntax). Raises GrammarError.
+
+        An application asks with the same tools and schemas again and again: the last ``KEPT`` are not compiled anew.
+        """
         from llguidance import LLMatcher
 
         trie = self._llg()
+        key = hashlib.sha256(grammar.encode("utf-8", "surrogatepass")).digest()
+        with self._lock:
+            matcher = self._compiled.get(key)
+            if matcher is not None:
+                self._compiled.move_to_end(key)
+                return Constraint(matcher.deep_copy(), trie.vocab_size)
         matcher = LLMatcher(trie, LLMatcher.grammar_from_lark(grammar))
         if matcher.is_error():
             raise GrammarError(matcher.get_error())
+        with self._lock:
+            self._compiled[key] = matcher.deep_copy()  # never moved on
+            while len(self._compiled) > KEPT:
+                self._compiled.popitem(last=False)
         return Constraint(matcher, trie.vocab_size)
 
 

@@ -151,7 +151,7 @@ async def _serve(settings: Settings, sock: socket.socket, life: Lifecycle, token
     service.start()
     launcher.prepare()
     try:
-        await server.serve(sockets=[sock])
+        await server.serve(sockets=listen.beside(sock))
     finally:
         watch.cancel()
         with contextlib.suppress(asyncio.CancelledError):

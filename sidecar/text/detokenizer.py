@@ -82,7 +82,10 @@ class Vocabulary:
 
     def _bytes(self, token: int, name: str | None) -> bytes:
         if token in self.added:
-            return self.added[token].encode("utf-8", "replace")
+            text = self.added[token]
+            if self._pieces and token not in self.special and not text.strip(_WORD_START):
+                text = " " * len(text)  # Gemma lists its runs of spaces among the added tokens, too
+            return text.encode("utf-8", "replace")
         if name is None:
             return b""
         if self._byte_level:

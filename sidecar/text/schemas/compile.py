@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import threading
 from typing import Any
 
 from sidecar.text.schemas.walk import Path, children, pointer, rebased
@@ -18,6 +20,9 @@ WHITESPACE = {
 """How documents are written: on one line, with a space after each comma and colon, as ``json.dumps`` does."""
 
 _WHOLE = "x-whole"
+_KEPT = 2048
+_faults: dict[bytes, str] = {}  # by content: the same tools are asked about with every request
+_lock = threading.Lock()
 _NOISE = re.compile(r"^at \d+\(\d+\): |failed to compile JSON schema: ")
 
 
@@ -35,9 +40,19 @@ def json_rule(schema: dict[str, Any], path: Path = ()) -> str:
 
 def fault_of(schema: dict[str, Any], path: Path = ()) -> str:
     """Return why llguidance can't hold a schema or a part of it; "" when it can."""
-    import llguidance
+    rule = json_rule(schema, path)
+    key = hashlib.sha256(rule.encode("utf-8", "surrogatepass")).digest()
+    with _lock:
+        found = _faults.get(key)
+    if found is None:
+        import llguidance
 
-    return str(llguidance.LLMatcher.validate_grammar(_grammar(f"start: {json_rule(schema, path)}")))
+        found = str(llguidance.LLMatcher.validate_grammar(_grammar(f"start: {rule}")))
+        with _lock:
+            if len(_faults) >= _KEPT:
+                _faults.clear()
+            _faults[key] = found
+    return found
 
 
 def _grammar(lark: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -296,3 +297,19 @@ def test_the_engine_cannot_be_started_by_hand(tmp_path: Path) -> None:
         )
         assert done.returncode == 78
         assert "mlx-sidecar serve" in done.stderr
+
+
+def test_localhost_is_answered_whichever_address_it_means(server: Sidecar) -> None:
+    port = server.record["port"]
+    assert server.record["host"] == "127.0.0.1"
+    for host in listen_hosts():
+        assert httpx.get(f"http://{host}:{port}/health", timeout=10).json()["instance_id"]
+
+
+def listen_hosts() -> list[str]:
+    """The loopback addresses that this machine has."""
+    found = ["127.0.0.1", "localhost"]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as sock:
+        sock.bind(("::1", 0))
+        found.append("[::1]")
+    return found

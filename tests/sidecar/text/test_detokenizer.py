@@ -74,6 +74,57 @@ def test_ids_outside_of_the_vocabulary_are_no_text() -> None:
     assert "".join(_streamed(byte_level(), [10**6, 10**6])) == ""
 
 
+def test_added_tokens_are_their_own_letters_and_runs_of_spaces_are_spaces() -> None:
+    """Of both alphabets: in GPT-2's "é" is a byte and "Ġ" a space, and pieces write a space as U+2581."""
+    from tokenizers import AddedToken
+
+    known = sentence_pieces(False)
+    own = type(known)(tokenizer_object=type(known.backend_tokenizer).from_str(known.backend_tokenizer.to_str()))
+    own.add_tokens([AddedToken(t, normalized=False) for t in ("▁▁▁", "<é>")])
+    ids = [own.convert_tokens_to_ids(t) for t in ("▁▁▁", "<é>", "a", "▁▁▁")]
+    assert "".join(_streamed(own, ids)) == own.decode(ids) == "   <é>a   "
+    latin = type(known)(
+        tokenizer_object=type(known.backend_tokenizer).from_str(byte_level().backend_tokenizer.to_str())
+    )
+    words = ["é", "<ÿ>", "Ġx", "naïve 龘"]
+    latin.add_tokens([AddedToken(t, normalized=False) for t in words])
+    assert "".join(_streamed(latin, [latin.convert_tokens_to_ids(t) for t in words])) == "".join(words)
+
+
+_SCRIPTS = st.text(
+    st.one_of(
+        st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF),
+        st.characters(min_codepoint=0x3040, max_codepoint=0x30FF),
+        st.characters(min_codepoint=0x0E01, max_codepoint=0x0E3A),
+        st.characters(min_codepoint=0x0621, max_codepoint=0x064A),
+        st.characters(min_codepoint=0x0300, max_codepoint=0x036F),
+        st.sampled_from("👨👩👧👦🏽🚀🇨🇭\u200d\ufe0f e"),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=_SCRIPTS, kind=st.sampled_from(["starter", "deepseek", "gemma"]))
+def test_any_script_streams_with_no_more_held_back_than_the_character_being_written(
+    starter_dir: Path, text: str, kind: str
+) -> None:
+    known = tokenizer(kind, starter_dir)
+    ids = known.encode(text, add_special_tokens=False)
+    words = Vocabulary(known)
+    detokenizer = Detokenizer(words)
+    raw, out = b"", ""
+    for token in ids:
+        raw += words.bytes_of(token)
+        out += detokenizer.add(token)
+        whole = raw.decode("utf-8", "ignore")
+        assert out == whole
+        assert len(raw) - len(whole.encode()) <= 3  # no more than a character that is not whole
+    if "<unk>" not in known.decode(ids):
+        assert out == text
+
+
 def test_a_control_token_is_not_its_letters() -> None:
     known = byte_level()
     symbols = Symbols(Vocabulary(known))
