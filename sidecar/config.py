@@ -140,6 +140,11 @@ class Settings:
     gap_bound: float = option(
         3.0, "longest wait of a running interactive stream, in its own inter-token times", group=_ENGINE, least=1
     )
+    mixed_passes: bool = option(
+        False,
+        "let pieces of prompts share the pass of running rows, where the model and measured costs allow it",
+        group=_ENGINE,
+    )
     quiet: bool = option(
         False, "let batch work wait while the machine runs on battery, saves power or is hot", group=_ENGINE
     )

@@ -101,6 +101,7 @@ class Policy:
     gap_bound: float = 3.0
     least_batch_share: float = 0.1
     max_rows: int = 8
+    mixed_passes: bool = True  # whether pieces of prompts may share the rows' pass at all
     costs: Costs = field(default_factory=Costs)
     spent: float = 0.0  # seconds of other work since the last interactive token
     batch_spent: float = 0.0  # of which batch work
@@ -111,7 +112,7 @@ class Policy:
 
     def decide(self, view: View) -> Action:
         """Return the next action for ``view``."""
-        if view.can_mix and not self.costs.mixing_pays:
+        if view.can_mix and not (self.mixed_passes and self.costs.mixing_pays):
             view = replace(view, can_mix=False)
         if view.rows.get(Tier.INTERACTIVE):
             return self._beside_stream(view)

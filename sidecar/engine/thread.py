@@ -265,6 +265,7 @@ class EngineThread:
             except ValueError as exc:
                 raise LoadError(f"{loaded.path.name} can't be served with guessed tokens: {exc}.") from exc
         policy = Policy(gap_bound=s.gap_bound, least_batch_share=s.batch_share, max_rows=s.max_rows)
+        policy.mixed_passes = s.mixed_passes
         prefixes = PrefixCache(memory.prefix_limit(s.prefix_cache_mb))
         guess = memory.kv_bytes_per_token(loaded.config)
         ledger = Ledger(memory.kv_limit, [Layer(per_token=guess)])
