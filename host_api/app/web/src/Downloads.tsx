@@ -1,4 +1,4 @@
-import { useCallback, useEffect, useRef, useState } from 'react';
+import { useCallback, useEffect, useRef, useState, type FocusEvent } from 'react';
 import { call, get, post, words, type Model, type Offer, type Pull } from './api';
 import { t } from './i18n';
 
@@ -30,16 +30,19 @@ export function Downloads({ models, pulls, changed, say }: Props) {
   const list = useRef<HTMLUListElement>(null);
   const held = useRef<string>(undefined);
 
-  // A button that had the focus gives it to the one that takes its place.
-  const hold = () => {
-    const at = document.activeElement;
-    if (at !== document.body) held.current = at instanceof HTMLElement ? at.dataset.model : undefined;
+  // A button that had the focus gives it to the one that takes its place. One that is taken away says nothing of where
+  // the focus went; one that is still there was left on purpose.
+  const entered = (e: FocusEvent<HTMLElement>) => { held.current = e.target.dataset.model; };
+  const left = (e: FocusEvent<HTMLElement>) => {
+    const at = e.target;
+    if (e.relatedTarget) held.current = undefined;
+    else setTimeout(() => { if (at.isConnected && document.activeElement !== at) held.current = undefined; });
   };
   useEffect(() => {
     if (held.current && document.activeElement === document.body) list.current?.querySelector<HTMLElement>(`[data-model="${CSS.escape(held.current)}"]`)?.focus();
   }, [pulls, offers]);
 
-  const look = useCallback(async () => { const found = await get<{ data: Offer[] }>('models/catalogue'); hold(); setOffers(found.data); }, []);
+  const look = useCallback(async () => { setOffers((await get<{ data: Offer[] }>('models/catalogue')).data); }, []);
   const tried = useCallback(async (work: () => Promise<unknown>) => {
     setError('');
     try {
@@ -52,7 +55,6 @@ export function Downloads({ models, pulls, changed, say }: Props) {
   useEffect(() => { if (open) void tried(look); }, [open, look, tried]);
   useEffect(() => {
     const ended = pulls.filter((p) => known.current.get(p.model) === 'running' && p.state !== 'running');
-    hold();
     known.current = new Map(pulls.map((p) => [p.model, p.state]));
     for (const p of ended) say(p.state === 'done' ? t('{name} is here.', { name: p.model }) : p.state === 'failed' ? `${p.model}: ${p.error}` : t('The download of {name} was cancelled.', { name: p.model }));
     if (ended.length > 0 && open) void tried(look);
@@ -94,7 +96,7 @@ export function Downloads({ models, pulls, changed, say }: Props) {
     <details open={open} onToggle={(e) => setOpen(e.currentTarget.open)}>
       <summary>{t('Download models')}</summary>
       {error && <p className="error" role="alert">{error}</p>}
-      <ul ref={list} className="plain offers" aria-label={t('Models to download')}>
+      <ul ref={list} className="plain offers" onFocus={entered} onBlur={left} aria-label={t('Models to download')}>
         {offers.map((o) => {
           const pull = pulls.find((p) => p.model === o.alias);
           const here = o.installed || pull?.state === 'done';
