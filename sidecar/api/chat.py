@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from sidecar.api import files, generation, pictures
 from sidecar.api.answers import Answers
 from sidecar.api.conversation import AllowedTools, ImagePart, Message, NamedTool
+from sidecar.api.guides import guide_of
 from sidecar.api.replies import PlainErrors, asked_of, base_document, respond, service_of
 from sidecar.api.schemas import ChatRequest, error_responses
 from sidecar.config import Settings
@@ -18,6 +19,9 @@ from sidecar.engine.messages import Conversation, Generate, ModelInfo, PictureDa
 from sidecar.errors import bad_request
 
 router = APIRouter(tags=["completions"])
+
+LOW_DETAIL = 512 * 512
+"""Pixels of a picture with ``detail: low``, as OpenAI says; other levels leave it to the settings and the model."""
 
 
 @router.post(
@@ -53,7 +57,7 @@ def chat_job(settings: Settings, model: ModelInfo, body: ChatRequest, tier: Tier
         conversation=conversation_of(settings, model, body),
         samplings=generation.samplings(model, body, logprobs=bool(body.logprobs), top_logprobs=body.top_logprobs or 0),
         **generation.limits_of(model, _first(body.max_completion_tokens, body.max_tokens)),
-        thinking_budget=model.preset.get("thinking_budget"),
+        thinking_budget=_limit(model, body),
         stops=generation.stops_of(body.stop, model),
         tier=tier,
         priority=priority,
@@ -61,12 +65,20 @@ def chat_job(settings: Settings, model: ModelInfo, body: ChatRequest, tier: Tier
     )
 
 
+def as_wish(body: ChatRequest, model: ModelInfo) -> ChatRequest:
+    """Return a body of another API without what it says of thinking to a model that has no choice.
+
+    Clients of those APIs say it to every model.
+    """
+    if not model.thinks or (body.reasoning_effort == "none" and not model.thinking_optional):
+        return body.model_copy(update={"reasoning_effort": None})
+    return body
+
+
 def conversation_of(settings: Settings, model: ModelInfo, body: ChatRequest, *, pictures: bool = True) -> Conversation:
     """Return what of a body makes the prompt and binds the answer. Raises ApiError; blocking work."""
     tools, forced = _tools(body)
-    form, schema = _form(body)
-    if forced and form != "text":
-        raise bad_request("response_format and a required tool call exclude each other.", param="response_format")
+    guide = guide_of(body)
     read = files.expanded(settings, model, body.messages, pictures=pictures)
     body = body.model_copy(update={"messages": read})
     messages = plain(body.messages)
@@ -76,9 +88,7 @@ def conversation_of(settings: Settings, model: ModelInfo, body: ChatRequest, *, 
         tools=tuple(tools),
         forced=forced,
         parallel=body.parallel_tool_calls is not False and not isinstance(body.tool_choice, NamedTool),
-        form=form,
-        schema=schema,
-        strict=_strict(body),
+        guide=guide,
         template=_template(model, body),
         chat_template=model.preset.get("template", ""),
     )
@@ -116,7 +126,7 @@ def _template(model: ModelInfo, body: ChatRequest) -> dict[str, Any]:
         template["continue_final_message"] = body.continue_final_message
     if body.continue_final_message or body.add_generation_prompt is not None:
         template["add_generation_prompt"] = bool(body.add_generation_prompt)
-    effort = _effort(body)
+    effort = _effort(model, body)
     if effort is not None:
         if not model.thinks and effort != "none":
             raise bad_request(
@@ -133,19 +143,35 @@ def _template(model: ModelInfo, body: ChatRequest) -> dict[str, Any]:
     return template
 
 
-def _effort(body: ChatRequest) -> str | None:
+def _effort(model: ModelInfo, body: ChatRequest) -> str | None:
     """Return how much the model shall think, from whichever field says it."""
     if body.reasoning_effort is not None:
         return body.reasoning_effort
     asked = body.reasoning
     if asked is not None and asked.effort is not None:
         return asked.effort
+    if _budget(body) == 0 and model.thinking_optional:
+        return "none"
     enabled = asked.enabled if asked is not None and asked.enabled is not None else body.enable_thinking
     return None if enabled is None else "medium" if enabled else "none"
 
 
+def _budget(body: ChatRequest) -> int | None:
+    """Return how many tokens the model may think, from whichever field says it; None: as many as it likes."""
+    asked = body.reasoning.max_tokens if body.reasoning is not None else None
+    said = [n for n in (body.thinking_budget, body.thinking_token_budget, asked) if n is not None and n >= 0]
+    return min(said) if said else None
+
+
+def _limit(model: ModelInfo, body: ChatRequest) -> int | None:
+    """Return how many tokens a thought may have: what the body says (-1: no limit), else what the profile does."""
+    asked = body.reasoning.max_tokens if body.reasoning is not None else None
+    said = any(n is not None for n in (body.thinking_budget, body.thinking_token_budget, asked))
+    return _budget(body) if said else model.preset.get("thinking_budget")
+
+
 def _pictures(settings: Settings, model: ModelInfo, body: ChatRequest) -> tuple[PictureData, ...]:
-    urls: list[tuple[str, str]] = []
+    found: list[tuple[str, ImagePart]] = []
     for i, message in enumerate(body.messages):
         if isinstance(message.content, list):
             for j, part in enumerate(message.content):
@@ -153,19 +179,32 @@ def _pictures(settings: Settings, model: ModelInfo, body: ChatRequest) -> tuple[
                     param = f"messages.{i}.content.{j}.image_url"
                     if message.role not in ("user", "tool"):
                         raise bad_request(f"{param}: images belong in user messages.", param=param)
-                    urls.append((param, part.url))
-    if urls and not model.sees:
+                    found.append((param, part))
+    if found and not model.sees:
         raise bad_request(
             "This model takes no images; choose one that does, such as qwen3-vl-4b.",
             param="messages",
             code="image_input_not_supported",
         )
     most = min(settings.max_images, model.preset.get("max_images", settings.max_images))
-    if len(urls) > most:
-        text = f"The request has {len(urls)} images; at most {most} are taken."
+    if len(found) > most:
+        text = f"The request has {len(found)} images; at most {most} are taken."
         raise bad_request(text, param="messages")
     side = model.preset.get("image_side", 0)
-    return tuple(PictureData(param=p, data=pictures.fetch(url, settings, param=p), side=side) for p, url in urls)
+    return tuple(_picture(settings, body, param, part, side) for param, part in found)
+
+
+def _picture(settings: Settings, body: ChatRequest, param: str, part: ImagePart, side: int) -> PictureData:
+    """Return an image and its limits: the part's own, then the request's, then those of its level of detail."""
+    options = body.mm_processor_kwargs
+    least = part.min_pixels or body.min_pixels or (options and options.min_pixels) or 0
+    most = part.max_pixels or body.max_pixels or (options and options.max_pixels) or 0
+    if part.detail == "low" and not (least or most):
+        most = LOW_DETAIL
+    if most and least > most:
+        raise bad_request(f"min_pixels ({least}) is above max_pixels ({most}).", param="min_pixels")
+    data = pictures.fetch(part.url, settings, param=param)
+    return PictureData(param=param, data=data, side=side, min_pixels=least, max_pixels=most)
 
 
 def _tools(body: ChatRequest) -> tuple[list[dict[str, Any]], bool]:
@@ -191,29 +230,6 @@ def _tools(body: ChatRequest) -> tuple[list[dict[str, Any]], bool]:
             raise bad_request("tool_choice is required, and there are no tools.", param="tool_choice")
         return tools, True
     return ([], False) if choice == "none" else (tools, False)
-
-
-def _form(body: ChatRequest) -> tuple[str, dict[str, Any] | None]:
-    """Return the form of the answer, and its schema where it has one."""
-    form = body.response_format
-    if form is None:
-        schema = body.guided_json if body.guided_json is not None else body.json_schema
-        return ("text", None) if schema is None else ("json_schema", schema)
-    if form.type == "json_object" and form.schema_ is not None:
-        return "json_schema", form.schema_
-    if form.type != "json_schema":
-        return form.type, None
-    found = form.json_schema.schema_ if form.json_schema else form.schema_
-    if found is None:
-        raise bad_request("response_format.json_schema.schema is missing.", param="response_format")
-    if isinstance(found, bool):
-        raise bad_request("response_format.json_schema.schema: give an object.", param="response_format")
-    return "json_schema", found
-
-
-def _strict(body: ChatRequest) -> bool:
-    form = body.response_format
-    return bool(form and form.json_schema and form.json_schema.strict)
 
 
 class ChatForm(PlainErrors):

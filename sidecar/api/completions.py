@@ -10,6 +10,7 @@ from fastapi.responses import Response
 
 from sidecar.api import generation
 from sidecar.api.answers import Answers
+from sidecar.api.guides import guide_of
 from sidecar.api.replies import PlainErrors, asked_of, base_document, respond
 from sidecar.api.schemas import MAX_CHOICES, CompletionRequest, error_responses
 from sidecar.engine.messages import Generate, ModelInfo, Piece, Scores, Tier
@@ -53,6 +54,8 @@ def _job(model: ModelInfo, body: CompletionRequest, tier: Tier, priority: int) -
         id=0,
         path=model.path,
         prompts=prompts,
+        guide=guide_of(body),
+        prompt_scores=body.logprobs if body.echo else None,
         samplings=generation.samplings(
             model, body, logprobs=body.logprobs is not None, top_logprobs=body.logprobs or 0
         ),
@@ -78,6 +81,7 @@ class TextForm(PlainErrors):
         self._n = body.n or 1
         self._offsets: dict[int, int] = {}
         self._answers: Answers | None = None
+        self._echoed: set[int] = set()
         self._base = {**base_document("cmpl", name, tier), "object": "text_completion"}
 
     def whole(self, answers: Answers) -> dict[str, Any]:
@@ -87,7 +91,7 @@ class TextForm(PlainErrors):
             {
                 "index": i,
                 "text": self._echo(i) + answer.content,
-                "logprobs": self._logprobs(i, answer.scores),
+                "logprobs": self._logprobs(i, self._prompt_scores(i), answer.scores),
                 "finish_reason": answer.finish,
             }
             for i, answer in enumerate(answers.choices)
@@ -95,18 +99,22 @@ class TextForm(PlainErrors):
         return {**self._base, "choices": choices, "usage": answers.usage()}
 
     def opening(self, answers: Answers) -> list[dict[str, Any]]:
-        """Return the prompts where they are to be repeated."""
+        """Return none: a prompt that is to be repeated goes before its answer's first piece, with its scores."""
         self._answers = answers
-        if not self._body.echo:
-            return []
-        return [self._chunk(i, self._echo(i), None, None) for i in range(len(answers.choices))]
+        self._echoed = set() if self._body.echo else set(range(len(answers.choices)))
+        return []
 
     def chunks(self, piece: Piece) -> list[dict[str, Any]]:
         """Return the chunk of a piece, if it says anything."""
-        logprobs = self._logprobs(piece.index, piece.scores)
-        if not (piece.content or logprobs or piece.finish):
-            return []
-        return [self._chunk(piece.index, piece.content, logprobs, piece.finish)]
+        out = []
+        if piece.index not in self._echoed:
+            self._echoed.add(piece.index)
+            logprobs = self._logprobs(piece.index, self._prompt_scores(piece.index), ())
+            out.append(self._chunk(piece.index, self._echo(piece.index), logprobs, None))
+        logprobs = self._logprobs(piece.index, (), piece.scores)
+        if piece.content or logprobs or piece.finish:
+            out.append(self._chunk(piece.index, piece.content, logprobs, piece.finish))
+        return out
 
     def closing(self, answers: Answers) -> list[dict[str, Any]]:
         """Return the chunk with the usage where it was asked for."""
@@ -124,15 +132,32 @@ class TextForm(PlainErrors):
             return ""
         return self._answers.prompt_text(index // self._n)
 
-    def _logprobs(self, index: int, scores: Sequence[Scores]) -> dict[str, Any] | None:
-        if self._body.logprobs is None or not scores:
+    def _prompt_scores(self, index: int) -> Sequence[Scores]:
+        """Return the scores of an echoed prompt's tokens."""
+        prepared = self._answers.prepared if self._answers is not None else None
+        return prepared.scores[index // self._n] if prepared is not None and prepared.scores else ()
+
+    def _logprobs(self, index: int, prompt: Sequence[Scores], answer: Sequence[Scores]) -> dict[str, Any] | None:
+        """Return OpenAI's document of the scores of a prompt's and an answer's tokens; None where there are none."""
+        if self._body.logprobs is None or not (prompt or answer):
             return None
         out: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-        for one in scores:
+        at = 0
+        for i, one in enumerate(prompt):
+            _add(out, one, at, scored=i > 0)
+            at += len(one.token.text)
+        for one in answer:
             at = self._offsets.get(index, len(self._echo(index)))
-            out["tokens"].append(one.token.text)
-            out["token_logprobs"].append(one.token.logprob)
-            out["top_logprobs"].append({t.text: t.logprob for t in one.top})
-            out["text_offset"].append(at)
+            _add(out, one, at)
             self._offsets[index] = at + len(one.token.text)
         return out
+
+
+def _add(out: dict[str, Any], one: Scores, at: int, *, scored: bool = True) -> None:
+    """Add a token's scores to a document: itself is always among the likeliest, as OpenAI has it."""
+    out["tokens"].append(one.token.text)
+    out["text_offset"].append(at)
+    out["token_logprobs"].append(one.token.logprob if scored else None)
+    top = {t.text: t.logprob for t in one.top}
+    top.setdefault(one.token.text, one.token.logprob)
+    out["top_logprobs"].append(top if scored else None)

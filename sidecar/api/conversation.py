@@ -85,6 +85,9 @@ class ImagePart(Body):
         form_of({str: "<url>", dict: "<object>", ImageUrl: "<object>"}, "give an object with url"),
     ]
 
+    min_pixels: int | None = Field(default=None, ge=1)
+    max_pixels: int | None = Field(default=None, ge=1)
+
     @property
     def url(self) -> str:
         """The image's address."""

@@ -50,6 +50,10 @@ def samplings(model: ModelInfo, body: SamplingFields, *, logprobs: bool, top_log
 
     seed = body.seed if body.seed is not None else _seeds.getrandbits(62)
     bias = _bias(body.logit_bias, model.vocabulary)
+    for token in body.stop_token_ids or ():
+        if token >= model.vocabulary:
+            text = f"stop_token_ids: this model's token ids are between 0 and {model.vocabulary - 1}."
+            raise bad_request(text, param="stop_token_ids")
     return tuple(
         Sampling(
             temperature=pick("temperature", 1.0),
@@ -63,6 +67,9 @@ def samplings(model: ModelInfo, body: SamplingFields, *, logprobs: bool, top_log
             logit_bias=bias,
             logprobs=logprobs,
             top_logprobs=top_logprobs,
+            min_tokens=body.min_tokens or 0,
+            ignore_eos=bool(body.ignore_eos),
+            stop_tokens=tuple(body.stop_token_ids or ()),
         )
         for i in range(body.n or 1)
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from sidecar.api import fields
 from sidecar.api.conversation import Body, Many, Mapped, Message, ResponseFormat, Tool, ToolChoice, form_of
@@ -17,6 +17,8 @@ from sidecar.errors import bad_request
 MAX_TOP_LOGPROBS = 20
 MAX_STOPS = 16
 MAX_CHOICES = 8
+MAX_STOP_TOKENS = 128
+MAX_GRAMMAR = 200_000  # characters
 MAX_DEPTH = 64  # levels of a schema, of template arguments
 _INT64 = (1 << 63) - 1
 
@@ -66,6 +68,27 @@ Texts = Annotated[
 ]
 
 
+Schema = Annotated[
+    Annotated[dict[str, Any], Tag("<object>")] | Annotated[str, Tag("<text>")],
+    form_of({dict: "<object>", str: "<text>"}, "give a JSON schema, or its text"),
+]
+Choices = Annotated[Many[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=10_000)]
+Grammar = Annotated[str, Field(max_length=MAX_GRAMMAR)]
+
+
+class StructuredOutputs(Body):
+    """vLLM's ways to say what an answer's words are held to; one of them."""
+
+    json_: Schema | None = Field(default=None, alias="json")
+    regex: Grammar | None = None
+    choice: Choices | None = None
+    grammar: Grammar | None = None
+    json_object: bool | None = None
+    structural_tag: Any = None
+    whitespace_pattern: str | None = None
+    disable_additional_properties: bool | None = None
+
+
 class SamplingFields(Body):
     """What both kinds of completion share."""
 
@@ -87,13 +110,42 @@ class SamplingFields(Body):
     repetition_penalty: Finite | None = Field(default=None, gt=0, le=10)
     priority: int | None = Field(default=None, ge=-_INT64, le=_INT64)
     service_tier: Literal["auto", "default", "flex", "priority", "scale"] | None = None
+    min_tokens: int | None = Field(default=None, ge=0)
+    ignore_eos: bool | None = None
+    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=MAX_STOP_TOKENS)] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Schema | None = None
+    guided_regex: Grammar | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: Grammar | None = None
+    grammar: Grammar | None = None
+    json_schema: Schema | None = None
+
+    def refuse_unsupported(self) -> None:
+        """Raise a 400 for fields that don't go together."""
+        form = self.response_format
+        if form is not None:
+            _shallow(form.schema_ or (form.json_schema and form.json_schema.schema_), "response_format")
+        limits = [n for n in (self.max_tokens, getattr(self, "max_completion_tokens", None)) if n is not None]
+        if self.min_tokens and limits and self.min_tokens > min(limits):
+            raise bad_request(f"min_tokens: at most max_tokens ({min(limits)}) can come.", param="min_tokens")
 
 
 class Reasoning(Body):
     """Whether and how much the model thinks, as OpenRouter writes it."""
 
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    max_tokens: int | None = Field(default=None, ge=0)
     enabled: bool | None = None
+
+
+class ProcessorOptions(BaseModel):
+    """How pictures are scaled, as vLLM takes it for Qwen's models; other options of processors are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+    min_pixels: int | None = Field(default=None, ge=1)
+    max_pixels: int | None = Field(default=None, ge=1)
 
 
 class ChatRequest(SamplingFields):
@@ -103,7 +155,6 @@ class ChatRequest(SamplingFields):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
-    response_format: ResponseFormat | None = None
     tools: Many[Tool] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -113,8 +164,11 @@ class ChatRequest(SamplingFields):
     add_generation_prompt: bool | None = None
     enable_thinking: bool | None = None
     reasoning: Reasoning | None = None
-    guided_json: dict[str, Any] | None = None
-    json_schema: dict[str, Any] | None = None
+    thinking_budget: int | None = Field(default=None, ge=-1)
+    thinking_token_budget: int | None = Field(default=None, ge=-1)
+    min_pixels: int | None = Field(default=None, ge=1)
+    max_pixels: int | None = Field(default=None, ge=1)
+    mm_processor_kwargs: ProcessorOptions | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -123,6 +177,7 @@ class ChatRequest(SamplingFields):
 
     def refuse_unsupported(self) -> None:
         """Raise a 400 for fields that don't go together."""
+        super().refuse_unsupported()
         if self.top_logprobs and not self.logprobs:
             raise bad_request("top_logprobs needs logprobs: true.", param="top_logprobs")
         if self.continue_final_message and self.messages[-1].role != "assistant":
@@ -140,15 +195,13 @@ class ChatRequest(SamplingFields):
         _shallow(self.chat_template_kwargs, "chat_template_kwargs")
         for i, tool in enumerate(self.tools or []):
             _shallow(tool.function.parameters, f"tools.{i}.function.parameters")
-        form = self.response_format
-        if form is not None:
-            _shallow(form.schema_ or (form.json_schema and form.json_schema.schema_), "response_format")
 
 
 class CompletionRequest(SamplingFields):
     """``POST /v1/completions``: one prompt or several, as text or token ids."""
 
     prompt: Texts
+    max_tokens: int | None = Field(default=None, ge=0)
     logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
     echo: bool | None = None
     best_of: int | None = Field(default=None, ge=0)
@@ -160,10 +213,9 @@ class CompletionRequest(SamplingFields):
 
     def refuse_unsupported(self) -> None:
         """Raise a 400 for a field this server can't honour."""
+        super().refuse_unsupported()
         if self.best_of is not None and self.best_of > (self.n or 1):
             raise bad_request("best_of is not supported; use n.", param="best_of", code="unsupported_parameter")
-        if self.echo and self.logprobs is not None:
-            raise bad_request("logprobs of an echoed prompt are not supported.", param="echo")
 
 
 class EmbeddingRequest(Body):

@@ -22,7 +22,11 @@ class Tier(enum.IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the tokens of one row are chosen. ``temperature`` 0 is greedy."""
+    """How the tokens of one row are chosen. ``temperature`` 0 is greedy.
+
+    ``min_tokens``: before so many no end is chosen; ``ignore_eos``: the model's own end never is. ``stop_tokens``:
+    ids that end the answer as the model's end does, unseen.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -35,6 +39,9 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: bool = False
     top_logprobs: int = 0
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop_tokens: tuple[int, ...] = ()
 
     @property
     def penalised(self) -> bool:
@@ -47,11 +54,30 @@ class PictureData:
     """An encoded image as it came. ``param`` names its place in the body, for refusals.
 
     ``side``: pixels its longer side is scaled down to, where that is less than the settings say; 0: as they say.
+    ``min_pixels``, ``max_pixels``: how many it is scaled to have; 0 leaves it to the settings and the model.
     """
 
     param: str
     data: bytes
     side: int = 0
+    min_pixels: int = 0
+    max_pixels: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guide:
+    """What an answer's words are held to.
+
+    ``kind``: "json_object"; "json_schema", whose ``schema`` is enforced to the letter if ``strict``; "regex" and
+    "grammar" (llguidance's Lark or llama.cpp's GBNF) with their ``texts[0]``; "choice" of one of ``texts``.
+    ``place``: the field it came in, for refusals.
+    """
+
+    kind: str
+    place: str
+    schema: dict[str, Any] | None = None
+    strict: bool = False
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +85,7 @@ class Conversation:
     """A chat to answer.
 
     ``messages``: OpenAI's, with a picture's part in each place of ``pictures``. ``forced``: one of ``tools`` must be
-    called; ``parallel``: more than one may. ``form``: "text", "json_object" or "json_schema" (then ``schema``, which
-    is enforced to the letter if ``strict``).
+    called; ``parallel``: more than one may. ``guide``: what the words are held to, unless a call is forced.
     ``template``: further arguments of the chat template; ``chat_template``: one to take in place of the model's.
     """
 
@@ -69,8 +94,6 @@ class Conversation:
     tools: tuple[dict[str, Any], ...] = ()
     forced: bool = False
     parallel: bool = True
-    form: str = "text"
-    schema: dict[str, Any] | None = None
-    strict: bool = False
+    guide: Guide | None = None
     template: Mapping[str, Any] = field(default_factory=dict)
     chat_template: str = ""

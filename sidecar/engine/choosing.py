@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from sidecar.engine import sampling
 from sidecar.engine.rows import Done, Event, Failed, GenerationRequest, Token
@@ -39,7 +40,7 @@ class Row:
 
     def guesses(self, count: int) -> list[int]:
         """Up to ``count`` tokens guessed to follow what was read; [] where the next choice isn't a guess's to make."""
-        if self.on_host or self.request.sampling.logit_bias or self.fault is not None:
+        if self.on_host or self.request.sampling.logit_bias or self.request.held_back or self.fault is not None:
             return []
         prompt = self.request.prompt.tokens
         if self.seen is None:
@@ -76,17 +77,12 @@ def select(logits: mx.array, rows: Sequence[Row]) -> Chosen:
     changed: dict[int, mx.array] = {}
     for i, row in enumerate(rows):
         s = row.request.sampling
-        if row.fault is not None or not (row.on_host or s.logit_bias):
+        if row.fault is not None or not (row.on_host or s.logit_bias or row.request.held_back):
             continue
         try:
             one = sampling.adjusted(logits[i], s, row.request.prompt.tokens, row.answer)
-            if row.request.constraint is not None:
-                mask = row.request.constraint.mask(width)
-                if mask is not None:
-                    if not mask.any():
-                        raise ValueError("the grammar allows no token here")
-                    one = mx.where(mx.array(np.ascontiguousarray(mask)), one, -mx.inf)
-            changed[i] = one
+            allowed = _allowed(row, width)
+            changed[i] = one if allowed is None else mx.where(mx.array(allowed), one, -mx.inf)
         except Exception as exc:
             check_memory(exc)
             row.fault = f"its constraint failed: {exc}"
@@ -99,6 +95,21 @@ def select(logits: mx.array, rows: Sequence[Row]) -> Chosen:
     for row in rows:
         row.launched += 1
     return Chosen(ids, chosen, top_ids, top_values)
+
+
+def _allowed(row: Row, width: int) -> NDArray[np.bool_] | None:
+    """Return which of ``width`` tokens may come next [width]; None: any. Raises ValueError where none may."""
+    mask: NDArray[np.bool_] | None = None
+    if row.request.constraint is not None:
+        mask = row.request.constraint.mask(width)
+        if mask is not None and not mask.any():
+            raise ValueError("the grammar allows no token here")
+    barred = [token for token in row.request.barred(row.launched) if token < width]
+    if not barred:
+        return None if mask is None else np.ascontiguousarray(mask)
+    out = np.ones(width, dtype=np.bool_) if mask is None else mask.copy()
+    out[barred] = False
+    return out if out.any() else mask  # a grammar that is through leaves nothing but the end
 
 
 def accept(row: Row, token: int) -> None:
@@ -155,7 +166,8 @@ def deliver(row: Row, tokens: list[Token], eos: Sequence[int]) -> bool:
         request.sink([Failed(500, f"This answer ended early: {row.fault}.")])
         return True
     reason = None
-    end = next((i for i, token in enumerate(tokens) if token.id in eos), None)
+    ends = (*eos, *request.sampling.stop_tokens)
+    end = next((i for i, token in enumerate(tokens) if token.id in ends), None)
     events: list[Event] = list(tokens if request.scored else tokens[:end])
     if end is not None or (request.constraint is not None and request.constraint.finished):
         reason = "stop"

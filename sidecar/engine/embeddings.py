@@ -1,4 +1,4 @@
-"""Embedding requests, worked off a few texts at a time so that a chat beside them waits little."""
+"""Embedding requests and prompts to score, worked off a piece at a time so that a chat beside them waits little."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sidecar.engine.actions import Unit
 from sidecar.engine.commands import fail, tell
 from sidecar.engine.messages import Tier
+from sidecar.engine.scoring import ScoreJob
 from sidecar.errors import check_memory
 
 if TYPE_CHECKING:
@@ -35,19 +36,23 @@ class EmbeddingJob:
     done: list[list[float]] = field(default_factory=list)
     tokens: int = 0
 
+    def fail(self, exc: Exception) -> None:
+        """Give an error to who waits."""
+        fail(self.future, exc)
+
 
 class EmbeddingQueue:
     """Jobs in progress and the models for them. On the engine's thread."""
 
     def __init__(self) -> None:
         self.models: dict[Path, LoadedModel] = {}
-        self._jobs: dict[int, EmbeddingJob] = {}
+        self._jobs: dict[int, EmbeddingJob | ScoreJob] = {}
         self._next = 1
 
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def add(self, job: EmbeddingJob) -> None:
+    def add(self, job: EmbeddingJob | ScoreJob) -> None:
         """Queue a job."""
         self._jobs[self._next] = job
         self._next += 1
@@ -62,15 +67,27 @@ class EmbeddingQueue:
         """Compute one unit of a job."""
         job = self._jobs[number]
         try:
-            self._step(job)
+            over = self._scored(job) if isinstance(job, ScoreJob) else self._embedded(job)
         except Exception as exc:
             check_memory(exc)
             del self._jobs[number]
-            fail(job.future, exc)
+            job.fail(exc)
             return
-        if len(job.done) == len(job.texts):
+        if over:
             del self._jobs[number]
+
+    def _scored(self, job: ScoreJob) -> bool:
+        scores = job.step()
+        if scores is not None:
+            tell(job.future, scores)
+        return scores is not None
+
+    def _embedded(self, job: EmbeddingJob) -> bool:
+        self._step(job)
+        over = len(job.done) == len(job.texts)
+        if over:
             tell(job.future, (job.done, job.tokens))
+        return over
 
     def _step(self, job: EmbeddingJob) -> None:
         from sidecar.backend import loader

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sidecar.engine.asked import Conversation as Conversation
+from sidecar.engine.asked import Guide as Guide
 from sidecar.engine.asked import PictureData as PictureData
 from sidecar.engine.asked import Sampling as Sampling
 from sidecar.engine.asked import Tier as Tier
@@ -56,14 +57,15 @@ class Cancel:
 
 @dataclass(frozen=True, kw_only=True)
 class Generate:
-    """One request for completions: a ``conversation``, or ``prompts`` as text or token ids.
+    """One request for completions: a ``conversation``, or ``prompts`` as text or token ids, held to a ``guide``.
 
     ``max_tokens``: of each answer; None: what the settings and the context leave. ``context``: tokens of prompt and
     answer, where that is less than the model's; 0: the model's. ``thinking_budget``: tokens of thought after which the
-    answer must begin; None: no end. ``call_key``: the ids of tool calls
-    are made from it, so that an answer begun anew calls them the same. ``received``: by choice, the tokens of its
+    answer must begin; None: no end. ``call_key``: the ids of tool calls are made from it, so that an answer begun anew
+    calls them the same. ``received``: by choice, the tokens of its
     answer that the listener has; generation goes on after them and nothing of them is sent again. ``ended``: choices
-    that the listener has whole.
+    that the listener has whole. ``prompt_scores``: so many of the likeliest at each place of the ``prompts`` are told,
+    with the log-probability of what stands there.
     """
 
     id: int
@@ -71,6 +73,7 @@ class Generate:
     samplings: tuple[Sampling, ...]
     conversation: Conversation | None = None
     prompts: tuple[str | tuple[int, ...], ...] = ()
+    guide: Guide | None = None
     max_tokens: int | None = None
     context: int = 0
     thinking_budget: int | None = None
@@ -78,6 +81,7 @@ class Generate:
     tier: Tier = Tier.INTERACTIVE
     priority: int = 0
     call_key: str = ""
+    prompt_scores: int | None = None
     received: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     ended: tuple[int, ...] = ()
 
@@ -181,16 +185,35 @@ class Refused:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenText:
+    """A token as clients see it: ``raw`` has its exact bytes, also where they are part of a character."""
+
+    text: str
+    raw: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """A token's log-probability, and those of the likeliest in its place, best first."""
+
+    token: TokenText
+    top: tuple[TokenText, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """By prompt: how many tokens it has, and its text where it was given as token ids.
 
-    ``remarks``: what of the request's schemas is not enforced, each with its path.
+    ``remarks``: what of the request's schemas is not enforced, each with its path. ``scores``: of each prompt's tokens
+    where they were asked for; the first has none, and a log-probability of 0.
     """
 
     id: int
     prompt_tokens: tuple[int, ...]
     texts: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    scores: tuple[tuple[Scores, ...], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,23 +231,6 @@ class Prefilled:
     id: int
     index: int
     cached_tokens: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenText:
-    """A token as clients see it: ``raw`` has its exact bytes, also where they are part of a character."""
-
-    text: str
-    raw: bytes
-    logprob: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """A token's log-probability, and those of the likeliest in its place, best first."""
-
-    token: TokenText
-    top: tuple[TokenText, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,9 +82,21 @@ class GenerationRequest:
     arrived: float
     priority: int = 0
     constraint: Any = None
+    eos: tuple[int, ...] = ()  # the model's ends, where the sampling says anything of them
     id: int = field(default_factory=lambda: next(_ids))
     # Tokens of the answer that are there already, before a rebuild or before the request was sent: part of the prompt.
     resumed: tuple[int, ...] = ()
     retries: int = 0
     job: int = 0  # the number of the listener's request that it belongs to
     scored: tuple[int, ...] = ()  # tokens whose log-probabilities the first token's ``top`` shall have
+
+    @property
+    def held_back(self) -> bool:
+        """Whether ends may be barred."""
+        return bool(self.sampling.min_tokens or self.sampling.ignore_eos)
+
+    def barred(self, position: int) -> tuple[int, ...]:
+        """Return the tokens that may not be chosen at a position of the answer: ends that would come too early."""
+        early = position < self.sampling.min_tokens
+        ends = self.eos if early or self.sampling.ignore_eos else ()
+        return (*ends, *self.sampling.stop_tokens) if early else ends

@@ -24,11 +24,10 @@ from sidecar.engine.embeddings import EmbeddingJob, EmbeddingQueue, Vectors, fir
 from sidecar.engine.messages import Tier
 from sidecar.engine.metrics import Meter
 from sidecar.engine.progress import EVERY, Watch
-from sidecar.engine.rows import Failed, GenerationRequest
-from sidecar.engine.scheduler import Policy
+from sidecar.engine.rows import Failed, GenerationRequest, Token
+from sidecar.engine.scoring import ScoreJob
 from sidecar.engine.turns import Turns
 from sidecar.engine.units import UnitLog
-from sidecar.errors import LoadError
 
 if TYPE_CHECKING:
     from sidecar.backend.loader import LoadedModel
@@ -92,6 +91,20 @@ class EngineThread:
         job = EmbeddingJob(path=path, texts=list(texts), tier=tier, future=Future())
         self._put(lambda: self._embeddings.add(job))
         return job.future
+
+    def score(self, path: Path, tokens: Sequence[int], top: int, tier: Tier) -> Future[list[Token]]:
+        """Return the log-probabilities of a prompt's tokens, and of the ``top`` likeliest at each place."""
+        future: Future[list[Token]] = Future()
+
+        def queue() -> None:
+            runner = self.models.get(path)
+            if runner is None:
+                fail(future, RuntimeError("the model was unloaded; send the request again"))
+                return
+            self._embeddings.add(ScoreJob(model=runner.loaded, tokens=tokens, top=top, tier=tier, future=future))
+
+        self._put(queue)
+        return future
 
     def shed(self) -> Future[None]:
         """Give up what only saves time: kept prefixes, image features, MLX's freed buffers."""
@@ -220,11 +233,14 @@ class EngineThread:
         try:
             from sidecar.backend import loader
             from sidecar.engine.memory import set_limits
+            from sidecar.engine.runners import runner_of
 
             set_limits()
             loaded = loader.load(path, self._progress, remember=self._settings.data_dir / "checked-models.json")
             if loaded.kind == "chat":
-                self.models[path] = self._runner(loaded)
+                self.models[path] = runner_of(
+                    loaded, self._settings, meter=self._meter, poll=self._poll, units=self._units
+                )
             else:
                 self._embeddings.models[path] = loaded
         except Exception as exc:
@@ -245,41 +261,6 @@ class EngineThread:
             self._work()
             self._poll()
         self._loaded_at = self._beat = time.monotonic()
-
-    def _runner(self, loaded: LoadedModel) -> ModelRunner:
-        from sidecar.backend.caches import KVQuantization
-        from sidecar.engine import memory, speculation
-        from sidecar.engine.admission import Layer, Ledger
-        from sidecar.engine.prefix_cache import PrefixCache
-        from sidecar.engine.room import Room
-        from sidecar.engine.runner import ModelRunner
-
-        s = self._settings
-        try:
-            kv = KVQuantization.of(s.kv_bits, loaded.config)
-        except ValueError as exc:
-            raise LoadError(f"{loaded.path.name} can't be served with a quantized KV cache: {exc}.") from exc
-        if s.speculative_tokens:
-            try:
-                speculation.check(loaded.model)
-            except ValueError as exc:
-                raise LoadError(f"{loaded.path.name} can't be served with guessed tokens: {exc}.") from exc
-        policy = Policy(gap_bound=s.gap_bound, least_batch_share=s.batch_share, max_rows=s.max_rows)
-        policy.mixed_passes = s.mixed_passes
-        prefixes = PrefixCache(memory.prefix_limit(s.prefix_cache_mb))
-        guess = memory.kv_bytes_per_token(loaded.config)
-        ledger = Ledger(memory.kv_limit, [Layer(per_token=guess)])
-        return ModelRunner(
-            loaded,
-            policy=policy,
-            prefix_cache=prefixes,
-            meter=self._meter,
-            kv=kv,
-            guesses=s.speculative_tokens,
-            poll=self._poll,
-            room=Room(ledger, prefixes, most=memory.kv_most()),
-            units=self._units,
-        )
 
     def _unload(self, path: Path) -> None:
         runner = self.models.pop(path, None)

@@ -76,7 +76,8 @@ class MarkupReader:
 class Answer:
     """One choice being put together from its tokens.
 
-    ``tokens`` counts those whose text is shown: what comes behind a stop string is neither shown nor counted.
+    ``tokens`` counts those whose text is shown: what comes behind a stop string is neither shown nor counted. Stop
+    strings and loops within the first ``min_tokens`` end nothing.
     """
 
     def __init__(
@@ -86,12 +87,14 @@ class Answer:
         *,
         stops: Sequence[str] = (),
         repeats: RepeatWatch | None = None,
+        min_tokens: int = 0,
     ) -> None:
         self._detokenizer = detokenizer
         self._reader = reader
         self._stop = StopMatcher(stops)
         self._waiting: list[tuple[int, Any]] = []  # where the content stood when a token came, and its entry
         self.repeats = repeats
+        self._least = min_tokens  # of tokens still to come
         self.content = ""
         self.called = False
         self.tokens = 0
@@ -120,7 +123,8 @@ class Answer:
         """Take one token. ``entry`` comes back in the delta that shows the first of the token's text."""
         thinking = self._reader is not None and self._reader.thinking
         self.reasoning_tokens += thinking
-        if self.repeats is not None:
+        self._least -= 1
+        if self.repeats is not None and self._least < 0:
             self.repeats.add(token)
         self._waiting.append((self._stop.fed, entry))
         text = self._detokenizer.add(token)
@@ -144,7 +148,7 @@ class Answer:
         return "tool_calls" if self.called and reason == "stop" else reason
 
     def _shown(self, delta: Delta, *, last: bool = False) -> Delta:
-        delta.content = self._stop.feed(delta.content)
+        delta.content = self._stop.feed(delta.content) if self._least < 0 else self._stop.skip(delta.content)
         if delta.tool_calls or last:
             delta.content += self._stop.finish()  # a stop string does not reach across a call
         partly = self._stop.fed > self._stop.shown or self._detokenizer.pending

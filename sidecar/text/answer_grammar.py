@@ -32,7 +32,9 @@ _SPACE = "/[ \\n]{1,3}/"
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What an answer must be like. ``schemas``: prepared, of the tools' arguments by name; ``document``: of the answer.
+    """What an answer must be like. ``schemas``: prepared, of the tools' arguments by name.
+
+    ``document``: the right side of a rule for all that is said, "" where words are free.
 
     ``inside``: the prompt has opened a thought. ``forced``: a call must come; ``one``: only one may.
     """
@@ -41,14 +43,14 @@ class Shape:
     inside: bool = False
     markup: Markup | None = None
     schemas: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    document: dict[str, Any] | None = None
+    document: str = ""
     forced: bool = False
     one: bool = False
 
     @property
     def free(self) -> bool:
         """Whether anything may be said, so that no grammar is needed."""
-        return self.document is None and not self.schemas
+        return not self.document and not self.schemas
 
 
 def answer_grammar(lark: Lark, shape: Shape) -> str:
@@ -60,7 +62,7 @@ def answer_grammar(lark: Lark, shape: Shape) -> str:
     starts = [body]
     if shape.thinking is not None:
         # After a thought comes space that is nobody's; free text has it anyway.
-        strict = shape.forced or shape.document is not None
+        strict = shape.forced or bool(shape.document)
         rest = lark.rule("after_thought", f"({_SPACE})? {body}" if strict else body)
         thought = _until(lark, "thought", shape.thinking.end)
         if shape.inside:
@@ -97,7 +99,7 @@ def _opening(lark: Lark, marker: str) -> str:
 
 def _body(lark: Lark, shape: Shape) -> str:
     """Return the rule of all that follows the thought."""
-    document = lark.rule("document", json_rule(shape.document)) if shape.document is not None else ""
+    document = lark.rule("document", shape.document) if shape.document else ""
     if shape.markup is None or not shape.schemas:
         return document or "TEXT"
     rules = call_rules(lark, shape.markup, shape.schemas, one=shape.one)
@@ -131,7 +133,7 @@ def _harmony(lark: Lark, shape: Shape) -> str:
     following = f"{lark.literal('<|end|>')} {lark.literal('<|start|>')} {string('assistant')}"
     thought = lark.rule("thought", sequence(channel, string("analysis"), message, "TEXT", following))
     preamble = lark.rule("preamble", sequence(channel, string("commentary"), message, "TEXT", following))
-    said = lark.rule("document", json_rule(shape.document)) if shape.document is not None else "TEXT"
+    said = lark.rule("document", shape.document) if shape.document else "TEXT"
     final = lark.rule("final", sequence(channel, string("final"), message, said))
     calls = []
     constrain = lark.literal("<|constrain|>")

@@ -20,6 +20,11 @@ from sidecar.text.detokenizer import Symbols
 from sidecar.text.stops import held_back
 from sidecar.text.tool_calls.calls import Calls
 
+THOUGHT, THOUGHT_END = "<|channel|>analysis<|message|>", "<|end|><|start|>assistant"
+"""What a thought stands between, where more comes."""
+FINAL = "<|end|><|start|>assistant<|channel|>final<|message|>"
+"""What ends a thought and begins the answer."""
+
 _RECIPIENT = re.compile(r"to=(?:functions\.)?([^\s<]+)")
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +45,8 @@ from sidecar.text import plan as planning
 from sidecar.text import vectors
 from sidecar.text.decisions import Decisions
 from sidecar.text.delta import Delta
-from sidecar.text.plan import Choice, Plan
-from sidecar.text.scores import piece_of
+from sidecar.text.plan import Plan
+from sidecar.text.scores import piece_of, prompt_scores
 
 if TYPE_CHECKING:
     from sidecar.backend.loader import LoadedModel
@@ -91,6 +91,7 @@ class Jobs:
         self._embedding: dict[int, Future[Any]] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="prompt")
+        self._scoring = ThreadPoolExecutor(_WORKERS, "scores")  # its threads wait for the engine
         self._events: queue.SimpleQueue[tuple[int, int, Sequence[Event]] | None] = queue.SimpleQueue()
         self._output = threading.Thread(target=self._read_events, name="output", daemon=True)
         self._output.start()
@@ -117,12 +118,14 @@ class Jobs:
         else:
             with self._lock:
                 self._preparing.add(request.id)
-            self._pool.submit(self._guarded, request).add_done_callback(self._looked_after)
+            pool = self._pool if getattr(request, "prompt_scores", None) is None else self._scoring
+            pool.submit(self._guarded, request).add_done_callback(self._looked_after)
 
     def close(self) -> None:
         """End the threads; what was begun is not answered any more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._decisions.close()
+        self._scoring.shutdown(wait=False, cancel_futures=True)
         self._events.put(None)
 
     # --- commands ------------------------------------------------------------------------------------
@@ -208,8 +211,12 @@ class Jobs:
     def _generate(self, job: Generate, loaded: LoadedModel) -> None:
         made = planning.plan(loaded, job, self._settings)
         running = _Running(job=job, loaded=loaded, plan=made)
-        running.rows = [self._row(job, index, choice) for index, choice in enumerate(made.choices)]
+        running.rows = [
+            planning.row_of(job, choice, loaded.eos, partial(self._produced, job.id, index))
+            for index, choice in enumerate(made.choices)
+        ]
         running.open = set(range(len(made.choices))) - set(job.ended)
+        scores = prompt_scores(self._engine, job, loaded, made.prompts)
         with self._lock:
             if job.id not in self._preparing:
                 return
@@ -221,28 +228,20 @@ class Jobs:
                 prompt_tokens=tuple(len(p.tokens) for p in made.prompts),
                 texts=made.texts,
                 remarks=made.remarks,
+                scores=scores,
             )
         )
         for index in sorted(running.open):
+            if made.choices[index].max_tokens == 0:
+                self._events.put((job.id, index, [Done("length")]))
+                continue
             self._engine.submit(Path(job.path), running.rows[index])
 
-    def _row(self, job: Generate, index: int, choice: Choice) -> GenerationRequest:
-        return GenerationRequest(
-            prompt=choice.prompt,
-            sampling=choice.sampling,
-            max_tokens=choice.max_tokens,
-            tier=job.tier,
-            priority=job.priority,
-            sink=lambda events: self._events.put((job.id, index, list(events))),
-            arrived=time.monotonic(),
-            constraint=choice.constraint,
-            resumed=choice.received,
-            job=job.id,
-        )
+    def _produced(self, number: int, index: int, events: Sequence[Event]) -> None:
+        self._events.put((number, index, list(events)))
 
     def _embed(self, request: Embed, loaded: LoadedModel) -> None:
-        texts = planning.texts_of(loaded, request.inputs)
-        future = self._engine.embed(loaded.path, texts, request.tier)
+        future = self._engine.embed(loaded.path, planning.texts_of(loaded, request.inputs), request.tier)
         with self._lock:
             if request.id not in self._preparing:
                 future.cancel()

@@ -67,6 +67,10 @@ class Language:
         """How the model marks a thought; None when it has none, or channels for them."""
         return None if self.harmony else thinking.markers_of(self.template)
 
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a marker."""
+        return tuple(int(i) for i in self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
     @property
     def thinks(self) -> bool:
         """Whether the model reasons before it answers."""

@@ -5,30 +5,31 @@ Everything that can be refused is refused here. CPU work, done on the threads of
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from sidecar.backend.loader import LoadedModel
 from sidecar.config import Settings
+from sidecar.engine.asked import Conversation, Guide
 from sidecar.engine.grammar import Constraint, GrammarError
-from sidecar.engine.messages import Conversation, Generate, ModelInfo, Sampling, Tokenize
-from sidecar.engine.rows import Prompt
-from sidecar.errors import ApiError, bad_request
+from sidecar.engine.messages import Generate, ModelInfo, Sampling, Tokenize
+from sidecar.engine.rows import GenerationRequest, Prompt, Sink
+from sidecar.errors import bad_request
 from sidecar.text import images
-from sidecar.text.answer import Answer, MarkupReader
+from sidecar.text.answer import Answer
 from sidecar.text.answer_grammar import Shape, answer_grammar
-from sidecar.text.boxes import Boxes, BoxReader, boxes_of, without_marks
-from sidecar.text.detokenizer import Detokenizer
-from sidecar.text.harmony import HarmonyReader
+from sidecar.text.boxes import boxes_of
+from sidecar.text.guides import guide_rule, prepared, unenforceable
 from sidecar.text.language import Language, language_of
 from sidecar.text.lark import Lark
 from sidecar.text.prompt import build_prompt, tokenize_text
-from sidecar.text.repeats import RepeatWatch
-from sidecar.text.schemas import Prepared, SchemaError, arguments_schema, response_schema
-from sidecar.text.thinking import ReasoningSplitter, ThinkingMarkers, can_be_off
+from sidecar.text.reading import answer_of
+from sidecar.text.schemas import SchemaError, arguments_schema
+from sidecar.text.thinking import can_be_off
 from sidecar.text.thought_budget import BudgetedThought, budgeted
-from sidecar.text.tool_calls import BARE, Markup, ToolReader
+from sidecar.text.tool_calls import BARE, Markup
 
 SMALL = 1_000_000_000
 """Parameters below which a model is small."""
@@ -88,24 +89,20 @@ def plan(loaded: LoadedModel, job: Generate, settings: Settings) -> Plan:
         texts = tuple("" if isinstance(p, str) else str(loaded.tokenizer.decode(list(p))) for p in job.prompts)
     choices: list[Choice] = []
     language = language_of(loaded, job.conversation.chat_template if job.conversation is not None else "")
-    shape: Shape | None = None
     remarks: tuple[str, ...] = ()
-    places: Boxes | None = None
     for prompt in prompts:
         limit = default_limit(loaded, settings)
         context = min(filter(None, (loaded.context, job.context)), default=0)
         budget = token_budget(settings, context, len(prompt.tokens), job.max_tokens, otherwise=limit)
-        constraint: Constraint | BudgetedThought | None = None
-        if job.conversation is not None:
-            shape, remarks = _chat_shape(language, job.conversation, preopened=prompt.preopens_thinking)
-            places = boxes_of(loaded, job.conversation.schema, prompt)
-            constraint = _constraint(language, shape)
-            if job.thinking_budget is not None and shape.thinking is not None:
-                constraint = budgeted(loaded, constraint, shape.thinking, job.thinking_budget, inside=shape.inside)
+        shape, guide, remarks = _held_to(language, job, prompt)
+        places = boxes_of(loaded, guide.schema, prompt) if job.conversation is not None and guide is not None else None
+        constraint = _constraint(language, shape, guide)
+        thought = job.thinking_budget if job.conversation is not None else None
+        held = constraint if thought is None else budgeted(language, constraint, thought, inside=shape.inside)
         for sampling in job.samplings:
             received = job.received.get(len(choices), ())
-            answer = _answer(language, job, shape, len(choices), settings, places)
-            own = constraint.copy() if constraint is not None else None
+            answer = answer_of(language, job, sampling, shape, places, len(choices), settings)
+            own = held.copy() if held is not None else None
             for token in received:
                 answer.token(token)
                 if own is not None:
@@ -121,6 +118,33 @@ def plan(loaded: LoadedModel, job: Generate, settings: Settings) -> Plan:
                 )
             )
     return Plan(prompts=prompts, choices=tuple(choices), texts=texts, remarks=remarks)
+
+
+def _held_to(language: Language, job: Generate, prompt: Prompt) -> tuple[Shape, Guide | None, tuple[str, ...]]:
+    """Return what a job's answers must be like, the guide of their words, and remarks. Raises ApiError."""
+    chat = job.conversation
+    if chat is not None:
+        shape, remarks = _chat_shape(language, chat, preopened=prompt.preopens_thinking)
+        return shape, None if chat.forced else chat.guide, remarks
+    document, remarks = guide_rule(job.guide)
+    return Shape(document=document), job.guide, remarks
+
+
+def row_of(job: Generate, choice: Choice, eos: tuple[int, ...], sink: Sink) -> GenerationRequest:
+    """Return what the engine runs for one choice."""
+    return GenerationRequest(
+        prompt=choice.prompt,
+        sampling=choice.sampling,
+        max_tokens=choice.max_tokens,
+        tier=job.tier,
+        priority=job.priority,
+        sink=sink,
+        arrived=time.monotonic(),
+        constraint=choice.constraint,
+        eos=eos,
+        resumed=choice.received,
+        job=job.id,
+    )
 
 
 def token_budget(
@@ -141,7 +165,7 @@ def token_budget(
             param="messages",
             code="context_length_exceeded",
         )
-    wanted = asked or otherwise or settings.max_tokens or (1 << 20)
+    wanted = asked if asked is not None else otherwise or settings.max_tokens or (1 << 20)
     return min(wanted, limit - used) if limit else wanted
 
 
@@ -197,12 +221,12 @@ def chat_prompt(loaded: LoadedModel, chat: Conversation, settings: Settings) -> 
     instruction = ""
     if chat.forced and not language_of(loaded, chat.chat_template).knows_tools:
         instruction = 'Answer only with function calls, each as {"name": ..., "arguments": {...}}.'
-    elif chat.form == "json_object" and not chat.forced:
+    elif chat.guide is not None and chat.guide.kind == "json_object" and not chat.forced:
         instruction = "Answer with a JSON object."
     return build_prompt(
         loaded,
         chat.messages,
-        [images.decode(p.data, settings, param=p.param, side=p.side) for p in chat.pictures],
+        [images.decode(p, settings) for p in chat.pictures],
         tools=chat.tools,
         instruction=instruction,
         template_kwargs=dict(chat.template),
@@ -217,16 +241,12 @@ def _chat_shape(language: Language, chat: Conversation, *, preopened: bool) -> t
     for i, tool in enumerate(chat.tools):
         function = tool["function"]
         place = f"tools.{i}.function.parameters"
-        made = _prepared(arguments_schema, function.get("parameters"), function.get("strict"), place, "tools")
+        made = prepared(arguments_schema, function.get("parameters"), function.get("strict"), place)
         schemas[function["name"]] = made.schema
         remarks += [f"{place}: {remark}" for remark in made.remarks]
-    document = None
-    if chat.form != "text" and not chat.forced:
-        place = "response_format.json_schema.schema"
-        schema = {"type": "object"} if chat.schema is None else without_marks(chat.schema)
-        response = _prepared(response_schema, schema, chat.strict, place, "response_format")
-        document = response.schema
-        remarks += [f"{place}: {remark}" for remark in response.remarks]
+    # A call that must come leaves no words to hold, as with OpenAI.
+    document, more = guide_rule(None if chat.forced else chat.guide)
+    remarks += more
     shape = Shape(
         thinking=language.thinking,
         inside=preopened,
@@ -246,49 +266,13 @@ def markup_for(language: Language, chat: Conversation) -> Markup | None:
     return BARE if chat.forced and not language.knows_tools else language.markup
 
 
-def _prepared(make: Any, schema: Any, strict: Any, place: str, param: str) -> Prepared:
-    try:
-        return cast(Prepared, make(schema, strict=bool(strict)))
-    except SchemaError as exc:
-        raise _unenforceable(place, exc, param) from exc
-
-
-def _unenforceable(place: str, exc: Exception, param: str) -> ApiError:
-    return bad_request(f"{place}: this schema can't be enforced: {str(exc)[:400]}.", param=param)
-
-
-def _constraint(language: Language, shape: Shape) -> Constraint | None:
+def _constraint(language: Language, shape: Shape, guide: Guide | None) -> Constraint | None:
     if shape.free:
         return None
-    param = "tools" if shape.schemas else "response_format"
+    param = guide.place.split(".")[0] if shape.document and guide is not None else "tools"
     try:
         return language.grammars.lark(answer_grammar(Lark(language.symbols()), shape))
     except SchemaError as exc:
-        raise _unenforceable("tools", exc, "tools") from exc
+        raise unenforceable("tools", exc) from exc
     except GrammarError as exc:
         raise bad_request(f"{param}: this can't be enforced ({str(exc)[:300]}).", param=param) from exc
-
-
-def _answer(
-    language: Language, job: Generate, shape: Shape | None, index: int, settings: Settings, places: Boxes | None
-) -> Answer:
-    """Return what reads one choice. ``shape`` None: the answer continues a text."""
-    repeats = RepeatWatch() if settings.stop_loops else None
-    if shape is None:
-        return Answer(Detokenizer(language.vocabulary, continues=True), stops=job.stops, repeats=repeats)
-    symbols = language.symbols()
-    key = f"{job.call_key}{index}"
-    reader: MarkupReader | HarmonyReader | BoxReader
-    if language.harmony:
-        reader = HarmonyReader(shape.schemas, symbols=symbols, one=shape.one, key=key)
-    else:
-        tools = None
-        if shape.markup is not None:
-            tools = ToolReader(shape.markup, shape.schemas, symbols=symbols, one=shape.one, key=key)
-        markers = shape.thinking
-        if markers is not None:
-            markers = ThinkingMarkers(symbols.encode(markers.start), symbols.encode(markers.end))
-        reader = MarkupReader(ReasoningSplitter(markers, inside=shape.inside), tools)
-    if places is not None:
-        reader = BoxReader(reader, places)
-    return Answer(Detokenizer(language.vocabulary, symbols=symbols), reader, stops=job.stops, repeats=repeats)

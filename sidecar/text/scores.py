@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from sidecar.backend.loader import LoadedModel
-from sidecar.engine.messages import Piece, Scores, TokenText
-from sidecar.engine.rows import Token
+from sidecar.engine.messages import Generate, Piece, Scores, TokenText
+from sidecar.engine.rows import Prompt, Token
+from sidecar.engine.thread import EngineThread
 from sidecar.text.delta import Delta
 from sidecar.text.language import language_of
 from sidecar.text.plan import Choice
@@ -26,6 +28,17 @@ def scores_of(loaded: LoadedModel, token: Token) -> Scores:
         return TokenText(text=raw.decode("utf-8", "replace"), raw=raw, logprob=max(logprob, _LEAST))
 
     return Scores(token=one(token.id, token.logprob), top=tuple(one(i, v) for i, v in token.top))
+
+
+def prompt_scores(
+    engine: EngineThread, job: Generate, loaded: LoadedModel, prompts: Sequence[Prompt]
+) -> tuple[tuple[Scores, ...], ...]:
+    """Return the scores of the prompts' tokens where the job asks for them. Waits for the engine."""
+    top = job.prompt_scores
+    if top is None:
+        return ()
+    futures = [engine.score(Path(job.path), p.tokens, top, job.tier) for p in prompts]
+    return tuple(tuple(scores_of(loaded, token) for token in future.result()) for future in futures)
 
 
 def piece_of(

@@ -45,6 +45,12 @@ class StopMatcher:
         self.shown += at
         return text[:at]
 
+    def skip(self, text: str) -> str:
+        """Let text through unlooked at; not once ``feed`` holds any back."""
+        self.fed += len(text)
+        self.shown += len(text)
+        return text
+
     def finish(self) -> str:
         """Return what was held back and turned out to be text."""
         held, self._held = self._held, ""

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 
 from sidecar.api import generation
-from sidecar.api.chat import chat_job, conversation_of
+from sidecar.api.chat import as_wish, chat_job, conversation_of
 from sidecar.api.messages.form import MessageForm, error_of
 from sidecar.api.messages.schemas import CountRequest, MessagesRequest
 from sidecar.api.messages.translate import chat_of
@@ -45,20 +45,13 @@ async def count_tokens(request: Request, body: CountRequest) -> dict[str, Any]:
     """Count the tokens of a conversation, without its images."""
     service, chat = service_of(request), chat_of(body)
     async with service.models.use(body.model) as (_, model):
-        conversation = conversation_of(service.settings, model, _wish(chat, model), pictures=False)
+        conversation = conversation_of(service.settings, model, as_wish(chat, model), pictures=False)
         answer = await service.engine.tokenize(Tokenize(id=0, path=model.path, conversation=conversation))
     return {"input_tokens": len(answer.tokens)}
 
 
 def _job(service: Service, chat: ChatRequest, tier: Tier, priority: int, model: ModelInfo) -> Generate:
-    return chat_job(service.settings, model, _wish(chat, model), tier, priority)
-
-
-def _wish(chat: ChatRequest, model: ModelInfo) -> ChatRequest:
-    """Return the chat without what is said of thinking to a model that has no choice."""
-    if not model.thinks or (chat.reasoning_effort == "none" and not model.thinking_optional):
-        return chat.model_copy(update={"reasoning_effort": None})
-    return chat
+    return chat_job(service.settings, model, as_wish(chat, model), tier, priority)
 
 
 class Envelopes:

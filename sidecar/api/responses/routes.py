@@ -13,7 +13,7 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 
 from sidecar.api import generation
-from sidecar.api.chat import chat_job, conversation_of
+from sidecar.api.chat import as_wish, chat_job, conversation_of
 from sidecar.api.replies import Asked, begin, respond, service_of
 from sidecar.api.responses import translate
 from sidecar.api.responses.form import ResponseForm, new_id, skeleton
@@ -72,9 +72,7 @@ async def create(
 
 
 def _job(service: Service, chat: ChatRequest, tier: Tier, priority: int, model: ModelInfo) -> Generate:
-    if not model.thinks or (chat.reasoning_effort == "none" and not model.thinking_optional):
-        chat = chat.model_copy(update={"reasoning_effort": None})  # a wish of clients that don't know the model
-    return chat_job(service.settings, model, chat, tier, priority)
+    return chat_job(service.settings, model, as_wish(chat, model), tier, priority)
 
 
 def _history(store: ResponseStore, previous: str | None) -> list[Item]:
@@ -228,6 +226,6 @@ async def input_tokens(request: Request, body: ResponseRequest) -> dict[str, Any
     store, service = store_of(request), service_of(request)
     chat = translate.chat_of(body, _history(store, body.previous_response_id), store.item)
     async with service.models.use(chat.model) as (_, model):
-        conversation = conversation_of(service.settings, model, chat, pictures=False)
+        conversation = conversation_of(service.settings, model, as_wish(chat, model), pictures=False)
         answer = await service.engine.tokenize(Tokenize(id=0, path=model.path, conversation=conversation))
     return {"object": "response.input_tokens", "input_tokens": len(answer.tokens)}

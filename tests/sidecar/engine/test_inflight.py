@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.engine import control, messages
+from sidecar.engine import asked, control, messages
 from sidecar.engine.inflight import POISON, InFlight, Paused, Told
 from sidecar.engine.messages import Began, Embed, Generate, Load, Loaded, ModelInfo, Piece, Refused, Request, Sampling
 from sidecar.engine.wire import LONGEST, Reader, WireError, encode
@@ -213,8 +213,8 @@ def test_a_chat_goes_on_before_the_models_of_others_are_loaded_again() -> None:
 # --- the wire ---------------------------------------------------------------------------------------------
 @given(st.binary(max_size=2000), st.lists(st.integers(1, 50), max_size=40))
 def test_messages_come_whole_however_the_stream_is_cut(data: bytes, cuts: list[int]) -> None:
-    picture = messages.PictureData(param="p", data=data)
-    chat = messages.Conversation(messages=({"role": "user", "content": "é"},), pictures=(picture,))
+    picture = asked.PictureData(param="p", data=data)
+    chat = asked.Conversation(messages=({"role": "user", "content": "é"},), pictures=(picture,))
     sent: list[control.Message] = [
         Generate(id=1, path=PATH, samplings=(Sampling(seed=2**62),), conversation=chat, received={0: (1, 2)}),
         Embed(id=2, path=PATH, inputs=("a", (1, 2, 3))),
@@ -243,6 +243,6 @@ def test_garbage_is_a_wire_error_or_more_is_waited_for(data: bytes) -> None:
 def test_what_is_too_long_or_has_no_form_is_refused() -> None:
     with pytest.raises(WireError):
         list(Reader().feed((LONGEST + 1).to_bytes(4, "big") + b"\x00"))
-    huge = messages.Conversation(messages=({"role": "user", "content": "x", "n": 2**80},))
+    huge = asked.Conversation(messages=({"role": "user", "content": "x", "n": 2**80},))
     with pytest.raises(WireError):
         encode(Generate(id=1, path=PATH, samplings=(Sampling(),), conversation=huge))

@@ -15,7 +15,7 @@ from sidecar.text.delta import Delta
 from sidecar.text.detokenizer import Detokenizer, Symbols, Vocabulary
 from sidecar.text.harmony import HarmonyReader
 from sidecar.text.lark import Lark
-from sidecar.text.schemas import arguments_schema
+from sidecar.text.schemas import arguments_schema, json_rule
 from sidecar.text.thinking import THINK
 from sidecar.text.tool_calls import BARE, HERMES, Markup, ToolReader, markup_of
 from tests.support.grammars import ByteTokenizer, constraint, pieces, spelled, takes, vocabulary, written
@@ -303,7 +303,7 @@ def test_a_schema_and_tools_work_in_one_request() -> None:
         "required": ["n"],
         "additionalProperties": False,
     }
-    grammar = _grammar(words, markup=HERMES, document=document, thinking=THINK, inside=True)
+    grammar = _grammar(words, markup=HERMES, document=json_rule(document), thinking=THINK, inside=True)
     call = '<tool_call>\n{"name": "get", "arguments": {}}\n</tool_call>'
     for end in ('{"n": 3}', "\n\n" + '{"n": 3}', call, f"{call}\n{call}"):
         assert takes(words, grammar, "I think </thin so</think>" + end), end
