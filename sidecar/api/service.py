@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from host_api.loopback import durations
+from host_api.loopback.ticks import tick
 from host_api.protocol.folders import lent
 from sidecar import __version__
 from sidecar.api import progress
@@ -33,7 +34,8 @@ from sidecar.models.warm_start import WarmStart
 
 log = logging.getLogger("sidecar.server")
 
-_WATCH_INTERVAL = 0.25
+_WATCH_INTERVAL = 0.25  # seconds between looks at what runs
+_IDLE_INTERVAL = 1.0  # the same where nothing does
 _PRESSURE_INTERVAL = 2.0
 
 
@@ -99,7 +101,7 @@ class Service:
         """Let models go whose time is over, and give memory up when the machine is short of it."""
         checked = time.monotonic()
         while True:
-            await asyncio.sleep(_WATCH_INTERVAL)
+            await self._next_look()
             progress.loading(self, time.monotonic())
             try:
                 await self.quieting.look(time.monotonic())
@@ -121,10 +123,15 @@ class Service:
             for name in await self.residency.shed():
                 log.warning("the machine is short of memory: %s is unloaded", name)
 
+    async def _next_look(self) -> None:
+        """Sleep until the time of the next look, which is the same for every loop that looks."""
+        busy = self._active or self.residency.loading is not None
+        await tick(_WATCH_INTERVAL if busy else _IDLE_INTERVAL)
+
     async def _watch_engine(self) -> None:
         """End a stuck engine. A server whose engines don't come up must not go on listening: it exits 1."""
         while True:
-            await asyncio.sleep(_WATCH_INTERVAL)
+            await self._next_look()
             self.engine.check(self.settings.stall_timeout)
             if self.engine.failed is not None:
                 log.critical("no engine comes up (%s); giving up", self.engine.failed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import logging
@@ -14,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from host_api.loopback.ticks import tick
 from host_api.protocol import identity, state_dir
 from host_api.protocol.build import Executable, fingerprint
 from host_api.protocol.lock import FileLock
@@ -114,7 +114,7 @@ class Lifecycle:
         visit = self._hosts.mtime_ns()
         missing = 0
         while True:
-            await asyncio.sleep(POLL if self._grace > 4 * POLL else max(0.01, self._grace / 4))
+            await tick(POLL if self._grace > 4 * POLL else max(0.01, self._grace / 4))
             if not self._lock.in_place():
                 if self._managed:
                     return "the state directory was removed"
