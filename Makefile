@@ -17,7 +17,7 @@ help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
 		printf '  %-16s %s\n' "$$name" "$$text"; done
 
-.PHONY: help version reference pictures run test setup starter lint freeze sidecar-dist requirements storm chaos simulate packages attack pull-chaos engine-chaos swap-storm host-chaos test-signing families bench-table canary gguf-parity seed-check starter-eval web desktop test-desktop desktop-scratch clean
+.PHONY: help version reference pictures run test setup starter lint freeze sidecar-dist requirements storm chaos simulate packages attack pull-chaos engine-chaos swap-storm host-chaos families bench-table canary gguf-parity seed-check starter-eval web desktop test-desktop desktop-scratch clean
 
 run: setup starter ## the host service on 127.0.0.1:60315, which starts the sidecar on 127.0.0.1:60316
 	@MLX_SIDECAR_OPEN=1 exec $(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
@@ -88,10 +88,6 @@ swap-storm: setup ## 200 loads, unloads and swaps under traffic (ARGS=--help)
 
 host-chaos: setup starter ## the host service and the sidecar killed at random; what was acknowledged must be there (ARGS=--help)
 	$(WITH_BLAS) $(BIN)/python tools/stress/host_chaos.py $(ARGS)
-
-test-signing: setup ## the macOS libraries really signed, by rcodesign and a certificate of its own (builds it once)
-	@command -v $(CACHE)/rcodesign-0.29.0/bin/rcodesign >/dev/null || cargo install --locked --root $(CACHE)/rcodesign-0.29.0 apple-codesign@0.29.0
-	RCODESIGN=$(CACHE)/rcodesign-0.29.0/bin/rcodesign $(BIN)/python -m pytest -n0 tests/build/test_rcodesign.py
 
 families: setup ## every model family as a tiny random model beside mlx-vlm's own generation; writes docs/reference/families.md
 	$(WITH_BLAS) $(BIN)/python -m tools.families $(ARGS)

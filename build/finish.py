@@ -18,7 +18,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "build"))
 import plan  # noqa: E402
 
+# Packages whose libraries are as the linker made them. A repaired wheel's (it has a `.libs` folder) can't be loaded any
+# more once it was stripped: patchelf leaves sections where strip doesn't look for them.
+UNREPAIRED = ("tokenizers", "yaml", "regex", "pypdfium2_raw", "safetensors", "msgspec")
+
 WHY = {
+    "pypdfium2_raw": "PDF files in conversations",
     "numpy.libs": "OpenBLAS: numpy's, and through a shim MLX's matrix products",
     "numpy": "images to arrays, grammar masks, tokenizers' arrays",
     "mlx": "the engine",
@@ -65,9 +70,10 @@ def main(dist: Path) -> int:
 
 
 def strip(inside: Path) -> None:
-    """Take symbols out of Python's own libraries; repaired wheels' libraries must stay as they are."""
+    """Take symbols out of Python's own libraries and of wheels that need no others; the rest must stay as they are."""
     own = [*inside.glob("libpython*"), *inside.glob("python3*/lib-dynload/*.so")]
     own += [p for p in inside.glob("lib*.so*") if not p.is_symlink() and p not in own]
+    own += [path for name in UNREPAIRED for path in (inside / name).rglob("*.so")]
     for path in own:
         subprocess.run(["strip", "--strip-unneeded", str(path)], check=False, capture_output=True)
 

@@ -192,7 +192,7 @@ STEPS = (
         None,
         900,
         expect="Paris",
-        why="codesign is a program of macOS; `make test-signing` signs the macOS wheels with rcodesign",
+        why="codesign is a program of macOS; tests/build/test_release.py has stand-ins for it",
     ),
     Step(
         "desktop",

@@ -72,11 +72,15 @@ def test_the_queue_is_told_in_its_order(model_dir: Path, tmp_path: Path) -> None
         assert [p.tokens for p in told] == [len(sent[p.id - 1].request.prompt.tokens) for p in told]
         assert bench.on_engine(lambda: Watch().look(bench.core, time.monotonic())) == []
         watch = Watch()
+        beside = bench.send("Hello", max_tokens=2000)  # alone, a prompt is processed whole and has no parts
+        while not beside.tokens:
+            time.sleep(0.01)
         reading = bench.send("A long question. " * 400, max_tokens=1)
         reading.request.job = 9
         seen: list[Progress] = []
         while not reading.ended.is_set():
             seen += bench.on_engine(lambda: watch.look(bench.core, time.monotonic()))
+        bench.engine.cancel(bench.path, beside.request.id)
         parts = [p for p in seen if p.stage == "prompt"]
         assert all(p.id == 9 and 0 <= p.tokens_done < p.tokens for p in parts)
         assert any(p.tokens_done for p in parts)
