@@ -1,6 +1,8 @@
 """What breaks when a name of another package goes: the words of docs/reference/upstream-names.md, written by hand."""
 
 WORDS: dict[str, str] = {
+    "._processed_prompt_columns": "after a pass that rows and a prompt shared, its next piece begins at a wrong token",
+    "._prompt_length_aware_keys": "the same: inputs by the prompt's length are cut at a wrong place",
     "mlx_vlm.apc._clone_prompt_cache_for_apc": "no prefix is kept for a next turn; conversations are read anew",
     "mlx_vlm.apc._dense_checkpoint_prefix": "a kept conversation serves a continuation, but no shorter beginning of it",
     "mlx_vlm.apc._dense_checkpoint_trimmable": "as above: which caches may be cut is not known",
@@ -19,6 +21,7 @@ WORDS: dict[str, str] = {
     " the self-check turns pieces off where it sees the difference",
     "mlx_vlm.models.base.install_auto_processor_patch": "families take over each other's processors, and the reason why"
     " one can't be built is lost",
+    "mlx_vlm.models.base.scaled_dot_product_attention": "no pass is shared by rows and prompts (`--mixed-passes`)",
     "mlx_vlm.prompt_utils.apply_chat_template": "no chat prompt is written",
     "mlx_vlm.utils.MODEL_REMAPPING.get": "families that stand for another aren't known at import",
     "mlx_vlm.utils.get_model_type": "a family's own module isn't found before it loads",
@@ -61,7 +64,7 @@ _PAUSING = ("sidecar/backend/pausing.py",)
 
 BY_NAME: dict[str, tuple[tuple[str, ...], str]] = {
     "language_model": (
-        (*_PASSES, *_POSITIONS, "sidecar/backend/selfcheck.py", "sidecar/engine/decoding.py"),
+        (*_PASSES, *_POSITIONS, "sidecar/backend/selfcheck.py", "sidecar/engine/lanes.py"),
         "pictures are lost: the whole model embeds the tokens anew",
     ),
     "get_input_embeddings": (_POSITIONS, "no prompt is embedded: all chat stops"),

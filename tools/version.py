@@ -25,6 +25,7 @@ PLACES = {
     "examples/desktop-app/src-tauri/tauri.conf.json": [rf'^  "version": "{NUMBER}"'],
     "examples/tauri-minimal/src-tauri/Cargo.toml": [rf'^version = "{NUMBER}"'],
     "examples/tauri-minimal/src-tauri/tauri.conf.json": [rf'^  "version": "{NUMBER}"'],
+    "src-tauri-snippets/tauri-plugin-mlx-sidecar/guest-js/package.json": [rf'^  "version": "{NUMBER}"'],
     "examples/desktop-app/package.json": [rf'^  "version": "{NUMBER}"'],
     "examples/desktop-app/package-lock.json": [rf'\A.*?\n  "version": "{NUMBER}"', rf'"": {{.*?"version": "{NUMBER}"'],
 }
