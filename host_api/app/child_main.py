@@ -14,6 +14,7 @@ from types import GeneratorType
 from typing import Any
 
 from host_api.app.child import MIB, decode, encode
+from host_api.loopback.limits import limit
 
 _REFUSED = frozenset(
     {
@@ -106,37 +107,13 @@ def _end_with_parent() -> None:
 
 
 def _limit(limits: dict[str, Any]) -> None:
-    import resource
-
-    def lower(what: int, value: int) -> None:
-        hard = resource.getrlimit(what)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(what, (value, value))
-
-    with contextlib.suppress(OSError):
-        os.nice(10)
-    _leave_network()
-    # Code and mapped files take address space that is no memory of its own: a gigabyte is for them.
-    lower(resource.RLIMIT_AS, (limits["memory_mb"] + 1024) * MIB)
-    lower(resource.RLIMIT_CPU, limits["cpu_seconds"])
-    lower(resource.RLIMIT_NOFILE, limits["files"])
-    lower(resource.RLIMIT_FSIZE, limits["file_mb"] * MIB)
-    lower(resource.RLIMIT_CORE, 0)
+    limit(
+        memory=limits["memory_mb"] * MIB,
+        seconds=limits["cpu_seconds"],
+        files=limits["files"],
+        file_size=limits["file_mb"] * MIB,
+    )
     sys.addaudithook(_auditor(str(Path.cwd())))
-
-
-def _leave_network() -> None:
-    """On Linux go where there is no network at all, if the kernel lets an unprivileged process do so."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    new_user, new_net = 0x10000000, 0x40000000
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.unshare(new_net) != 0:
-            libc.unshare(new_user | new_net)
 
 
 def _auditor(folder: str) -> Any:

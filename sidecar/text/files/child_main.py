@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from typing import Any
 
 import msgspec
 
+from host_api.loopback.limits import limit
 from sidecar.text.files.child import Job
 from sidecar.text.files.pages import FileRead, ReadError, Unreadable
 
@@ -21,8 +21,7 @@ def main() -> int:
     answers = os.dup(1)
     os.dup2(2, 1)  # what a library prints must not get among the answer
     job = msgspec.msgpack.Decoder(Job).decode(sys.stdin.buffer.read())
-    _limit(job.memory, job.seconds)
-    _leave_network()
+    limit(memory=job.memory, seconds=job.seconds, files=64, file_size=0)
     sys.addaudithook(_watch)
     found: FileRead | Unreadable
     try:
@@ -39,36 +38,6 @@ def main() -> int:
     while view:
         view = view[os.write(answers, view[: 1 << 20]) :]
     os._exit(0)  # native libraries may hang at the interpreter's own end
-
-
-def _limit(memory: int, seconds: int) -> None:
-    import resource
-
-    def lower(what: int, value: int) -> None:
-        hard = resource.getrlimit(what)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(what, (value, value))
-
-    with contextlib.suppress(OSError):
-        os.nice(10)
-    # Code and mapped files take address space that is no memory of its own: a gigabyte is for them.
-    lower(resource.RLIMIT_AS, memory + (1 << 30))
-    lower(resource.RLIMIT_CPU, seconds)
-    lower(resource.RLIMIT_NOFILE, 64)
-    lower(resource.RLIMIT_FSIZE, 0)
-    lower(resource.RLIMIT_CORE, 0)
-
-
-def _leave_network() -> None:
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.unshare(0x40000000) != 0:
-            libc.unshare(0x10000000 | 0x40000000)
 
 
 def _watch(event: str, args: tuple[Any, ...]) -> None:
