@@ -20,7 +20,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         raise LoadError(f"{path} has no config.json: it is not a model folder, or not whole.") from None
-    except (OSError, UnicodeDecodeError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise LoadError(f"{file} can't be read: {exc}") from exc
     if not isinstance(config, dict) or not config.get("model_type"):
         raise LoadError(f"{file} names no model_type.")
@@ -72,7 +72,7 @@ def sampling_defaults(path: Path) -> dict[str, Any]:
     """Return what the model's generation_config.json says of sampling; {} without one."""
     try:
         document = json.loads((path / "generation_config.json").read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     found = {k: document[k] for k in names if isinstance(document.get(k), (int, float))}
@@ -100,6 +100,6 @@ def read_document(file: Path) -> dict[str, Any]:
     """Return a JSON file's object; {} where there is none that can be read."""
     try:
         document = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}

@@ -13,8 +13,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from sidecar.backend import loader
+from sidecar.backend import folder, loader
 from sidecar.config import Settings
+from sidecar.errors import LoadError
 from sidecar.models import aliases, gguf, importing, registry
 from sidecar.models.downloads import HUB_ID
 from sidecar.models.registry import ModelNotFound, Registry
@@ -320,6 +321,14 @@ def test_rope_factors_of_llama_3_are_known() -> None:
     factors = [float(f) / p for f, p in zip(rope._freqs.tolist(), plain, strict=True)]
     file = gguf._File("llama", {"llama.rope.freq_base": mx.array(500000.0)})
     assert gguf._rope_scaling(file, factors) == scaling
+
+
+def test_a_configuration_nested_without_end_is_told_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[" * 200_000)
+    (tmp_path / "generation_config.json").write_text("[" * 200_000)
+    with pytest.raises(LoadError, match=r"config\.json can't be read"):
+        folder.read_config(tmp_path)
+    assert folder.sampling_defaults(tmp_path) == {}
 
 
 def test_what_can_not_be_imported_is_refused_by_name(tmp_path: Path, model_dir: Path) -> None:
