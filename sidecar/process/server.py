@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from host_api.loopback import listen
+from host_api.loopback.ticks import until_tick
 from host_api.protocol.decision import ExitCode
 from host_api.protocol.record import Owner, new_token
 from sidecar import __version__
@@ -117,11 +118,11 @@ async def _serve(settings: Settings, sock: socket.socket, life: Lifecycle, token
             yield
 
         async def main_loop(self) -> None:
-            """Tick once a second, not ten times: an idle sidecar sleeps. ``end`` ends it at once."""
+            """Tick with the other loops, once a second, not ten times: an idle sidecar sleeps. ``end`` ends it."""
             while not self.should_exit:
                 await self.on_tick(0)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(1.0):
+                    async with asyncio.timeout(until_tick(1.0)):
                         await stopper.ended.wait()
 
     meter = Meter()

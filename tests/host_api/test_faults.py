@@ -24,9 +24,10 @@ from host_api import HostConfig, HostError, LaunchFailed, LaunchSpec, SidecarHos
 from host_api import status as look
 from host_api.protocol.lock import held
 from host_api.protocol.record import encode_record
+from host_api.protocol.restarts import parse
 from sidecar.process.lifecycle import Lifecycle
 from tests.support.attacks import ANSWERS, JSON, TRAPS, bundle, fill, stranger, swap, victim_in, whole
-from tests.support.programs import FAULTY, ROOT, Program, clean_env, lives, record, wait_for
+from tests.support.programs import FAULTY, ROOT, Program, clean_env, lives, record, swept, wait_for
 
 each = pytest.mark.parametrize("name", ["py", "rs"])
 HONEST = {"FAULT_MODE": "honest"}
@@ -289,6 +290,33 @@ def test_a_stranger_on_a_dead_sidecars_port(program: Program, state: Path) -> No
         assert again["connection"]["instance_id"] != dead.instance_id
         assert not again["connection"]["url"].endswith(f":{dead.port}")
     holder.let_go()
+
+
+# --- hanging ------------------------------------------------------------------------------------------------
+def test_a_hung_sidecar_counts_as_a_failure_and_is_given_up(both: dict[str, Program], tmp_path: Path) -> None:
+    """A watching host ends one that was stopped by SIGSTOP after it had answered, and starts no more than it may.
+
+    Once a replacement counted as nothing, so that a machine too slow for its model killed and loaded it for ever. Both
+    languages at once, since a host takes 13 s to be sure.
+    """
+    limits = ("--grace-time", "30", "--hung-after", "0.5", "--term-wait", "0.3", "--give-up", "1")
+    with contextlib.ExitStack() as stack:
+        states = {name: stack.enter_context(swept(tmp_path / name)) for name in both}
+        holders = {}
+        for name, program in both.items():
+            holders[name] = program.hold(states[name], "--supervise", *limits, sidecar=FAULTY, **HONEST)
+            found = record(states[name])
+            assert found is not None
+            os.kill(found.pid, signal.SIGSTOP)
+        for name, program in both.items():
+            event = holders[name].event("failed", 60)
+            assert "failed 1 times in a row, last: hung" in event["detail"], event
+            shared = parse((states[name] / "restarts.json").read_bytes())
+            assert (shared.failures, [one.why for one in shared.history], shared.attempt) == (1, ["hung"], 1), name
+            assert not held(states[name] / "sidecar.lock"), "what hung is ended, and no other was started"
+            again = program.run("ensure", states[name], "--grace-time", "0.4", sidecar=FAULTY, **HONEST)
+            assert again["connection"]["how"] == "spawned", "a program that asks gets one"
+            holders[name].let_go()
 
 
 # --- updates ------------------------------------------------------------------------------------------------
