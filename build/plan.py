@@ -104,6 +104,7 @@ def hidden_imports() -> list[str]:
     names += collect_submodules("sidecar")
     names += ["huggingface_hub.hf_api", "huggingface_hub.file_download", "huggingface_hub.utils._cache_manager"]
     names += mlx_modules()
+    names += ["_cffi_backend"]  # which libsodium's binding imports from C
     for package in ("models", "speculative", "tools", "generate"):
         names += collect_submodules(f"mlx_vlm.{package}", filter=_wanted, on_error="ignore")
     names += transformers_modules()

@@ -24,6 +24,7 @@ MODULES = {
         "huggingface_hub",
         "filelock",
         "msgspec",
+        "nacl",
         "mlx",
         "mlx_vlm",
     ),

@@ -94,6 +94,12 @@ class Settings:
     prefix_cache_mb: int = option(
         -1, "memory for kept prompt prefixes, MiB; 0 = off, -1 = a tenth of memory", group=_MEMORY, least=-1
     )
+    prefix_disk_mb: int = option(
+        2048,
+        "disk for kept prefixes of chats, encrypted, so that they go on quickly after a restart, MiB; 0 = off",
+        group=_MEMORY,
+        least=0,
+    )
     kv_bits: int = option(0, "quantize the KV cache to 4 or 8 bits; 0 = off", group=_MEMORY, choices=(0, 4, 8))
 
     response_dir: Path | None = option(

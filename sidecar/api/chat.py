@@ -61,6 +61,7 @@ def chat_job(settings: Settings, model: ModelInfo, body: ChatRequest, tier: Tier
         stops=generation.stops_of(body.stop, model),
         tier=tier,
         priority=priority,
+        salt=body.cache_salt or "",
         call_key=uuid.uuid4().hex,
     )
 

@@ -63,6 +63,7 @@ def _job(model: ModelInfo, body: CompletionRequest, tier: Tier, priority: int) -
         stops=generation.stops_of(body.stop, model),
         tier=tier,
         priority=priority,
+        salt=body.cache_salt or "",
     )
 
 

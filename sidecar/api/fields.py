@@ -55,7 +55,6 @@ BOTH: dict[str, Refused | Ignored] = {
     "structural_tag": Refused("use tools or a schema"),
     "guided_decoding_backend": Ignored("there is one"),
     "guided_whitespace_pattern": Refused("JSON is written with one space after commas and colons"),
-    "cache_salt": Refused("kept prefixes are not kept apart by salt", ("",)),
     "request_id": Ignored("the answer's X-Request-Id names the request"),
     "kv_transfer_params": Refused("there is one server"),
     "vllm_xargs": Refused("this is not vLLM"),

@@ -110,6 +110,7 @@ class SamplingFields(Body):
     repetition_penalty: Finite | None = Field(default=None, gt=0, le=10)
     priority: int | None = Field(default=None, ge=-_INT64, le=_INT64)
     service_tier: Literal["auto", "default", "flex", "priority", "scale"] | None = None
+    cache_salt: Annotated[str, Field(max_length=1024)] | None = None
     min_tokens: int | None = Field(default=None, ge=0)
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=MAX_STOP_TOKENS)] | None = None

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import mlx.core as mx
 from mlx_vlm import apc
 from mlx_vlm.generate import ar
+from mlx_vlm.models.cache import KVCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,3 +62,45 @@ def without_rewind(model: Any) -> list[str]:
     """Return the names of the kinds of cache of ``model`` that can't take tokens back, sorted."""
     language = getattr(model, "language_model", model)
     return sorted({type(c).__name__ for c in ar._make_cache(language, [0]) if not c.is_trimmable()})
+
+
+def part(cache: Sequence[Any], start: int, stop: int) -> list[tuple[Any, Any]]:
+    """Return keys and values [1, H, N, D] of each layer of a single row's cache that can be cut, for some tokens."""
+    return [(c.keys[..., start:stop, :], c.values[..., start:stop, :]) for c in cache]
+
+
+class Joined:
+    """A single row's cache of ``length`` tokens, filled part by part without a second copy of all."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._layers: list[list[mx.array]] = []
+        self.filled = 0
+
+    def add(self, layers: Sequence[tuple[mx.array, mx.array]]) -> None:
+        """Append what ``part`` gave. Raises ValueError where it doesn't follow what is there."""
+        if not self._layers:
+            self._layers = [[_buffer(one, self._length) for one in layer] for layer in layers]
+        stop = self.filled + layers[0][0].shape[2]
+        if len(layers) != len(self._layers) or stop > self._length:
+            raise ValueError("parts of caches of different kinds")
+        for whole, layer in zip(self._layers, layers, strict=True):
+            for i, one in enumerate(layer):
+                if one.dtype != whole[i].dtype or one.shape[1::2] != whole[i].shape[1::2]:
+                    raise ValueError("parts of caches of different kinds")
+                whole[i][..., self.filled : stop, :] = one
+        mx.eval(self._layers)
+        self.filled = stop
+
+    def cache(self) -> list[Any]:
+        """Return the cache of what was added."""
+        out = []
+        for keys, values in self._layers:
+            entry = KVCache()
+            entry.state = (keys[..., : self.filled, :], values[..., : self.filled, :])
+            out.append(entry)
+        return out
+
+
+def _buffer(like: mx.array, length: int) -> mx.array:
+    return mx.zeros((*like.shape[:2], length, like.shape[3]), like.dtype)

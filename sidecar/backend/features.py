@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
@@ -21,11 +22,23 @@ from sidecar.backend.pausing import TOWERS
 _SMALL = 1 << 14  # bytes of arguments below which there is no picture in them
 
 
+class Disk(Protocol):
+    """Where features are kept as well, by the digest of the tower's arguments."""
+
+    def get(self, key: bytes) -> Any:
+        """Return what was kept; None for nothing."""
+
+    def save(self, key: bytes, value: Any, done: Callable[[], None]) -> bool:
+        """Keep features; return whether that was begun. ``done`` is called, on another thread, at the end."""
+
+
 class FeatureMemory:
     """Features by the content of the tower's arguments, at most ``limit`` bytes; the least recently used go first."""
 
-    def __init__(self, limit: int = 256 << 20) -> None:
+    def __init__(self, limit: int = 256 << 20, disk: Disk | None = None) -> None:
         self._limit = limit
+        self._disk = disk
+        self._unsaved: list[bytes] = []
         self._kept: OrderedDict[bytes, tuple[Any, int]] = OrderedDict()
         self.hits = 0
 
@@ -42,7 +55,11 @@ class FeatureMemory:
         """Return what was kept under a key, as arrays of the caller's own; None for nothing."""
         found = self._kept.get(key)
         if found is None:
-            return None
+            value = self._disk.get(key) if self._disk is not None else None
+            if value is not None:
+                self.hits += 1
+                self._keep(key, value)
+            return value
         self.hits += 1
         self._kept.move_to_end(key)
         return _copied(found[0])
@@ -52,12 +69,26 @@ class FeatureMemory:
         flat: Any = tree_flatten(value)
         if not flat or not all(isinstance(leaf, mx.array) or leaf is None for _, leaf in flat):
             return
+        if self._keep(key, value) and self._disk is not None:
+            self._unsaved.append(key)
+
+    def _keep(self, key: bytes, value: Any) -> bool:
+        flat: Any = tree_flatten(value)
         size = sum(int(leaf.nbytes) for _, leaf in flat if leaf is not None)
         if size > self._limit:
-            return
+            return False
         self._kept[key] = (_copied(value), size)
         while self.size > self._limit:
             self._kept.popitem(last=False)
+        return True
+
+    def save(self, done: Callable[[], None]) -> bool:
+        """Bring one picture's features to the disk; return whether they are on their way. See ``Disk.save``."""
+        while self._unsaved and self._disk is not None:
+            key = self._unsaved.pop()
+            if key in self._kept and self._disk.save(key, self._kept[key][0], done):
+                return True
+        return False
 
 
 def remember(model: Any, memory: FeatureMemory) -> int:

@@ -21,7 +21,7 @@ def keep(loaded: LoadedModel, prefixes: PrefixCache, batch: DecodeBatch, row: Ro
     try:
         tokens = [*row.request.prompt.tokens, *row.answer[: row.fed]]
         cache, at = batch.place(row)
-        key, _ = key_of(tokens, row.request.prompt.media, loaded.media_ids)
+        key, _ = key_of(tokens, row.request.prompt.media, loaded.media_ids, row.request.salt)
         prefixes.store(key, cache, at, row.request.tier)
     except Exception as exc:
         check_memory(exc)

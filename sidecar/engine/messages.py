@@ -65,7 +65,7 @@ class Generate:
     calls them the same. ``received``: by choice, the tokens of its
     answer that the listener has; generation goes on after them and nothing of them is sent again. ``ended``: choices
     that the listener has whole. ``prompt_scores``: so many of the likeliest at each place of the ``prompts`` are told,
-    with the log-probability of what stands there.
+    with the log-probability of what stands there. ``salt``: jobs under different ones share no kept prefix.
     """
 
     id: int
@@ -82,6 +82,7 @@ class Generate:
     priority: int = 0
     call_key: str = ""
     prompt_scores: int | None = None
+    salt: str = ""
     received: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     ended: tuple[int, ...] = ()
 

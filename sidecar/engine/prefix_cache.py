@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 from sidecar.backend import caches
 from sidecar.engine.messages import Tier
+from sidecar.engine.prefix_disk import LEAST, LEAST_GAIN, PrefixDisk
 
 log = logging.getLogger("sidecar.engine")
 
@@ -31,15 +34,22 @@ class Entry:
     tier: Tier
     trimmable: bool
     used: int = field(default=0)
+    saved: bool = False  # or tried to
 
 
-def key_of(tokens: Sequence[int], media: str, media_ids: frozenset[int]) -> tuple[tuple[int, ...], int]:
+def key_of(tokens: Sequence[int], media: str, media_ids: frozenset[int], salt: str = "") -> tuple[tuple[int, ...], int]:
     """Return the key of a prompt, and how many of its tokens a kept prefix must have to be of use.
+
+    Under different salts no two prompts have a common prefix: the first token bears the salt.
 
     Every media placeholder is replaced by the pictures' content, so that pictures never mix. A prefix that ends inside
     the pictures is of no use. Where no token stands for a picture (the configuration names none, or the processor puts
     others in its place) the first token bears the content, and no prefix is of use.
     """
+    if salt:
+        digest = blake2b(f"{tokens[0]} {salt}".encode(), digest_size=7).digest()
+        key, least = key_of(tokens, media, media_ids)
+        return (-1 - (1 << 62) - int.from_bytes(digest, "big"), *key[1:]), least
     if not media:
         return tuple(tokens), 0
     stand_in = -1 - int(media[:15], 16)
@@ -66,10 +76,12 @@ def _size(cache: Sequence[Any]) -> int:
 
 
 class PrefixCache:
-    """Kept prefixes of one model, at most ``limit`` bytes; 0 keeps none."""
+    """Kept prefixes of one model, at most ``limit`` bytes; 0 keeps none. ``disk``: where chats' are kept as well."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, disk: PrefixDisk | None = None) -> None:
         self._limit = limit
+        self._disk = disk if limit else None
+        self._saving: tuple[Entry, Iterator[Future[Any]]] | None = None
         self._entries: list[Entry] = []
         self._told = False
         self._clock = itertools.count(1)
@@ -84,7 +96,9 @@ class PrefixCache:
 
     def match(self, key: tuple[int, ...], *, at_least: int = 0) -> bool:
         """Return whether ``lookup`` would find something."""
-        return self._best(key, at_least) is not None
+        if self._best(key, at_least) is not None:
+            return True
+        return self._disk is not None and self._disk.longest(key)[1] >= max(MIN_TOKENS, at_least)
 
     def lookup(self, key: tuple[int, ...], *, at_least: int = 0) -> tuple[list[Any], int] | None:
         """Return a fresh copy of the longest kept prefix of ``key`` and its length, or None.
@@ -92,6 +106,10 @@ class PrefixCache:
         Leaves one token at least to compute; ``at_least``: a shorter prefix is of no use (images).
         """
         found = self._best(key, at_least)
+        if self._disk is not None:
+            wanted = max(MIN_TOKENS, at_least, found[1] + LEAST_GAIN if found is not None else 0)
+            if (kept := self._disk.load(key, at_least=wanted)) is not None:
+                return kept
         if found is None:
             return None
         best, length = found
@@ -168,6 +186,29 @@ class PrefixCache:
                 return key[:length], cut
             length -= 1 + length // 8  # buffers grow in steps
         return key, None
+
+    def save(self, done: Callable[[], None]) -> bool:
+        """Bring a block more of what chats left to the disk; call when there is nothing else to do.
+
+        Returns whether one is on its way; ``done`` is called, on another thread, when it is there.
+        """
+        while self._disk is not None and not self._disk.writing:
+            if self._saving is None:
+                chats = [e for e in self._entries if e.tier is Tier.INTERACTIVE and e.trimmable and not e.saved]
+                entry = max(chats, key=lambda e: e.used, default=None)
+                if entry is None:
+                    return False
+                entry.saved = True
+                if len(entry.key) < LEAST:
+                    continue
+                self._saving = entry, self._disk.save(entry.key, entry.cache)
+            entry, blocks = self._saving
+            block = next(blocks, None) if entry in self._entries else None
+            if block is not None:
+                block.add_done_callback(lambda _: done())
+                return True
+            self._saving = None
+        return self._disk is not None
 
     def shrink(self, limit: int) -> None:
         """Drop entries until at most ``limit`` bytes are held."""

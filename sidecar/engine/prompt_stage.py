@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sidecar.backend import features, pausing
@@ -38,6 +38,7 @@ class PromptStage:
         meter: Meter,
         kv: KVQuantization,
         recovery: Recovery,
+        disk: features.Disk | None = None,
     ) -> None:
         self._loaded = loaded
         self._prefixes = prefixes
@@ -45,7 +46,7 @@ class PromptStage:
         self._kv = kv
         self._recovery = recovery
         self._features = pausing.feature_cache()
-        self._towers = features.FeatureMemory()
+        self._towers = features.FeatureMemory(disk=disk)
         features.remember(loaded.model, self._towers)
         self._cancelled: set[int] = set()
         self.prefills: dict[int, Prefill] = {}
@@ -65,6 +66,10 @@ class PromptStage:
     def named(self, pieces: Sequence[tuple[int, int]]) -> list[tuple[Prefill, int]]:
         """Return the prompts that a policy's pieces are of, each with its number of tokens."""
         return [(self.prefills[key], tokens) for key, tokens in pieces if key in self.prefills]
+
+    def save(self, done: Callable[[], None]) -> bool:
+        """Bring one picture's features to the disk; return whether they are on their way."""
+        return self._towers.save(done)
 
     def forget(self) -> None:
         """Drop picture features."""
@@ -110,7 +115,7 @@ class PromptStage:
             self.check_cancelled(request)
             hit = None
             if not self._loaded.can.keep and prompt.length == len(tokens):
-                key, least = key_of(tokens, request.prompt.media, self._loaded.media_ids)
+                key, least = key_of(tokens, request.prompt.media, self._loaded.media_ids, request.salt)
                 hit = self._prefixes.lookup(key, at_least=least)
             cache, start = hit if hit is not None else (None, 0)
             self._meter.prefix(hit=hit is not None, tokens=start)
@@ -128,7 +133,7 @@ class PromptStage:
         """Begin prompts without pictures; those with a kept prefix go on by themselves, the others together."""
         parts: list[Part] = []
         for request in requests:
-            key, _ = key_of(request.prompt.tokens, "", self._loaded.media_ids)
+            key, _ = key_of(request.prompt.tokens, "", self._loaded.media_ids, request.salt)
             if not self._loaded.can.keep and self._prefixes.match(key):
                 self.begin(request)
                 continue

@@ -87,6 +87,7 @@ class GenerationRequest:
     # Tokens of the answer that are there already, before a rebuild or before the request was sent: part of the prompt.
     resumed: tuple[int, ...] = ()
     retries: int = 0
+    salt: str = ""  # prompts under different salts share no kept prefix
     job: int = 0  # the number of the listener's request that it belongs to
     scored: tuple[int, ...] = ()  # tokens whose log-probabilities the first token's ``top`` shall have
 

@@ -29,6 +29,7 @@ from collections.abc import Callable, Sequence
 
 from sidecar.backend import pausing
 from sidecar.backend.caches import KVQuantization
+from sidecar.backend.features import Disk
 from sidecar.backend.loader import LoadedModel
 from sidecar.engine import shared_pass
 from sidecar.engine.actions import Action, Begin, Decode, Encode, View
@@ -67,6 +68,7 @@ class ModelRunner:
         poll: Callable[[], None],
         room: Room,
         units: UnitLog,
+        disk: Disk | None = None,
     ) -> None:
         self.loaded = loaded
         self.policy = policy
@@ -80,7 +82,7 @@ class ModelRunner:
         self.waiting: dict[int, GenerationRequest] = {}
         self.batches = TierBatches(loaded.model, loaded.can)
         self.recovery = Recovery(loaded.can, again=self.submit)
-        self.stage = PromptStage(loaded, prefixes=prefix_cache, meter=meter, kv=kv, recovery=self.recovery)
+        self.stage = PromptStage(loaded, prefixes=prefix_cache, meter=meter, kv=kv, recovery=self.recovery, disk=disk)
         self.room = room
         self._paused_for = 0.0
         self.stage.blocks = pausing.install_pause(loaded.model, self._pause)
@@ -90,11 +92,6 @@ class ModelRunner:
     def busy(self) -> bool:
         """Whether anything is queued or running."""
         return bool(self.waiting or self.stage.busy or len(self.batches))
-
-    @property
-    def prefills(self) -> dict[int, Prefill]:
-        """Prompts being processed, by the id of their first request."""
-        return self.stage.prefills
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request."""
@@ -119,8 +116,12 @@ class ModelRunner:
         for request in [*self.waiting.values(), *(row.request for row in self.batches), *self.stage.requests]:
             request.sink([Failed(status, message)])
         self.waiting.clear()
-        self.prefills.clear()
+        self.stage.prefills.clear()
         self.batches.take_all()
+
+    def save(self, done: Callable[[], None]) -> bool:
+        """Bring a piece of what chats left to the disk; return whether one is on its way. Call when idle."""
+        return self.prefixes.save(done) or self.stage.save(done)
 
     def forget(self) -> None:
         """Drop kept prefixes and picture features."""
@@ -138,7 +139,7 @@ class ModelRunner:
                 self.room.seen(r, held, alone=bool(r.resumed or r.id in ungrouped or can.group))
                 for r in self.waiting.values()
             ),
-            prefilling=tuple(p.seen() for p in self.prefills.values()),
+            prefilling=tuple(p.seen() for p in self.stage.prefills.values()),
             rows={tier: self.batches.count(tier) for tier in Tier},
             shared_rows=self.batches.shared_rows,
             can_share=self.batches.can_share,
@@ -183,7 +184,7 @@ class ModelRunner:
             self.stage.begin(request)
             return ("", 0) if request.prompt.inputs is not None else ("begin", 1)
         if isinstance(action, PrefillAction):
-            return self._prefill(self.prefills[action.id], action.tokens)
+            return self._prefill(self.stage.prefills[action.id], action.tokens)
         if isinstance(action, Decode):
             return self._decode(action)
         return "", 0

@@ -9,6 +9,7 @@ from sidecar.backend.loader import LoadedModel
 from sidecar.config import Settings
 from sidecar.engine import memory, speculation
 from sidecar.engine.admission import Layer, Ledger
+from sidecar.engine.kept import Kept
 from sidecar.engine.metrics import Meter
 from sidecar.engine.prefix_cache import PrefixCache
 from sidecar.engine.room import Room
@@ -19,7 +20,13 @@ from sidecar.errors import LoadError
 
 
 def runner_of(
-    loaded: LoadedModel, settings: Settings, *, meter: Meter, poll: Callable[[], None], units: UnitLog
+    loaded: LoadedModel,
+    settings: Settings,
+    *,
+    meter: Meter,
+    poll: Callable[[], None],
+    units: UnitLog,
+    kept: Kept | None = None,
 ) -> ModelRunner:
     """Return what runs a model as the settings say. Raises LoadError where they can't be had with it."""
     try:
@@ -33,7 +40,8 @@ def runner_of(
             raise LoadError(f"{loaded.path.name} can't be served with guessed tokens: {exc}.") from exc
     policy = Policy(gap_bound=settings.gap_bound, least_batch_share=settings.batch_share, max_rows=settings.max_rows)
     policy.mixed_passes = settings.mixed_passes
-    prefixes = PrefixCache(memory.prefix_limit(settings.prefix_cache_mb))
+    disk = kept.of(loaded.path) if kept is not None else None
+    prefixes = PrefixCache(memory.prefix_limit(settings.prefix_cache_mb), disk.prefixes if disk else None)
     guess = memory.kv_bytes_per_token(loaded.config)
     ledger = Ledger(memory.kv_limit, [Layer(per_token=guess)])
     return ModelRunner(
@@ -46,4 +54,5 @@ def runner_of(
         poll=poll,
         room=Room(ledger, prefixes, most=memory.kv_most()),
         units=units,
+        disk=disk.features if disk else None,
     )

@@ -31,6 +31,7 @@ from sidecar.engine.units import UnitLog
 
 if TYPE_CHECKING:
     from sidecar.backend.loader import LoadedModel
+    from sidecar.engine.kept import Kept
     from sidecar.engine.runner import ModelRunner
 
 log = logging.getLogger("sidecar.engine")
@@ -60,6 +61,7 @@ class EngineThread:
         self._watches: dict[Path, Watch] = {}
         self._looked = 0.0
         self._held = False  # batch work waits
+        self._kept: Kept | None = None
 
     # --- from any thread -----------------------------------------------------------------------------
     def load(self, path: Path) -> Future[LoadedModel]:
@@ -145,15 +147,24 @@ class EngineThread:
     def _main(self) -> None:
         try:
             while not self._stopping:
-                self._poll(block=not self._busy())
+                if idle := not self._busy():
+                    self._save()
+                self._poll(block=idle)
                 if not self._stopping and self._busy():
                     self._beat = time.monotonic()
                     self._work()
             for runner in self.models.values():
                 runner.fail_all(503, "The server stopped before this answer was finished.")
             self._units.close()
+            if self._kept is not None:
+                self._kept.close()
         except BaseException as exc:
             self.died(exc)
+
+    def _save(self) -> None:
+        """Bring a piece of what chats left to the disk. When it is there, the engine looks for the next."""
+        self._beat = time.monotonic()
+        any(runner.save(lambda: self._put(lambda: None)) for runner in self.models.values())
 
     def _import(self) -> None:
         self._beat = time.monotonic()  # a hang is noticed here as well
@@ -232,14 +243,16 @@ class EngineThread:
         self._loaded_at = self._beat = time.monotonic()
         try:
             from sidecar.backend import loader
+            from sidecar.engine import kept
             from sidecar.engine.memory import set_limits
             from sidecar.engine.runners import runner_of
 
             set_limits()
             loaded = loader.load(path, self._progress, remember=self._settings.data_dir / "checked-models.json")
             if loaded.kind == "chat":
+                self._kept = self._kept or kept.opened(self._settings)
                 self.models[path] = runner_of(
-                    loaded, self._settings, meter=self._meter, poll=self._poll, units=self._units
+                    loaded, self._settings, meter=self._meter, poll=self._poll, units=self._units, kept=self._kept
                 )
             else:
                 self._embeddings.models[path] = loaded

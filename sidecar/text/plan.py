@@ -143,6 +143,7 @@ def row_of(job: Generate, choice: Choice, eos: tuple[int, ...], sink: Sink) -> G
         constraint=choice.constraint,
         eos=eos,
         resumed=choice.received,
+        salt=job.salt,
         job=job.id,
     )
 

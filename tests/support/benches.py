@@ -53,7 +53,7 @@ class Bench:
     """An engine with one model loaded."""
 
     def __init__(self, path: Path, folder: Path, **settings: Any) -> None:
-        self.settings = Settings(state_dir=folder, data_dir=folder, **settings)
+        self.settings = Settings(state_dir=folder, data_dir=folder, **{"prefix_disk_mb": 0, **settings})
         self.deaths: list[BaseException] = []
         self.meter = Meter()
         self.engine = EngineThread(self.settings, self.meter, on_death=self.deaths.append)
