@@ -13,6 +13,5 @@ PY
 }
 take artifacts/page/light.png page-light.png tests/host_api/app/test_page.py
 take artifacts/page/dark.png page-dark.png tests/host_api/app/test_page.py
-take artifacts/desktop/2-answer.png desktop-app.png tests/desktop/test_app.py
+take artifacts/desktop/10-pasted.png desktop-app.png tests/desktop/test_pictures.py
 take artifacts/desktop/20-minimal.png tauri-minimal.png tests/desktop/test_minimal.py
-take artifacts/desktop/21-two-apps.png two-apps.png tests/desktop/test_minimal.py

@@ -22,6 +22,8 @@ import psutil
 import pytest
 from PIL import Image
 
+from tests.support import programs
+from tests.support.programs import PYTHON
 from tests.support.servers import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -200,6 +202,45 @@ def test_a_half_copied_folder_says_what_to_do(app: Path, tmp_path: Path, lost: s
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "state" / "sidecar.pid").exists()
     shutil.rmtree(target)
+
+
+def test_an_update_under_a_running_sidecar(app: Path, tmp_path: Path, data_dir: Path) -> None:
+    """The folder is swapped while it answers, as updaters do; its app is started anew; both apps' questions are answered.
+
+    What the old process had not imported yet is gone with its files: it must leave, not answer 500 for ever.
+    """
+    bundle, new, old, state = (tmp_path / name for name in ("app", "new", "old", "state"))
+    for folder in (bundle, new):
+        shutil.copytree(app, folder, symlinks=True, copy_function=os.link)
+    shutil.copy2(new / "mlx-sidecar", new / "fresh")
+    with (new / "fresh").open("ab") as file:
+        file.write(b"another build")  # the archive in it is looked for from the end
+    (new / "fresh").rename(new / "mlx-sidecar")
+    command, quick = [str(bundle / "mlx-sidecar")], ("--grace-time", "2", "--backoff-base", "0.05")
+    settings = {"MLX_SIDECAR_DATA_DIR": str(data_dir), "MLX_SIDECAR_OPEN": "1"}
+    with programs.swept(state):
+        ours = PYTHON.hold(state, *quick, sidecar=command, **settings)
+        other = PYTHON.hold(state, "--supervise", *quick, sidecar=command, **settings)
+        before = programs.record(state)
+        assert before is not None
+        assert ask({"port": before.port}, max_tokens=2)["content"]
+        bundle.rename(old)
+        new.rename(bundle)
+        shutil.rmtree(old)
+        ours.kill()
+        ours = PYTHON.hold(state, *quick, sidecar=command, **settings)  # the relaunch
+        wait_for(lambda: (now := programs.record(state)) is not None and now.build not in (None, before.build), 60)
+        wait_for(lambda: not programs.lives(before), 30)
+        assert other.event("restarted", 60)["connection"]["instance_id"] != before.instance_id
+        after = programs.record(state)
+        assert after is not None
+        assert after.program == before.program == command[0]
+        assert ask({"port": after.port})["content"] == "The capital of France is Paris."
+        assert len(programs.sidecars(state)) == 1
+        ours.let_go()
+        other.let_go()
+        wait_for(lambda: not programs.lives(after), 30)
+    shutil.rmtree(bundle)
 
 
 def test_one_process_and_its_pid_is_in_the_record(app: Path, tmp_path: Path) -> None:

@@ -116,7 +116,8 @@ def test_beside_a_python_host(desk: Desk, python_starts_first: bool, python_quit
                 window.quit()
             else:
                 window.quit()
-                desk.until("the app is gone", lambda: set(desk.running()) <= {connection.pid}, 15)
+                # The sidecar and its engine; both have the app's environment, since it started them.
+                desk.until("the app is gone", lambda: set(desk.running().values()) <= {"mlx-sidecar"}, 15)
                 with connection.client() as http:
                     assert http.get("/health").json()["instance_id"] == connection.instance_id
                 host.release()
