@@ -205,7 +205,7 @@ def test_a_half_copied_folder_says_what_to_do(app: Path, tmp_path: Path, lost: s
 
 
 def test_an_update_under_a_running_sidecar(app: Path, tmp_path: Path, data_dir: Path) -> None:
-    """The folder is swapped while it answers, as updaters do; its app is started anew; both apps' questions are answered.
+    """The folder is swapped while it answers, as updaters do; its app is started anew; both apps get their answers.
 
     What the old process had not imported yet is gone with its files: it must leave, not answer 500 for ever.
     """
