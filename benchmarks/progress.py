@@ -64,6 +64,12 @@ def errors(told: Told, took: float) -> dict[str, list[float]]:
     return out
 
 
+def _path(told: Told, took: float) -> str:
+    """Return some of what was told as "after seconds: told (true)"."""
+    some = told[:: max(1, len(told) // 6)]
+    return ", ".join(f"{at:.1f}: {'-' if left is None else format(left, '.1f')} ({took - at:.1f})" for at, left in some)
+
+
 async def run(url: str, rounds: int, words: int) -> None:
     """Ask and print."""
     kinds: dict[str, dict[str, list[float]]] = {}
@@ -83,6 +89,7 @@ async def run(url: str, rounds: int, words: int) -> None:
             }
             for kind, found in pairs.items():
                 for told, took in found:
+                    print(f"{kind}, round {number}: {took:.1f} s, told {_path(told, took)}", flush=True)
                     untold += sum(left is None for _, left in told)
                     for name, values in errors(told, took).items():
                         kinds.setdefault(kind, {}).setdefault(name, []).extend(values)

@@ -45,12 +45,16 @@ class Server:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a program is pointed here: a JSON ``document`` or ``lines`` for ``path``, and what is left to do."""
+    """How a program is pointed here: a JSON ``document`` or ``lines`` for ``path``, and what is left to do.
+
+    ``whole``: the lines are all that the file may hold.
+    """
 
     path: Path | None
     document: dict[str, Any] | None = None
     lines: str = ""
     note: str = ""
+    whole: bool = False
 
     @property
     def text(self) -> str:
@@ -59,13 +63,15 @@ class Recipe:
 
 
 def _codex(s: Server) -> Recipe:
+    # A profile is a file of its own: Codex 0.171 refuses to start with one that stands in config.toml.
     lines = (
+        f'model_provider = "{NAME}"\nmodel = {json.dumps(s.model)}\nmodel_context_window = {s.context}\n\n'
         f"[model_providers.{NAME}]\n"
-        f'name = "{NAME}"\nbase_url = {json.dumps(s.api_url)}\nenv_key = "{KEY}"\nwire_api = "responses"\n\n'
-        f'[profiles.{NAME}]\nmodel_provider = "{NAME}"\nmodel = {json.dumps(s.model)}\n'
+        f'name = "{NAME}"\nbase_url = {json.dumps(s.api_url)}\nenv_key = "{KEY}"\nwire_api = "responses"\n'
     )
     home = Path(os.environ.get("CODEX_HOME") or "~/.codex").expanduser()
-    return Recipe(home / "config.toml", lines=lines, note=f"export {KEY}={s.key}; codex --profile {NAME}")
+    note = f"export {KEY}={s.key}; codex --profile {NAME}"
+    return Recipe(home / f"{NAME}.config.toml", lines=lines, note=note, whole=True)
 
 
 def _claude(s: Server) -> Recipe:
@@ -142,7 +148,7 @@ def write(recipe: Recipe) -> Path | None:
         raise ConnectError(f"this one is not written: {recipe.note} The lines are:\n{recipe.text}")
     try:
         before = path.read_text("utf-8") if path.exists() else ""
-        text = _joined(before, recipe.document) if recipe.document is not None else _with_block(before, recipe.lines)
+        text = _joined(before, recipe.document) if recipe.document is not None else _with_block(before, recipe)
         path.parent.mkdir(parents=True, exist_ok=True)
         copy = None
         if before:
@@ -177,16 +183,20 @@ def _merged(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _with_block(before: str, lines: str) -> str:
-    block = f"{_BEGIN}\n{lines.rstrip()}\n{_END}\n"
+def _with_block(before: str, recipe: Recipe) -> str:
+    block = f"{_BEGIN}\n{recipe.lines.rstrip()}\n{_END}\n"
     head, found, rest = before.partition(f"{_BEGIN}\n")
+    tail = ""
     if found:
         _, end, tail = rest.partition(f"{_END}\n")
         if not end:
             raise ValueError(f"the line {_END!r} is missing")
-        return head + block + tail
-    if NAME in before:
+    elif NAME in before:
         raise ValueError(f"it names {NAME} already")
+    if recipe.whole and (head.strip() or tail.strip()):
+        raise ValueError("it holds more than these lines")  # keys beside them would mean something else in their place
+    if found:
+        return head + block + tail
     return f"{before.rstrip()}\n\n{block}" if before.strip() else block
 
 

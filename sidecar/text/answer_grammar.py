@@ -36,12 +36,15 @@ class Shape:
 
     ``document``: the right side of a rule for all that is said, "" where words are free.
 
+    ``channels``: gpt-oss's, in which also an answer without tools stands.
+
     ``inside``: the prompt has opened a thought. ``forced``: a call must come; ``one``: only one may.
     """
 
     thinking: ThinkingMarkers | None = None
     inside: bool = False
     markup: Markup | None = None
+    channels: bool = False
     schemas: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     document: str = ""
     forced: bool = False
@@ -56,7 +59,7 @@ class Shape:
 def answer_grammar(lark: Lark, shape: Shape) -> str:
     """Return the grammar of an answer. Raises SchemaError for arguments that the markup can't write."""
     lark.rules["TEXT"] = "/(?s:.*)/"
-    if shape.markup is not None and shape.markup.name == "harmony":
+    if shape.channels or (shape.markup is not None and shape.markup.name == "harmony"):
         return _harmony(lark, shape)
     body = _body(lark, shape)
     starts = [body]

@@ -252,6 +252,7 @@ def _chat_shape(language: Language, chat: Conversation, *, preopened: bool) -> t
         thinking=language.thinking,
         inside=preopened,
         markup=markup_for(language, chat),
+        channels=language.harmony,
         schemas=schemas,
         document=document,
         forced=chat.forced,

@@ -64,6 +64,7 @@ def cases() -> dict[str, tuple[str, dict[str, Any]]]:
     city |= {"required": ["city", "days"], "additionalProperties": False}
     tool = {"type": "function", "function": {"name": "weather", "parameters": city}}
     form = {"type": "json_schema", "json_schema": {"name": "trip", "schema": city}}
+    asked = {"angry": {"type": "bool"}, "kind": {"criteria": ["complaint", "praise", "a question"]}}
     return {
         "greedy": (chat, _ask("Tell me a long story about a dragon.")),
         "seeded": (chat, _ask("Write a poem about the sea.", temperature=1.0, seed=7, top_p=0.9)),
@@ -72,6 +73,7 @@ def cases() -> dict[str, tuple[str, dict[str, Any]]]:
         "schema": (chat, _ask("Plan a trip to Rome as JSON.", response_format=form)),
         "two": (chat, _ask("Name colours.", n=2, temperature=0.8, seed=3, logprobs=True, top_logprobs=2)),
         "raw": ("/v1/completions", {"model": "starter", "prompt": ["Once upon", "The sea"], "max_tokens": TOKENS}),
+        "decisions": ("/v1/decisions", {"model": "starter", "state": "The box was torn. " * 20, "questions": asked}),
         "vectors": ("/v1/embeddings", {"model": "minilm", "input": [f"text number {i} " * 20 for i in range(40)]}),
     }
 
@@ -122,7 +124,7 @@ class Answer:
     def once(self, http: httpx.Client) -> list[Any]:
         """Ask once; the events in order."""
         ids: dict[str, str] = {}
-        if self.path == "/v1/embeddings":
+        if self.path in ("/v1/embeddings", "/v1/decisions"):
             answer = http.post(self.path, json=self.body)
             answer.raise_for_status()
             self._event()

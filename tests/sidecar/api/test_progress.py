@@ -129,6 +129,40 @@ def test_seconds_left_follow_a_prompts_own_pace() -> None:
     assert min(fitted([(1.0, 0.1), (2.0, 6.0), (3.0, 16.5), (4.0, 36.6)])) >= 0
 
 
+@pytest.mark.parametrize("slower", [0.6, 1.0, 2.5])
+@pytest.mark.parametrize("first", [0, 1500])
+def test_a_tenth_of_the_wait_tells_the_rest_once_a_prompt_was_read(slower: float, first: int) -> None:
+    def read(pace: Pace, until: int, factor: float) -> float:
+        took = 0.0
+        for tokens in range(pace.first, until, 64):
+            at = tokens + 64
+            took = factor * (0.002 * (at - pace.first) + 4e-7 * (at**2 - pace.first**2))
+            pace.note(pace.started + took, at)
+        return took
+
+    watch = Watch()
+    earlier = Pace(started=5.0, first=0)
+    read(earlier, 3000, 1.0)
+    watch.learn(earlier)
+    assert watch.usual is not None
+    whole = first + 8192
+    took = read(Pace(0.0, first), whole, slower)
+    pace = Pace(started=50.0, first=first)
+    checked = 0
+    for until in range(first + 64, whole, 64):
+        now = 50.0 + read(pace, until, slower)
+        if now - 50.0 >= 0.1 * took:
+            left = pace.left(whole - until, now, watch.usual)
+            assert left == pytest.approx(took - (now - 50.0), rel=0.3)
+            checked += 1
+    assert checked > 50
+    assert Watch().usual is None
+    short = Pace(started=0.0, first=0)
+    read(short, 64, 1.0)
+    watch.learn(short)  # too little to say anything of others
+    assert watch.usual == earlier.curve()
+
+
 def test_words_and_documents_of_every_stage() -> None:
     queued = document(Progress(id=1, stage="queued", ahead=2, tokens=10, seconds_left=12.4))
     assert queued == {"stage": "queued", "ahead": 2, "tokens_done": 0, "tokens": 10, "seconds_left": 12.4}

@@ -35,7 +35,8 @@ def test_every_recipe_is_of_its_files_language_and_names_the_server() -> None:
         assert recipe.note, name
     codex = tomllib.loads(connect.PROGRAMS["codex"](SERVER).text)
     assert codex["model_providers"]["mlx-sidecar"]["wire_api"] == "responses"
-    assert codex["profiles"]["mlx-sidecar"]["model"] == SERVER.model
+    assert codex["model"] == SERVER.model
+    assert "profiles" not in codex  # Codex 0.171 refuses to start with a profile that stands there
     (model,) = yaml.safe_load(connect.PROGRAMS["continue"](SERVER).text)["models"]
     assert model["apiBase"] == SERVER.api_url
     assert yaml.safe_load(connect.PROGRAMS["aider"](SERVER).text)["openai-api-base"] == SERVER.api_url
@@ -64,16 +65,20 @@ def test_json_is_joined_and_the_old_file_kept(name: str, home: Path) -> None:
 
 
 def test_lines_stand_in_a_block_that_a_later_call_replaces(home: Path) -> None:
-    path = home / ".codex" / "config.toml"
-    path.parent.mkdir()
-    path.write_text('model = "other"\n\n[tools]\nx = 1\n')
-    connect.write(connect.PROGRAMS["codex"](SERVER))
-    connect.write(connect.PROGRAMS["codex"](Server(url="http://127.0.0.1:62000", model="starter")))
-    found = tomllib.loads(path.read_text())
-    assert found["model"] == "other"
-    assert found["tools"] == {"x": 1}
-    assert found["model_providers"]["mlx-sidecar"]["base_url"] == "http://127.0.0.1:62000/v1"
+    path = home / ".aider.conf.yml"
+    path.write_text("dark-mode: true\n")
+    other = Server(url="http://127.0.0.1:62000", model="starter")
+    connect.write(connect.PROGRAMS["aider"](SERVER))
+    connect.write(connect.PROGRAMS["aider"](other))
+    found = yaml.safe_load(path.read_text())
+    assert found["dark-mode"] is True
+    assert found["openai-api-base"] == "http://127.0.0.1:62000/v1"
     assert path.read_text().count("begin") == 1
+    for server in (SERVER, other):
+        connect.write(connect.PROGRAMS["codex"](server))
+    profile = tomllib.loads((home / ".codex" / "mlx-sidecar.config.toml").read_text())
+    assert profile["model_providers"]["mlx-sidecar"]["base_url"] == "http://127.0.0.1:62000/v1"
+    assert profile["model"] == "starter"
 
 
 @pytest.mark.parametrize(
@@ -84,6 +89,7 @@ def test_lines_stand_in_a_block_that_a_later_call_replaces(home: Path) -> None:
         ("opencode", b"\xff\xfe"),
         ("codex", '[model_providers.mlx-sidecar]\nname = "by hand"\n'),
         ("codex", "# mlx-sidecar: begin\n"),
+        ("codex", "[tools]\nx = 1\n"),
     ],
 )
 def test_what_can_not_be_changed_safely_stays_and_the_lines_are_shown(name: str, content: str | bytes) -> None:

@@ -337,3 +337,15 @@ def test_channels_are_split_into_thought_words_and_calls() -> None:
     other = " to=functions.get<|channel|>commentary json<|message|>{}<|call|>"
     read = _Read(markup_of(template), words).tokens(ByteTokenizer(tuple(control)).encode(other))
     assert read.parsed() == [("get", {})]
+
+
+def test_a_guide_without_tools_stands_in_the_answers_channel() -> None:
+    words = vocabulary(*TEMPLATES["harmony"][1])
+    document = json_rule({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
+    grammar = answer_grammar(Lark(Symbols(words)), Shape(document=document, channels=True))
+    thought = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+    final = '<|channel|>final<|message|>{"a": 1}'
+    assert takes(words, grammar, final)
+    assert takes(words, grammar, thought + final)
+    for wrong in ('{"a": 1}', "<|channel|>final<|message|>Yes", '<|channel|>commentary<|message|>{"a": 1}', thought):
+        assert not takes(words, grammar, wrong), wrong
