@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from host_api.app import errors
 from host_api.app.chat import tools
+from host_api.app.chat.attached import Attachments
 from host_api.app.chat.consent import Consents
 from host_api.app.chat.mcp import Servers
 from host_api.app.chat.runs import Runs
@@ -124,6 +125,7 @@ def _services(settings: HostSettings, database: Database, control: Control, extr
     return Services(
         settings=settings,
         files=sessions.files,
+        attachments=Attachments(sessions.files),
         store=store,
         reconciler=reconciler,
         gateway=gateway,
@@ -161,6 +163,7 @@ def _feed(host: Services) -> Feed:
                 }
             ),
             "pulls": lambda: thread(lambda: pulls.pulls(host)),
+            "folders": host.folders.all,
         }
     )
 

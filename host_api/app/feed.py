@@ -45,6 +45,9 @@ class Feed:
         seen: dict[str, int] = {}
         self._listeners += 1
         if self._task is None or self._task.done():
+            # Nobody listened for a while: what was told last may not be so any more.
+            self._last.clear()
+            self._version.clear()
             self._task = asyncio.create_task(self._look())
         self.hint()
         try:

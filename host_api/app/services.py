@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from host_api.app.chat.attached import Attachments
 from host_api.app.chat.consent import Consents
 from host_api.app.chat.mcp import Servers
 from host_api.app.chat.runs import Runs
@@ -34,6 +35,7 @@ class Services:
 
     settings: HostSettings
     files: Files
+    attachments: Attachments
     store: Store
     reconciler: Reconciler
     gateway: Gateway

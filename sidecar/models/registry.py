@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import logging
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,8 @@ class Registry:
             hub_id = repo.name.removeprefix("models--").replace("--", "/", 1)
             if hub_id not in found and (snapshot := Store(self.cache, hub_id).snapshot()):
                 found[hub_id] = LocalModel(hub_id, snapshot, None, _created(snapshot))
+        for model in found.values():
+            _size_once(model.path, model.created)  # here, in a thread: ``describe`` runs on the event loop
         return list(found.values())
 
     def hub_id(self, name: str) -> str:
@@ -265,6 +268,14 @@ def _size(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
+@lru_cache(maxsize=512)
+def _size_once(folder: Path, created: int) -> int:
+    """Return the bytes of a model's files; they are looked at again when its ``created`` is another."""
+    with contextlib.suppress(OSError):
+        return _size(folder)
+    return 0
+
+
 def _model_folders(folder: Path) -> Iterator[Path]:
     try:
         found = (p for p in folder.iterdir() if not p.name.startswith(".") and p.name != starter.NAME)
@@ -287,6 +298,7 @@ def describe(model: LocalModel) -> dict[str, Any]:
         "object": "model",
         "created": model.created,
         "owned_by": "local",
+        "size_bytes": _size_once(model.path, model.created),
     }
     if model.entry is not None and model.entry.capabilities:
         document |= {

@@ -24,6 +24,7 @@ from pydantic_ai.ui.vercel_ai.response_types import BaseChunk, DoneChunk, ErrorC
 from pydantic_ai.usage import UsageLimits
 
 from host_api.app import outgoing
+from host_api.app.chat import attached
 from host_api.app.data.chats import FILE_URL, Begun
 from host_api.app.data.files import Files
 from host_api.app.data.tables import ChatTurn
@@ -109,15 +110,21 @@ def keep_files(message: dict[str, Any], files: Files) -> None:
 
 def has_images(turns: Sequence[ChatTurn]) -> bool:
     """Return whether any turn carries a picture."""
-    return any(str(p.get("mediaType", "")).startswith("image/") for t in turns for p in t.parts if p["type"] == "file")
+    parts = [p for t in turns for p in t.parts if p["type"] == "file" and attached.noted(p) is None]
+    return any(str(p.get("mediaType", "")).startswith("image/") for p in parts)
 
 
-def history(turns: Sequence[ChatTurn], files: Files) -> list[UIMessage]:
-    """Return what the model is told: the turns of the branch, with their files inside. Blocking."""
+def history(turns: Sequence[ChatTurn], files: Files, teller: attached.Teller | None = None) -> list[UIMessage]:
+    """Return what the model is told: the turns of the branch, with their files inside. Blocking.
+
+    Documents are told by ``teller``, those of the latest turns first while there is room.
+    """
+    teller = teller or attached.Teller(files, attached.ROOM, 0)
+    told = [[p for part in turn.parts for p in teller.told(part)] for turn in reversed(turns)]
     documents = []
-    for turn in turns:
+    for turn, inside in zip(turns, reversed(told), strict=True):
         parts = []
-        for part in turn.parts:
+        for part in inside:
             if part["type"].startswith("data-"):
                 continue
             url = str(part.get("url", ""))

@@ -266,12 +266,18 @@ def _youngest(turns: dict[str, ChatTurn], end: str | None) -> str | None:
 
 
 def digests_in(parts: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the digests of the files that parts refer to."""
-    urls = [str(part.get("url", "")) for part in parts if part.get("type") == "file"]
-    return [url.removeprefix(FILE_URL) for url in urls if url.startswith(FILE_URL)]
+    """Return the digests of the files that parts refer to, and of what was read of them."""
+    found = []
+    for part in parts:
+        url = str(part.get("url", ""))
+        if part.get("type") == "file" and url.startswith(FILE_URL):
+            found.append(url.removeprefix(FILE_URL))
+            found += (part.get("providerMetadata") or {}).get(READ, {}).get("files", [])
+    return found
 
 
 FILE_URL = "chat/files/"
+READ = "mlx-host"  # under this name in a part's providerMetadata stands what was read of a document
 
 
 def title_of(messages: Sequence[dict[str, Any]]) -> str:

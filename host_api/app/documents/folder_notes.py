@@ -87,6 +87,13 @@ class FolderNotes:
             rows = db.execute("SELECT name, size, changed, digest, job, error FROM file WHERE folder = ?", (folder_id,))
             return {_name(row[0]): KnownFile(_name(row[0]), *row[1:]) for row in rows}
 
+    def summary(self, folder_id: str, most: int) -> tuple[int, dict[str, str]]:
+        """Return how many files a folder has, and at most ``most`` of those that can't be read, with the reason."""
+        with self._open() as db:
+            (count,) = db.execute("SELECT count(*) FROM file WHERE folder = ?", (folder_id,)).fetchone()
+            query = "SELECT name, error FROM file WHERE folder = ? AND error IS NOT NULL ORDER BY name LIMIT ?"
+            return int(count), {_name(name): error for name, error in db.execute(query, (folder_id, most))}
+
     def note(self, folder_id: str, file: KnownFile) -> None:
         """Note a file, or what has changed of it."""
         values = (folder_id, _text(file.name), file.size, file.changed, file.digest, file.job, file.error)

@@ -92,15 +92,14 @@ class Folders:
         """Return every folder: its path, state, number of files, and those that can't be read, with the reason."""
         found = []
         for folder in await asyncio.to_thread(self._notes.folders):
-            files = await asyncio.to_thread(self._notes.files, folder.id)
-            refused = {f.name: f.error for f in files.values() if f.error}
+            files, refused = await asyncio.to_thread(self._notes.summary, folder.id, 100)
             found.append(
                 {
                     "id": folder.id,
                     "path": folder.path,
                     "state": self._states.get(folder.id, "starting"),
-                    "files": len(files),
-                    "refused": dict(list(refused.items())[:100]),
+                    "files": files,
+                    "refused": refused,
                 }
             )
         return found

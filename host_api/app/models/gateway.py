@@ -160,6 +160,18 @@ class Gateway:
                     raise ApiError(502, message, code="provider_address")
         return listed(answer)
 
+    async def context(self, target: Target) -> int | None:
+        """Return how many tokens a model of the sidecar takes, or None where that isn't known."""
+        with contextlib.suppress(ApiError):
+            async with self.client(target) as http:
+                rows = checked(await http.get("/models")).get("data")
+            for row in rows if isinstance(rows, list) else ():
+                if isinstance(row, dict) and row.get("id") == target.model:
+                    own = (row.get("settings") or {}).get("context")
+                    found = own or row.get("context_length")
+                    return found if isinstance(found, int) and found > 0 else None
+        return None
+
 
 def listed(answer: httpx.Response) -> dict[str, list[str]]:
     """The models of an answer to ``/models``, each with the capabilities declared for it. Raises a 502.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import importlib
+import mimetypes
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,14 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ValidationError
 
-from host_api.app.chat import runs
+from host_api.app.chat import attached, runs
 from host_api.app.chat.runs import Run
 from host_api.app.data.capabilities import Capability
-from host_api.app.data.chats import RUNNING
+from host_api.app.data.chats import FILE_URL, RUNNING
 from host_api.app.data.tables import ChatSession, ChatTurn
 from host_api.app.errors import ApiError, not_found
+from host_api.app.models.gateway import Target
+from host_api.app.routes.uploads import upload
 from host_api.app.services import Host, Services
 
 if TYPE_CHECKING:
@@ -59,7 +62,8 @@ async def agent_stream(request: Request, host: Host) -> Response:
         raise ApiError(422, f"{where}: {first['msg']}.", code="invalid_request") from None
     if asked.message is not None:
         await asyncio.to_thread(agent.keep_files, asked.message, host.files)
-    turn = await _turn(host, asked)
+        await asyncio.to_thread(host.attachments.take, asked.message)
+    turn, sees = await _turn(host, asked)
     begun = await asyncio.to_thread(
         host.sessions.begin,
         asked.session_id,
@@ -76,7 +80,8 @@ async def agent_stream(request: Request, host: Host) -> Response:
         return await host.consents.ask(f"{server}/{tool}", call, emit)
 
     async def source() -> AsyncGenerator[dict[str, Any], None]:
-        messages = await asyncio.to_thread(agent.history, begun.path, host.files)
+        teller = await _teller(host, turn.target, begun.path, sees=sees)
+        messages = await asyncio.to_thread(agent.history, begun.path, host.files, teller)
         more = await host.mcp.tools(consent) if turn.tools else []
         sources = await _sources(host, begun.path[-1]) if asked.extra.get("documents") is True else None
         whole = dataclasses.replace(turn, tools=[*turn.tools, *more], sources=sources)
@@ -97,8 +102,19 @@ async def _sources(host: Services, question: ChatTurn) -> list[dict[str, Any]]:
     return [{name: hit.get(name) for name in ("document", "task_id", "page", "pictures", "text")} for hit in found]
 
 
-async def _turn(host: Services, asked: Asked) -> Turn:
-    """Choose the model of a turn and what it may call. Raises ApiError before anything is written down."""
+async def _teller(host: Services, target: Target, path: Sequence[ChatTurn], *, sees: bool) -> attached.Teller:
+    """Return what tells the documents of a conversation to a model, within what it has room for."""
+    context = None
+    if target.builtin and attached.has_documents(attached.parts_of(path)):
+        context = await host.gateway.context(target)
+    return attached.Teller(host.files, attached.room_for(context), attached.PICTURES if sees else 0)
+
+
+async def _turn(host: Services, asked: Asked) -> tuple[Turn, bool]:
+    """Choose the model of a turn and what it may call, and tell whether it sees.
+
+    Raises ApiError before anything is written down.
+    """
     from host_api.app.chat import agent
 
     earlier: list[ChatTurn] = []
@@ -108,9 +124,11 @@ async def _turn(host: Services, asked: Asked) -> Turn:
     fresh = ChatTurn(
         session_id="", id="", position=0, role="user", parts=asked.message["parts"] if asked.message else []
     )
-    target, with_tools = await _target(host, asked.extra, images=agent.has_images([*earlier, fresh]))
+    turns = [*earlier, fresh]
+    images, scans = agent.has_images(turns), attached.has_scans(attached.parts_of(turns))
+    target, with_tools, sees = await _target(host, asked.extra, images=images, scans=scans)
     tools = host.tools if with_tools and asked.extra.get("tools", True) is not False else ()
-    return agent.Turn(
+    turn = agent.Turn(
         target=target,
         tools=tools,
         timeout=host.settings.request_timeout,
@@ -119,20 +137,25 @@ async def _turn(host: Services, asked: Asked) -> Turn:
         ),
         failed=host.reconciler.suspect if target.builtin else lambda: None,
     )
+    return turn, sees
 
 
-async def _target(host: Services, extra: dict[str, Any], *, images: bool) -> tuple[Any, bool]:
-    """The model of a turn, and whether it may call tools."""
+async def _target(host: Services, extra: dict[str, Any], *, images: bool, scans: bool) -> tuple[Target, bool, bool]:
+    """Return the model of a turn, whether it may call tools, and whether it sees."""
     model_id = extra.get("model_id")
     if model_id is not None:
         if not isinstance(model_id, int):
             raise ApiError(422, "model_id: give a number.", code="invalid_request")
         model, provider = await asyncio.to_thread(host.store.model, model_id)
-        return await host.gateway.target_of(model, provider), bool(model.capabilities.get(Capability.TOOL_USE))
-    target = await host.gateway.target(Capability.VISION if images else Capability.TEXT)
+        has = model.capabilities
+        target = await host.gateway.target_of(model, provider)
+        return target, bool(has.get(Capability.TOOL_USE)), bool(has.get(Capability.VISION))
+    # Pictures need eyes; scanned pages of a document get them where there are some.
+    eyes = scans and await asyncio.to_thread(host.store.assigned, Capability.VISION) is not None
+    target = await host.gateway.target(Capability.VISION if images or eyes else Capability.TEXT)
     tool_user = await asyncio.to_thread(host.store.assigned, Capability.TOOL_USE)
     same = tool_user is not None and (tool_user.provider_id, tool_user.model) == (target.provider, target.model)
-    return target, same
+    return target, same, images or eyes
 
 
 def _followed(run: Run) -> StreamingResponse:
@@ -183,6 +206,20 @@ def session(session_id: str, host: Host, leaf: str | None = None) -> dict[str, A
     shown = [t for t in branch.turns if t.state != RUNNING]
     messages = [{"id": t.id, "role": t.role, "parts": t.parts, "metadata": {"state": t.state}} for t in shown]
     return {**_session(row, host), "head": row.head_id, "messages": messages, "siblings": branch.siblings}
+
+
+@router.post("/files", status_code=201)
+async def add_file(request: Request, host: Host) -> dict[str, Any]:
+    """Keep a document (multipart ``file``) for a question, and read it: any kind that ``POST /tasks/index`` takes.
+
+    Returns ``part``, which goes into the question's ``parts`` as it is, and how much was read: ``pages``,
+    ``characters``, ``scans`` (pages told as pictures) and a ``note`` on what was left out.
+    """
+    name, content, _ = await upload(request)
+    found = await asyncio.to_thread(host.attachments.add, name, content)
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    part = {"type": "file", "mediaType": kind, "filename": name, "url": FILE_URL + found["digest"]}
+    return {"part": part, **{key: found[key] for key in ("pages", "characters", "scans", "note")}}
 
 
 @router.get("/files/{digest}")

@@ -27,6 +27,14 @@ async def catalogue(host: Host) -> dict[str, Any]:
         return checked(await http.get("/models/catalogue"))
 
 
+@router.get("/details")
+async def details(host: Host) -> dict[str, Any]:
+    """What the sidecar says of each of its models: size, context, memory while it is loaded, profiles and settings."""
+    target = await host.gateway.builtin()
+    async with host.gateway.client(target) as http:
+        return checked(await http.get("/models"))
+
+
 @router.get("/pulls")
 def pulls(host: Host) -> list[dict[str, Any]]:
     """The downloads of this run of the service: those that run, and how the last ones ended."""

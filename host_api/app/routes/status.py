@@ -49,15 +49,17 @@ async def look(host: Services) -> dict[str, Any]:
                 generated = _generated((await http.get("/metrics")).text)
     counts = await asyncio.to_thread(host.jobs.counts)
     assigned = await asyncio.to_thread(host.store.assignments)
+    memory, listener = await asyncio.to_thread(_memory_of_tree, state.pid)
     return {
         "host": {
             "pid": os.getpid(),
             "uptime_s": round(time.monotonic() - host.started, 1),
-            "memory_bytes": _memory(os.getpid()),
+            "memory_bytes": _memory(psutil.Process()),
         },
         "sidecar": {
             **state.document(),
-            "memory_bytes": _memory(state.pid),
+            "memory_bytes": memory,
+            "listener_bytes": listener,
             "status": engine.get("status") if engine else None,
             "model": engine.get("model") if engine else None,
             "loading": engine.get("loading") if engine else None,
@@ -78,13 +80,25 @@ def _generated(metrics: str) -> int:
     return int(sum(float(line.rpartition(" ")[2]) for line in lines))
 
 
-def _memory(pid: int | None) -> int | None:
+def _memory(process: psutil.Process) -> int:
+    with contextlib.suppress(psutil.Error):
+        return int(process.memory_info().rss)
+    return 0
+
+
+def _memory_of_tree(pid: int | None) -> tuple[int | None, int | None]:
+    """Return the bytes of the sidecar with all its processes, and of its listener alone. Blocking.
+
+    The listener holds no model: that is in the engine, a child of it, and a spare engine may wait beside it.
+    """
     if pid is None:
-        return None
+        return None, None
     try:
-        return int(psutil.Process(pid).memory_info().rss)
+        listener = psutil.Process(pid)
+        own = int(listener.memory_info().rss)
+        return own + sum(map(_memory, listener.children(recursive=True))), own
     except psutil.Error:
-        return None
+        return None, None
 
 
 @router.post("/sidecar/restart", status_code=202)

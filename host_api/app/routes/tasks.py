@@ -10,12 +10,12 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field, ValidationError
-from starlette.datastructures import UploadFile
 
 from host_api.app.data.jobs import document
 from host_api.app.data.tables import Job
 from host_api.app.documents import reading
 from host_api.app.errors import ApiError
+from host_api.app.routes.uploads import upload
 from host_api.app.services import Host
 
 router = APIRouter(tags=["tasks"])
@@ -40,7 +40,7 @@ class Query(BaseModel):
 async def tag(request: Request, host: Host) -> JSONResponse:
     """Tag a text (JSON ``text``) or a file (multipart ``file``); words of ``vocabulary`` are preferred as tags."""
     if request.headers.get("content-type", "").startswith("multipart/"):
-        name, content, vocabulary = await _upload(request)
+        name, content, vocabulary = await upload(request)
         await asyncio.to_thread(reading.check, name, content)
     else:
         try:
@@ -58,25 +58,8 @@ async def tag(request: Request, host: Host) -> JSONResponse:
 @router.post("/tasks/index", status_code=202)
 async def index(request: Request, host: Host) -> JSONResponse:
     """Make a document (multipart ``file``) findable."""
-    name, content, _ = await _upload(request)
+    name, content, _ = await upload(request)
     return _answered(*await host.intake.index(name, content))
-
-
-async def _upload(request: Request) -> tuple[str, bytes, list[str]]:
-    """Return a form's file, its name, and the words of its field ``vocabulary``, which commas part."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise ApiError(422, "Send the file as multipart form data, in a field called file.", code="invalid_request")
-    async with request.form(max_files=1, max_fields=10) as form:
-        upload = form.get("file")
-        if not isinstance(upload, UploadFile):
-            raise ApiError(422, "The form has no file in a field called file.", code="invalid_request")
-        name = (upload.filename or "document").replace("\\", "/").rpartition("/")[2]
-        content = await upload.read()
-        words = form.get("vocabulary")
-        vocabulary = [w.strip() for w in words.split(",") if w.strip()] if isinstance(words, str) else []
-    if not content:
-        raise ApiError(422, f"{name} is empty.", code="invalid_request")
-    return name, content, vocabulary[:500]
 
 
 def _answered(job: Job, new: bool) -> JSONResponse:

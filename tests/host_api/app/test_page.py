@@ -185,7 +185,7 @@ def test_pictures_are_dropped_pasted_picked_and_described(page: Page) -> None:
             page.get_by_role("button", name="Remove drop.png").click()
     page.get_by_role("button", name="Remove paste.png").click()
     picture = {"name": "circle.png", "mimeType": "image/png", "buffer": png(shape("circle", "red"))}
-    page.get_by_label("Pictures", exact=True).set_input_files(picture)  # type: ignore[arg-type]
+    page.get_by_label("Files", exact=True).set_input_files(picture)  # type: ignore[arg-type]
     expect(page.get_by_role("img", name="circle.png")).to_be_visible()
     ask(page, "What is in this picture?")
     finished(page)
@@ -379,7 +379,7 @@ def test_the_keyboard_alone_is_enough(page: Page) -> None:
     expect(skip).to_be_focused()
     page.keyboard.press("Enter")
     expect(question(page)).to_be_focused()
-    wanted = ["Add picture", "Model", "Restart", "text", "vision", "embedding", "Providers", "Index a file"]
+    wanted = ["Add files", "Model", "Restart", "text", "vision", "embedding", "Providers", "Index a file"]
     assert [w for w in wanted if w not in seen] == [], seen
 
 

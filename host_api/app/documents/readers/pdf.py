@@ -59,7 +59,7 @@ def _opened(content: bytes) -> Any:
             with contextlib.suppress(pypdfium2.PdfiumError):
                 document.init_forms()
             return document
-    raise broken(f"The PDF can't be opened ({problem}); is it complete?") from problem
+    raise broken(f"The PDF can't be opened ({str(problem).rstrip('.')}); is it complete?") from problem
 
 
 def _pages(document: Any, total: int, limits: Limits, skip: frozenset[int], notes: list[str]) -> Iterator[Page]:

@@ -1,6 +1,6 @@
 import type { UIMessage } from 'ai';
 import { useCallback, useEffect, useRef, useState } from 'react';
-import { call, feed, fresh, get, Refused, setKey, words, type Catalogue, type Pull, type Session, type Status, type Task } from './api';
+import { call, feed, fresh, get, Refused, setKey, words, type Catalogue, type Folder, type Pull, type Session, type Status, type Task } from './api';
 import { Chat } from './Chat';
 import { language, setLanguage, t } from './i18n';
 import { Models } from './Models';
@@ -20,6 +20,7 @@ export function App() {
   const [catalogue, setCatalogue] = useState<Catalogue>(EMPTY);
   const [tasks, setTasks] = useState<Task[]>([]);
   const [pulls, setPulls] = useState<Pull[]>([]);
+  const [folders, setFolders] = useState<Folder[]>([]);
   const [status, setStatus] = useState<Status | null>(null);
   const [samples, setSamples] = useState<Sample[]>([]);
   const [locked, setLocked] = useState(false);
@@ -79,6 +80,7 @@ export function App() {
       else if (topic === 'models') setCatalogue(data as Catalogue);
       else if (topic === 'tasks') setTasks(data as Task[]);
       else if (topic === 'pulls') setPulls(data as Pull[]);
+      else if (topic === 'folders') setFolders(data as Folder[]);
     };
     const lost = (error: unknown) => { setStatus(null); if (error instanceof Refused && error.status === 401) setLocked(true); };
     void feed(seen, lost, gone.signal);
@@ -124,8 +126,8 @@ export function App() {
         </main>
         <aside id="more" aria-label={t('Models and tasks')} className={panels.more ? 'shown' : ''}>
           <Sidecar status={status} samples={samples} say={setSaid} />
-          <Models {...catalogue} pulls={pulls} changed={loadModels} say={setSaid} />
-          <Tasks tasks={tasks} trouble={status?.tasks_trouble ?? null} say={setSaid} />
+          <Models {...catalogue} pulls={pulls} loaded={status?.sidecar.model ?? null} changed={loadModels} say={setSaid} />
+          <Tasks tasks={tasks} folders={folders} catalogue={catalogue} pulls={pulls} trouble={status?.tasks_trouble ?? null} changed={loadModels} say={setSaid} />
           <Tools say={setSaid} />
         </aside>
       </div>

@@ -1,7 +1,7 @@
 import { useChat } from '@ai-sdk/react';
 import { DefaultChatTransport, type FileUIPart, type UIMessage } from 'ai';
 import { useEffect, useMemo, useRef, useState, type RefObject } from 'react';
-import { call, fresh, headers, post, words, type Model } from './api';
+import { call, fresh, headers, post, send as upload, words, type Attached, type Model } from './api';
 import { t } from './i18n';
 import { Message } from './Message';
 
@@ -18,12 +18,17 @@ interface Props {
   reload: (leaf?: string, draft?: string) => void;
 }
 
+/** What goes with a question. A document is sent and read when it is attached: `part` is there when that is done. */
+interface File_ { id: string; name: string; part?: FileUIPart; far?: number; about?: string; error?: string; gone?: AbortController }
+// Pictures that every model's server takes go as they are; everything else is read by the service.
+const SEEN = /^image\/(png|jpeg|webp|gif|bmp)$/;
+
 // What was chosen for a chat outlives its view, which is made anew when another branch is shown.
 const choices = new Map<string, { model: string; documents: boolean }>();
 
 export function Chat({ id, initial, siblings, running, draft, models, input, say, finished, reload }: Props) {
   const [text, setText] = useState(draft);
-  const [files, setFiles] = useState<FileUIPart[]>([]);
+  const [files, setFiles] = useState<File_[]>([]);
   const [over, setOver] = useState(false);
   const [model, setModel] = useState(choices.get(id)?.model ?? '');
   const [documents, setDocuments] = useState(choices.get(id)?.documents ?? false);
@@ -68,25 +73,38 @@ export function Chat({ id, initial, siblings, running, draft, models, input, say
     return () => window.removeEventListener('keydown', escape);
   });
 
+  const change = (id: string, now: Partial<File_>) => setFiles((all) => all.map((f) => (f.id === id ? { ...f, ...now } : f)));
   const take = (given: Iterable<File>) => {
-    const pictures = [...given].filter((f) => f.type.startsWith('image/'));
-    if (pictures.length === 0) return say(t('Only pictures can be sent along; documents go to the tasks.'));
-    for (const file of pictures) {
-      const reader = new FileReader();
-      reader.onload = () => {
-        setFiles((all) => [...all, { type: 'file', mediaType: file.type, filename: file.name, url: reader.result as string }]);
-        say(t('{name} is attached.', { name: file.name }));
-      };
-      reader.readAsDataURL(file);
+    for (const file of given) {
+      const one: File_ = { id: fresh(), name: file.name, gone: new AbortController() };
+      setFiles((all) => [...all, one]);
+      const done = (part: FileUIPart, about = '') => { change(one.id, { part, about }); say(t('{name} is attached.', { name: file.name })); };
+      const failed = (e: unknown) => { if (!one.gone?.signal.aborted) { change(one.id, { error: words(e) }); say(words(e)); } };
+      if (SEEN.test(file.type)) {
+        const reader = new FileReader();
+        reader.onload = () => done({ type: 'file', mediaType: file.type, filename: file.name, url: reader.result as string });
+        reader.onerror = () => failed(reader.error);
+        reader.readAsDataURL(file);
+      } else {
+        const form = new FormData();
+        form.append('file', file);
+        upload<Attached>('chat/files', form, (far) => change(one.id, { far }), one.gone?.signal)
+          .then((a) => done(a.part, [a.pages === 1 ? t('1 page') : t('{n} pages', { n: a.pages }), a.note].filter(Boolean).join('; ')), failed);
+      }
     }
   };
+  const drop = (file: File_) => { file.gone?.abort(); setFiles((all) => all.filter((f) => f.id !== file.id)); input.current?.focus(); };
+  const parts = files.flatMap((f) => (f.part ? [f.part] : []));
+  const waits = files.some((f) => !f.part && !f.error);
+  const nothing = !text.trim() && parts.length === 0;
   const send = () => {
-    if (busy || (!text.trim() && files.length === 0)) return;
+    if (busy || waits || nothing) return;
     clearError();
     follows.current = true;
     asked.current = text;
     say(t('Answering.'));
-    void sendMessage({ role: 'user', parts: [...files, { type: 'text', text: text.trim() || t('Describe this picture.') }], id: fresh() } as unknown as Parameters<typeof sendMessage>[0]);
+    const words_ = text.trim() || t(parts.every((f) => SEEN.test(f.mediaType)) ? 'Describe this picture.' : 'Summarize this document.');
+    void sendMessage({ role: 'user', parts: [...parts, { type: 'text', text: words_ }], id: fresh() } as unknown as Parameters<typeof sendMessage>[0]);
     setText('');
     setFiles([]);
   };
@@ -109,7 +127,7 @@ export function Chat({ id, initial, siblings, running, draft, models, input, say
           <div className="empty">
             <p className="hello">{t('What would you like to know?')}</p>
             <p>{t('Ask something. It stays on this computer when the built-in model answers.')}</p>
-            <p className="quiet">{t('Pictures can be dropped, pasted or picked.')}</p>
+            <p className="quiet">{t('Pictures and documents can be dropped, pasted or picked.')}</p>
           </div>
         )}
         {messages.map((m, i) => (
@@ -122,12 +140,19 @@ export function Chat({ id, initial, siblings, running, draft, models, input, say
       </section>
       <form className="composer" onSubmit={(e) => { e.preventDefault(); send(); }}>
         {files.length > 0 && (
-          <ul className="attached" aria-label={t('Pictures to send')}>
-            {files.map((f, i) => (
-              <li key={f.url.slice(-40) + i}>
-                <img src={f.url} alt={f.filename ?? t('picture')} />
-                <button type="button" className="icon" aria-label={t('Remove {name}', { name: f.filename ?? t('picture') })}
-                  onClick={() => setFiles((all) => all.filter((g) => g !== f))}><span aria-hidden="true">✕</span></button>
+          <ul className="attached" aria-label={t('Files to send')}>
+            {files.map((f) => (
+              <li key={f.id} className={f.error ? 'bad' : ''}>
+                {f.part && SEEN.test(f.part.mediaType) ? <img src={f.part.url} alt={f.name} /> : (
+                  <span className="document">
+                    <strong title={f.name}>{f.name}</strong>
+                    {f.error ? <span className="error" role="alert">{f.error}</span>
+                      : f.part ? <span className="quiet">{f.about}</span>
+                        : <><span className="quiet">{f.far === undefined || f.far < 1 ? t('sending…') : t('being read…')}</span>
+                          <progress aria-label={t('Progress of {name}', { name: f.name })} value={f.far === undefined || f.far >= 1 ? undefined : f.far} max={1} /></>}
+                  </span>
+                )}
+                <button type="button" className="icon" aria-label={t('Remove {name}', { name: f.name })} onClick={() => drop(f)}><span aria-hidden="true">✕</span></button>
               </li>
             ))}
           </ul>
@@ -138,18 +163,18 @@ export function Chat({ id, initial, siblings, running, draft, models, input, say
           onPaste={(e) => { if (e.clipboardData.files.length > 0) { e.preventDefault(); take(e.clipboardData.files); } }}
           onKeyDown={(e) => { if (e.key === 'Enter' && !e.shiftKey && !e.nativeEvent.isComposing) { e.preventDefault(); send(); } }} />
         <div className="row">
-          <button type="button" onClick={() => picker.current?.click()}>{t('Add picture')}</button>
-          <input ref={picker} className="unseen" type="file" accept="image/*" multiple tabIndex={-1} aria-label={t('Pictures')}
+          <button type="button" onClick={() => picker.current?.click()}>{t('Add files')}</button>
+          <input ref={picker} className="unseen" type="file" multiple tabIndex={-1} aria-label={t('Files')}
             onChange={(e) => { take(e.target.files ?? []); e.target.value = ''; }} />
           <label className="check"><input type="checkbox" checked={documents} onChange={(e) => setDocuments(e.target.checked)} /> {t('Ask my documents')}</label>
           <label htmlFor="model">{t('Model')}</label>
           <select id="model" value={model} onChange={(e) => setModel(e.target.value)}>
             <option value="">{t('as assigned')}</option>
-            {models.filter((m) => m.present && m.capabilities.text !== false).map((m) => <option key={m.id} value={m.id}>{m.name}</option>)}
+            {models.filter((m) => m.present && m.capabilities.text !== false && (m.capabilities.text || !m.capabilities.embedding)).map((m) => <option key={m.id} value={m.id}>{m.name}</option>)}
           </select>
           <span id="keys" className="quiet grow">{busy ? t('Escape stops') : t('Enter sends, Shift+Enter breaks the line')}</span>
           {busy ? <button type="button" className="stop" onClick={halt}>{t('Stop')}</button>
-            : <button type="submit" className="primary" disabled={!text.trim() && files.length === 0}>{t('Send')}</button>}
+            : <button type="submit" className="primary" disabled={nothing || waits}>{t('Send')}</button>}
         </div>
       </form>
     </div>

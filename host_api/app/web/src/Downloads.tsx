@@ -1,5 +1,6 @@
 import { useCallback, useEffect, useRef, useState, type FocusEvent } from 'react';
 import { call, get, post, words, type Model, type Offer, type Pull } from './api';
+import { amount, duration } from './amounts';
 import { t } from './i18n';
 
 interface Props {
@@ -9,15 +10,12 @@ interface Props {
   say: (text: string) => void;
 }
 
-const size = (bytes: number) => (bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : bytes >= 1e6 ? `${Math.round(bytes / 1e6)} MB` : `${Math.ceil(bytes / 1e3)} kB`);
-const time = (seconds: number) => (seconds >= 90 ? `${Math.round(seconds / 60)} min` : `${Math.ceil(seconds)} s`);
-
 /** How far a download is, in words. */
 function far(pull: Pull): string {
   if (!pull.total) return pull.message || `${pull.status ?? 'starting'}…`;
-  const parts = [t('{done} of {all}', { done: size(pull.completed ?? 0), all: size(pull.total) })];
-  if (pull.rate) parts.push(`${size(pull.rate)}/s`);
-  if (pull.seconds_left) parts.push(t('{time} left', { time: time(pull.seconds_left) }));
+  const parts = [t('{done} of {all}', { done: amount(pull.completed ?? 0), all: amount(pull.total) })];
+  if (pull.rate) parts.push(`${amount(pull.rate)}/s`);
+  if (pull.seconds_left) parts.push(t('{time} left', { time: duration(pull.seconds_left) }));
   return `${pull.status === 'downloading' ? '' : `${pull.status}: `}${parts.join(', ')}${pull.message ? ` (${pull.message})` : ''}`;
 }
 
@@ -107,7 +105,8 @@ export function Downloads({ models, pulls, changed, say }: Props) {
                 {here ? <span className="badge done">{t('here')}</span> : o.recommended ? <span className="badge">{t('recommended')}</span> : null}
                 <span className="quiet">{o.size_gb} GB</span>
               </div>
-              <p className="quiet">{o.title}: {o.good_at}. {o.license}.{o.fits ? '' : ` ${t('Needs {n} GB of memory.', { n: o.min_memory_gb })}`}</p>
+              <p className="quiet">{o.title}: {o.good_at}. {o.license}.</p>
+              <p className="row badges">{o.capabilities.map((c) => <span key={c} className="badge">{t(c.replaceAll('_', ' '))}</span>)}<span className={o.fits ? 'quiet' : 'error'}>{o.fits ? t('for {n} GB of memory and more', { n: o.min_memory_gb }) : t('Needs {n} GB of memory.', { n: o.min_memory_gb })}</span></p>
               {pull?.state === 'running' ? running(pull) : (
                 <>
                   {pull && !here && ended(pull)}

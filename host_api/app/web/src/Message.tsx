@@ -72,8 +72,8 @@ function PartView({ part, streaming, mine, say }: { part: Part; streaming: boole
     ) : null;
   }
   if (part.type === 'file') {
-    if (part.mediaType.startsWith('image/')) return <Picture url={part.url} kind={part.mediaType} name={part.filename} />;
-    return <p className="quiet">{t('File: {name}', { name: part.filename ?? part.mediaType })}</p>;
+    if (/^image\/(png|jpeg|webp|gif|bmp)$/.test(part.mediaType)) return <Picture url={part.url} kind={part.mediaType} name={part.filename} />;
+    return <FileLink url={part.url} kind={part.mediaType} name={part.filename ?? part.mediaType} pages={read(part)?.pages} say={say} />;
   }
   if (part.type === 'data-error') return <p className="error">{(part.data as { text: string }).text}</p>;
   if (part.type === 'data-sources') return <Sources found={part.data as Source[]} />;
@@ -92,6 +92,30 @@ function Picture({ url, kind, name }: { url: string; kind: string; name?: string
     return () => { gone = true; if (made) URL.revokeObjectURL(made); };
   }, [url, kind]);
   return shown ? <img className="picture" src={shown} alt={name ? t('Picture: {name}', { name }) : t('Picture sent along')} /> : null;
+}
+
+/** What the service noted when it read a document. */
+function read(part: Part): { pages: number } | undefined {
+  return (part as { providerMetadata?: Record<string, unknown> }).providerMetadata?.['mlx-host'] as { pages: number } | undefined;
+}
+
+/** A document of the chat, to be saved: its bytes come with the key. */
+function FileLink({ url, kind, name, pages, say }: { url: string; kind: string; name: string; pages?: number; say: (text: string) => void }) {
+  const save = () => {
+    blob(url, kind).then((made) => {
+      const link = document.createElement('a');
+      link.href = made;
+      link.download = name;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(made), 10_000);
+    }, (e: unknown) => say(words(e)));
+  };
+  return (
+    <p className="document">
+      <button type="button" title={t('Save {name}', { name })} onClick={save}>{name}</button>
+      {pages !== undefined && <span className="quiet">{pages === 1 ? t('1 page') : t('{n} pages', { n: pages })}</span>}
+    </p>
+  );
 }
 
 function Sources({ found }: { found: Source[] }) {

@@ -1,5 +1,6 @@
 import { useState } from 'react';
 import { call, post, words, type Capability, type Model, type Provider, type Pull } from './api';
+import { Cards } from './Cards';
 import { Downloads } from './Downloads';
 import { t } from './i18n';
 
@@ -8,13 +9,14 @@ interface Props {
   models: Model[];
   providers: Provider[];
   pulls: Pull[];
+  loaded: string | null;
   changed: () => Promise<void>;
   say: (text: string) => void;
 }
 
 const label = (name: string) => t(name.replaceAll('_', ' '));
 
-export function Models({ capabilities, models, providers, pulls, changed, say }: Props) {
+export function Models({ capabilities, models, providers, pulls, loaded, changed, say }: Props) {
   const [error, setError] = useState('');
   const tried = async (work: () => Promise<string>) => {
     setError('');
@@ -58,7 +60,7 @@ export function Models({ capabilities, models, providers, pulls, changed, say }:
         ))}
       </div>
       {error && <p className="error" role="alert">{error}</p>}
-      <Cards models={models} providers={providers} capabilities={capabilities} />
+      <Cards models={models} providers={providers} capabilities={capabilities} pulls={pulls} loaded={loaded} />
       <Downloads models={models} pulls={pulls} changed={changed} say={say} />
       <details>
         <summary>{t('Providers')}</summary>
@@ -84,24 +86,3 @@ export function Models({ capabilities, models, providers, pulls, changed, say }:
   );
 }
 
-/** What is installed or known, each with what it can and what it is used for. */
-function Cards({ models, providers, capabilities }: { models: Model[]; providers: Provider[]; capabilities: Capability[] }) {
-  return (
-    <details>
-      <summary>{t('Models at hand ({n})', { n: models.filter((m) => m.present).length })}</summary>
-      <ul className="cards">
-        {models.filter((m) => m.present).map((m) => {
-          const uses = capabilities.filter((c) => c.model?.id === m.id);
-          return (
-            <li key={m.id} className="card">
-              <strong>{m.name}</strong>
-              <span className="quiet">{providers.find((p) => p.id === m.provider_id)?.name}</span>
-              <span className="row">{Object.entries(m.capabilities).filter(([, has]) => has).map(([name]) => <span key={name} className="badge">{label(name)}</span>)}</span>
-              {uses.length > 0 && <span className="quiet">{t('used for {names}', { names: uses.map((c) => label(c.name)).join(', ') })}</span>}
-            </li>
-          );
-        })}
-      </ul>
-    </details>
-  );
-}

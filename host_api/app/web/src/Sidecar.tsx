@@ -52,7 +52,7 @@ export function Sidecar({ status, samples, say }: { status: Status | null; sampl
           <dl className="facts">
             <dt>{t('State')}</dt><dd>{t(s.phase)}{s.pid ? ` (pid ${s.pid})` : ''}</dd>
             <dt>{t('Model')}</dt><dd>{s.model ?? t('loaded at the first question')}</dd>
-            <dt>{t('Memory')}</dt><dd>{MB(s.memory_bytes)} ({t('service {size}', { size: MB(status.host.memory_bytes) })})</dd>
+            <dt>{t('Memory')}</dt><dd>{MB(s.memory_bytes)}{s.memory_bytes !== null && s.listener_bytes !== null && s.memory_bytes > s.listener_bytes && ` (${t('engine {engine}, listener {listener}', { engine: MB(s.memory_bytes - s.listener_bytes), listener: MB(s.listener_bytes) })})`}; {t('service {size}', { size: MB(status.host.memory_bytes) })}</dd>
             <dt>{t('Requests')}</dt><dd>{t('{running} running, {waiting} waiting', { running: sum('running'), waiting: sum('waiting') })}</dd>
             <dt>{t('Speed')}</dt><dd>{t('{n} tokens a second', { n: now.toFixed(now < 10 ? 1 : 0) })}</dd>
           </dl>

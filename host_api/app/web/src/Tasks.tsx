@@ -1,6 +1,8 @@
 import { useCallback, useEffect, useRef, useState } from 'react';
-import { call, post, send, words, type Hit, type Task } from './api';
+import { call, post, send, words, type Catalogue, type Folder, type Hit, type Pull, type Task } from './api';
+import { Folders } from './Folders';
 import { t } from './i18n';
+import { Languages } from './Languages';
 
 const RUNNING = ['queued', 'running'];
 
@@ -11,9 +13,15 @@ function indexed(result: Record<string, unknown>): string {
   return pictures ? `${read}, ${t('{n} of {all} pictures described', { n: String(result.described), all: pictures })}` : read;
 }
 
-interface Props { tasks: Task[]; trouble: string | null; say: (text: string) => void }
+const SHOWN = 20; // tasks, unless all are asked for
 
-export function Tasks({ tasks, trouble, say }: Props) {
+interface Props {
+  tasks: Task[]; folders: Folder[]; catalogue: Catalogue; pulls: Pull[]; trouble: string | null;
+  changed: () => Promise<void>; say: (text: string) => void;
+}
+
+export function Tasks({ tasks, folders, catalogue, pulls, trouble, changed, say }: Props) {
+  const [all, setAll] = useState(false);
   const [error, setError] = useState('');
   const [query, setQuery] = useState('');
   const [hits, setHits] = useState<Hit[]>();
@@ -57,6 +65,7 @@ export function Tasks({ tasks, trouble, say }: Props) {
         <input ref={file} className="unseen" type="file" tabIndex={-1} aria-label={t('Document')}
           onChange={(e) => { const given = e.target.files?.[0]; if (given) void upload(given); e.target.value = ''; }} />
       </div>
+      <Languages tasks={tasks} catalogue={catalogue} pulls={pulls} changed={changed} say={say} />
       {sending && (
         <>
           <p className="quiet">{t('{name} is being sent…', { name: sending })} {Math.round(sent * 100)} %</p>
@@ -67,7 +76,7 @@ export function Tasks({ tasks, trouble, say }: Props) {
       {error && <p className="error" role="alert">{error}</p>}
       {tasks.length === 0 && <p className="quiet">{t('Nothing queued, nothing done.')}</p>}
       <ul className="tasks" aria-label={t('Tasks')}>
-        {tasks.map((task) => (
+        {(all ? tasks : tasks.slice(0, SHOWN)).map((task) => (
           <li key={task.id}>
             <div className="row"><span className="grow name" title={task.name}>{t(task.kind)}: {task.name}</span><span className={`badge ${task.state}`}>{t(task.state)}</span></div>
             {RUNNING.includes(task.state) && <progress aria-label={t('Progress of {name}', { name: task.name })} value={task.total ? task.done : undefined} max={task.total || 1} />}
@@ -83,6 +92,8 @@ export function Tasks({ tasks, trouble, say }: Props) {
           </li>
         ))}
       </ul>
+      {tasks.length > SHOWN && !all && <button type="button" onClick={() => setAll(true)}>{t('Show all {n} tasks', { n: tasks.length })}</button>}
+      <Folders folders={folders} say={say} />
       <form role="search" className="row" onSubmit={(e) => { e.preventDefault(); void tried(async () => { const found = await post<Hit[]>('search', { query }); setHits(found); say(t('{n} found.', { n: found.length })); }); }}>
         <input type="search" aria-label={t('Search the documents')} placeholder={t('Search the documents')} className="grow" value={query} onChange={(e) => setQuery(e.target.value)} />
         <button type="submit" disabled={!query.trim()}>{t('Search')}</button>

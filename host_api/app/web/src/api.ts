@@ -19,6 +19,13 @@ export interface Pull {
   model: string; state: 'running' | 'done' | 'failed' | 'cancelled'; error: string | null; status: string | null; file: string | null;
   completed: number | null; total: number | null; rate: number | null; seconds_left: number | null; message: string | null;
 }
+export interface Attached { part: { type: 'file'; mediaType: string; filename: string; url: string }; pages: number; characters: number; scans: number; note: string }
+/** What the sidecar says of one of its models, or of a profile of it (`parent`). `bytes`: in memory now. */
+export interface Detail {
+  id: string; title?: string; size_bytes: number; context_length?: number; license?: string; loaded: boolean; bytes?: number; unloads_in?: number | null;
+  settings: Record<string, unknown>; profiles: string[]; parent?: string;
+}
+export interface Folder { id: string; path: string; state: string; files: number; refused: Record<string, string> }
 export interface Source { document: string; page: number; text: string }
 export interface Catalogue { models: Model[]; providers: Provider[]; capabilities: Capability[] }
 export interface Happened { at: number; kind: string; detail: string; pid: number | null }
@@ -28,7 +35,7 @@ export interface Hit { document: string; page: number; pictures: number[]; text:
 export interface Status {
   host: { pid: number; uptime_s: number; memory_bytes: number | null };
   sidecar: {
-    wanted: boolean; phase: string; detail: string; pid: number | null; memory_bytes: number | null;
+    wanted: boolean; phase: string; detail: string; pid: number | null; memory_bytes: number | null; listener_bytes: number | null;
     model: string | null; loading: { model: string; progress: number } | string | null;
     queue: Record<string, { running: number; waiting: number }> | null; generated_tokens: number | null; events: Happened[];
   };
@@ -80,16 +87,18 @@ export async function call(method: string, path: string, body?: unknown): Promis
   throw new Refused(error.message, answer.status, error.code);
 }
 
-/** Send a form and tell how far it is, from 0 to 1: fetch can't, so this is an XMLHttpRequest. */
-export function send(path: string, form: FormData, far: (part: number) => void): Promise<void> {
+/** Send a form and tell how far it is, from 0 to 1: fetch can't, so this is an XMLHttpRequest. Its answer is JSON. */
+export function send<T = unknown>(path: string, form: FormData, far: (part: number) => void, gone?: AbortSignal): Promise<T> {
   return new Promise((done, failed) => {
     const asked = new XMLHttpRequest();
     asked.open('POST', path);
     for (const [name, value] of Object.entries(headers())) asked.setRequestHeader(name, value);
     asked.upload.onprogress = (e) => { if (e.lengthComputable) far(e.loaded / e.total); };
+    gone?.addEventListener('abort', () => asked.abort());
+    asked.onabort = () => failed(new Error('aborted'));
     asked.onerror = () => failed(new Error('Failed to fetch'));
     asked.onload = () => {
-      if (asked.status < 300) return done();
+      if (asked.status < 300) return done(JSON.parse(asked.responseText) as T);
       let error = { message: t('The service says {status}.', { status: asked.status }), code: '' };
       try { error = JSON.parse(asked.responseText).error ?? error; } catch { /* not the service's own words */ }
       failed(new Refused(error.message, asked.status, error.code));
