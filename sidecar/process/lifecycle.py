@@ -27,6 +27,7 @@ from host_api.protocol.record import (
     parse_record,
 )
 from host_api.protocol.state_dir import Files, StateDirError
+from sidecar.process import output
 
 __all__ = ["Lifecycle", "LockHeld", "StateDirError"]
 
@@ -122,6 +123,7 @@ class Lifecycle:
             self._heal()
             if not self._managed:
                 continue
+            output.bound()
             missing = missing + 1 if self._program is not None and self._program.replaced else 0
             if missing >= 2:  # an updater may take a moment between its two renames
                 self._keep_record = True

@@ -40,6 +40,7 @@ def requests(http: httpx.Client) -> dict[str, tuple[str, dict[str, Any]]]:
         "POST /chat/approvals/{approval_id}": ("/chat/approvals/none", {"json": {"approved": False}}),
         "POST /tasks/tag": ("/tasks/tag", {"json": {"text": f"Bread {uuid.uuid4().hex}"}}),
         "POST /tasks/index": ("/tasks/index", {"files": upload}),
+        "POST /chat/files": ("/chat/files", {"files": upload}),
         "POST /search": ("/search", {"json": {"query": "bread"}}),
         "POST /folders": ("/folders", {"json": {"path": "/nowhere"}}),
         "GET /models/global_capability/{capability}": ("/models/global_capability/text", {}),

@@ -80,7 +80,7 @@ class Journal:
     providers: dict[str, str] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    lost_seconds: float = 0.0
+    answering: set[str] = field(default_factory=set)  # questions taken whose answers go on just now
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def blame(self, text: str) -> None:
@@ -133,6 +133,7 @@ class Chatter(Window):
     mine: list[Chat]
 
     def act(self, http: httpx.Client) -> None:
+        """Ask, rename or delete."""
         self.mine = getattr(self, "mine", [])
         while len(self.mine) < 3:
             chat = Chat(uuid.uuid4().hex)
@@ -185,6 +186,7 @@ class Chatter(Window):
                     self.taken(answer)
                     return
                 chat.questions[str(message["id"])] = said
+                self.journal.answering.add(said)
                 self.journal.counts["questions taken"] += 1
                 for line in answer.iter_lines():
                     if line == "data: [DONE]":
@@ -197,6 +199,7 @@ class Chatter(Window):
                     if leave is not None and time.monotonic() > leave:
                         return  # the answer goes on without this window
         finally:
+            self.journal.answering.discard(said)
             now = time.monotonic()
             if turn and ended:
                 chat.finished[turn] = "".join(text for _, text in shown)
@@ -389,6 +392,13 @@ def _wait_for_work(journal: Journal, events: int, patience: float) -> None:
         time.sleep(0.02)
 
 
+def _wait_for_an_answer(journal: Journal, patience: float) -> None:
+    """Wait until an answer goes on in some window."""
+    end = time.monotonic() + patience
+    while not journal.answering and time.monotonic() < end:
+        time.sleep(0.01)
+
+
 def run(folder: Path, data_dir: Path, *, kills: int, seed: int) -> Journal:
     """Kill ``kills`` times; return what was found."""
     rng = random.Random(seed)
@@ -411,10 +421,17 @@ def run(folder: Path, data_dir: Path, *, kills: int, seed: int) -> Journal:
                 for window in windows:
                     window.thread.start()
             while done < kills:
-                if rng.random() < 0.8:  # the others die as they start
-                    _wait_for_work(journal, 3, 30.0)
-                time.sleep(rng.uniform(0, 3))
+                chance = rng.random()
+                if chance < 0.8:  # the others die as they start
+                    _wait_for_work(journal, 2, 30.0)
+                if chance < 0.65:  # amid an answer
+                    _wait_for_an_answer(journal, 20.0)
+                    time.sleep(rng.uniform(0, 0.8))
+                else:
+                    time.sleep(rng.uniform(0, 3))
                 victim = rng.choice(("host", "host", "sidecar", "both"))
+                if journal.answering:
+                    journal.counts["kills amid an answer"] += 1
                 (folder / "state" / "restarts.json").unlink(missing_ok=True)  # or its pauses would grow to 30 s
                 if victim != "host":
                     with contextlib.suppress(OSError, IndexError, ValueError):

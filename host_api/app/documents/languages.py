@@ -26,24 +26,42 @@ _COMMON = {
 }
 _ASKING = {
     "English": "a an what when where which who whose why how does did do can our my your about any all has had",
-    "German": "was wann wo welche welcher wer warum wie hat haben kann unser mein wir ich viel in an bei aus am im",
+    "German": "was wann wo welche welcher wer warum wie hat haben kann unser mein wir ich viel in an bei aus am im wir "
+    "sie "
+    "war waren nach über wenn nur oder aber man noch einen einem eines einer kein keine ihr sein heute morgen bitte "
+    "beim zum zur",
     "French": "quoi quand où quel quelle qui pourquoi comment combien notre mon votre avons je",
     "Spanish": "qué cuándo dónde cuál quién cómo cuánto cuánta nuestro mi tiene sobre hay",
     "Italian": "che quando dove quale chi perché quanto nostro mio ha",
     "Portuguese": "quando onde qual quem quanto nosso meu tem",
     "Dutch": "wat wanneer waar welke wie waarom hoe hoeveel onze mijn heeft",
 }
+_LETTERS = {
+    "German": "äöüß",
+    "French": "çèêëîïôûœ",
+    "Spanish": "ñ¿¡",
+    "Portuguese": "ãõ",
+    "Italian": "ìòù",
+}
+_SHORT = 60  # words; a shorter text is judged by how it asks too
 _WORDS = {name: frozenset(words.split()) for name, words in _COMMON.items()}
+_ALL = {name: _WORDS[name] | frozenset(_ASKING[name].split()) for name in _COMMON}
 
 
 def language_of_question(text: str) -> str:
     """Return the language that a few words seem to be in; nothing where two are as likely, or none is."""
-    words = re.findall(r"[^\W\d_]+", text.casefold())
-    if re.search(r"[äöüß]", text.casefold()):
-        return "German"
-    counts = {name: sum(w in _WORDS[name] or w in more.split() for w in set(words)) for name, more in _ASKING.items()}
-    best, second = sorted(counts.values(), reverse=True)[:2]
-    return max(counts, key=lambda n: counts[n]) if best > second else language_of(text) if not best else ""
+    return _by_script(text) or _of_few(re.findall(r"[^\W\d_]+", text.casefold()))
+
+
+def _of_few(words: list[str]) -> str:
+    """Return the language of a few words by those that fewest languages share: "in" says less than "wird"."""
+    found = set(words)
+    weight = {word: sum(word in known for known in _ALL.values()) for word in found}
+    scores = {name: sum(1 / weight[word] for word in found & known) for name, known in _ALL.items()}
+    for name, letters in _LETTERS.items():
+        scores[name] += sum(any(c in letters for c in word) for word in found)
+    best, second = sorted(scores, key=lambda n: -scores[n])[:2]
+    return best if scores[best] >= 1 and scores[best] > scores[second] * 1.2 else ""
 
 
 def language_of(text: str) -> str:
@@ -52,11 +70,19 @@ def language_of(text: str) -> str:
     Japanese is told from Chinese by its kana: a tenth of its signs are enough.
     """
     text = text[:20_000].casefold()
+    if by_script := _by_script(text):
+        return by_script
+    words = re.findall(r"[^\W\d_]+", text)
+    if len(words) < _SHORT:
+        return _of_few(words)
+    counts = {name: sum(w in common for w in words) for name, common in _WORDS.items()}
+    best = max(counts, key=lambda n: counts[n])
+    return best if counts[best] >= 2 and counts[best] > 0.08 * len(words) else ""
+
+
+def _by_script(text: str) -> str:
     letters = sum(c.isalpha() for c in text)
     for name, signs in _SCRIPTS:
         if letters and len(signs.findall(text)) > (0.1 if name in ("Japanese", "Korean") else 0.3) * letters:
             return name
-    words = re.findall(r"[^\W\d_]+", text)
-    counts = {name: sum(w in common for w in words) for name, common in _WORDS.items()}
-    best = max(counts, key=lambda n: counts[n])
-    return best if counts[best] >= 2 and counts[best] > 0.08 * len(words) else ""
+    return ""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from host_api.app.data.jobs import Jobs
 from host_api.app.data.tables import Job
-from host_api.app.documents import reading, tagging, terms
+from host_api.app.documents import deciding, reading, tagging, terms
 from host_api.app.documents.describing import describe
 from host_api.app.documents.languages import language_of
 from host_api.app.documents.worker import Progress
@@ -56,6 +57,11 @@ class Tagger:
                 self._gateway, part, attempt=job.attempts, language=language, vocabulary=vocabulary
             )
             answers.append(found)
+        missing = [word for word in vocabulary if not _has(words, word)]
+        if missing:
+            await progress.report(len(parts), len(parts), "your own words")
+            target, _ = await self._gateway.structured()
+            answers.append(await deciding.fitting(self._gateway, target, parts[0], missing))
         return {"tags": merged(answers, words, vocabulary), "language": language or None}
 
 
@@ -91,18 +97,27 @@ def merged(answers: Sequence[Sequence[str]], text: str, vocabulary: Sequence[str
     Words of the vocabulary that the text itself has are tags even where the model names others.
     """
     own = {_folded(word): word for word in vocabulary}
-    has = set(terms.indexed(text).split()) if vocabulary else set()
     votes: dict[str, float] = {}
     for answer in answers:
         for place, tag in enumerate(answer):
             key = own.get(_folded(tag), tag)
             votes[key] = votes.get(key, 0.0) + 1 - place / 100
     for word in vocabulary:
-        wanted = terms.words(word)
-        if wanted and all(any(f in has for f in terms.asked(w).split()) for w in wanted):
+        if _has(text, word):
             votes[word] = votes.get(word, 0.0) + 1
     order = sorted(votes, key=lambda tag: (tag not in own.values(), -votes[tag]))
     return list(dict.fromkeys(tag for tag in order))[: tagging.MOST]
+
+
+def _has(text: str, word: str) -> bool:
+    """Return whether a text has a word, in whatever inflection the search knows."""
+    has, wanted = _indexed(text), terms.words(word)
+    return bool(wanted) and all(any(f in has for f in terms.asked(w).split()) for w in wanted)
+
+
+@lru_cache(maxsize=2)
+def _indexed(text: str) -> frozenset[str]:
+    return frozenset(terms.indexed(text).split())
 
 
 def _folded(tag: str) -> str:

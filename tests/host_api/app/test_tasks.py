@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import signal
@@ -239,3 +240,47 @@ def check_vectors(running: HostProcess, task_id: str, children: int) -> None:
     rows = [r for name in db.list_tables().tables for r in db.open_table(name).to_arrow().to_pylist()]
     assert {r["job"] for r in rows} == {task_id}
     assert len(rows) == children
+
+
+def _drawn(form: str) -> bytes:
+    """The same drawing, a red circle, in a file of a format."""
+    picture = png(RED)
+    if form == "pdf":
+        return pdf([(f"A {form} file with one drawing", [RED])])
+    if form == "docx":
+        return docx(f"A {form} file with one drawing", [RED])
+    if form == "pptx":
+        return pptx([(f"A {form} file with one drawing", [RED])])
+    if form == "html":
+        source = base64.b64encode(picture).decode()
+        return f"<p>A {form} file</p><img src='data:image/png;base64,{source}'>".encode()
+    sink = io.BytesIO()
+    RED.save(sink, form)
+    return sink.getvalue()
+
+
+def test_the_same_drawing_is_described_alike_whatever_file_it_is_in(http: httpx.Client) -> None:
+    forms = ("pdf", "docx", "pptx", "html", "tiff", "png")
+    tasks = [upload(http, "/tasks/index", f"drawing.{form}", _drawn(form)).json()["id"] for form in forms]
+    results = [finished(http, task) for task in tasks]
+    assert [(r["result"] or {}).get("described") for r in results] == [1] * len(forms), results
+    found = http.post("/search", json={"query": "red circle", "limit": 50}).json()
+    for form, task in zip(forms, tasks, strict=True):
+        text_ = " ".join(hit["text"].lower() for hit in found if hit["task_id"] == task)
+        assert ("red" in text_, "circle" in text_) == (True, True), (form, text_)
+    for task in tasks:
+        http.delete(f"/tasks/{task}")
+
+
+def test_own_words_are_decided_on_and_a_model_that_cannot_tell_adds_none(
+    http: httpx.Client, running: HostProcess
+) -> None:
+    body_ = {"text": "Saturn has rings, and Jupiter many moons.", "vocabulary": ["Jupiter", "astronomy", "taxes"]}
+    task = finished(http, http.post("/tasks/tag", json=body_).json()["id"])
+    assert task["state"] == "done", task
+    tags = task["result"]["tags"]
+    assert tags[0] == "Jupiter", tags
+    # The starter says neither yes nor no of most things: what it "decides" is chance, and no tag.
+    assert "taxes" not in tags
+    asked = [p.read_text() for p in (running.folder / "state" / "logs").glob("*.log")]
+    assert any("/v1/decisions" in lines for lines in asked)

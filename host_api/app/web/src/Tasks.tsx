@@ -84,6 +84,8 @@ export function Tasks({ tasks, folders, catalogue, pulls, trouble, changed, say 
             {task.error && task.state !== 'done' && <div className="error">{task.error}</div>}
             {Array.isArray(task.result?.tags) && <div className="quiet">{(task.result.tags as string[]).join(', ')}</div>}
             {task.kind === 'index' && task.result && <div className="quiet">{indexed(task.result)}</div>}
+            {Array.isArray(task.result?.notes) && task.result.notes.length > 0 && <div className="quiet">{(task.result.notes as string[]).slice(0, 5).join('; ')}</div>}
+            {typeof task.result?.note === 'string' && <div className="quiet">{task.result.note}</div>}
             <div className="row">
               {RUNNING.includes(task.state) && <button type="button" aria-label={t('Cancel {name}', { name: task.name })} onClick={() => void tried(async () => { await post(`tasks/${task.id}/cancel`); })}>{t('Cancel')}</button>}
               {['failed', 'cancelled'].includes(task.state) && <button type="button" aria-label={t('Try again: {name}', { name: task.name })} onClick={() => void tried(async () => { await post(`tasks/${task.id}/retry`); })}>{t('Try again')}</button>}

@@ -9,6 +9,7 @@ import pytest
 
 from host_api.app.documents import chunks, ranking, terms
 from host_api.app.documents.content import Block, Kind, Page
+from host_api.app.documents.deciding import believed
 from host_api.app.documents.languages import language_of
 from host_api.app.documents.tagger import merged, spread
 from host_api.app.documents.vectors import Child, Hit, Vectors
@@ -188,6 +189,16 @@ def test_an_order_by_meaning_counts_as_far_as_the_model_knows_the_language(
         ("Le chien est dans la maison avec une amie", "French"),
         ("Сегодня хорошая погода", "Russian"),
         ("12345 67890", ""),
+        ("Was kostet in Jena die Wasserleitung?", "German"),
+        ("Wer hat in Celle die Prüfung gemacht?", "German"),
+        ("Brot wird im Ofen gebacken.", "German"),
+        ("Where can I find the invoice?", "English"),
+        ("Combien coûte la voiture de mon père ?", "French"),
+        ("¿Cuánto cuesta el pan?", "Spanish"),
+        ("Quanto costa il pane?", "Italian"),
+        ("Quanto custa o pão?", "Portuguese"),
+        ("Hoeveel kost een fiets?", "Dutch"),
+        ("Invoice 2024", ""),
     ],
 )
 def test_a_texts_language_is_told(text: str, language: str) -> None:
@@ -214,3 +225,16 @@ def test_a_long_text_is_asked_about_in_parts_from_its_beginning_to_its_end() -> 
     parts = spread(text, 6000, 8)
     assert len(parts) == 8
     assert (parts[0], parts[-1]) == (text[:6000], text[-6000:])
+
+
+def test_a_decision_counts_where_the_model_would_say_yes_or_no_at_all() -> None:
+    def yes(share: float, mass: float) -> dict[str, object]:
+        return {
+            "type": "bool",
+            "value": share >= 0.5,
+            "probabilities": {"true": share, "false": 1 - share},
+            "mass": mass,
+        }
+
+    results = {"a": yes(0.8, 0.9), "b": yes(0.95, 0.6), "c": yes(0.99, 0.3), "d": yes(0.6, 1.0), "e": None}
+    assert believed(results) == ["b", "a"]

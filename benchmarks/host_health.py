@@ -1,0 +1,156 @@
+"""The host service's /health in ms while every operation meets a trouble, and how long SIGTERM takes whatever runs.
+
+    python -m benchmarks.host_health
+
+Troubles: none, a database that another program locks, a sidecar that hangs (SIGSTOP), a disk that hangs (pipes that
+nobody writes to, in the place of files). Goals: 100 ms for the slowest /health, 5 s for SIGTERM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+
+from benchmarks import clients
+from tests.host_api.app.test_chat import STORY, body, chunks, user
+from tests.support.documents import Colour, pdf
+from tests.support.every_endpoint import Burst, requests
+from tests.support.host_servers import HostProcess, host
+
+SECONDS = 8.0
+
+
+def sampled(running: HostProcess, seconds: float) -> list[float]:
+    """Return the times of /health in ms, one after another."""
+    times = []
+    end = time.monotonic() + seconds
+    with httpx.Client(base_url=running.url, timeout=60, trust_env=False) as http:
+        while time.monotonic() < end:
+            start = time.perf_counter()
+            http.get("/health").raise_for_status()
+            times.append((time.perf_counter() - start) * 1000)
+            time.sleep(0.005)
+    return sorted(times)
+
+
+@contextlib.contextmanager
+def locked(running: HostProcess) -> Iterator[None]:
+    """Lock the database."""
+    with contextlib.closing(sqlite3.connect(running.folder / "data" / "host.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+@contextlib.contextmanager
+def hung(running: HostProcess) -> Iterator[None]:
+    """Stop the sidecar's process."""
+    pid = running.wait_sidecar()["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    yield
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def slow_disk(running: HostProcess) -> Iterator[None]:
+    """Let the reading of keys, MCP servers and a chat's file wait for ever."""
+    data = running.folder / "data"
+    paths = [data / "keys.json", data / "mcp.json", data / "pictures" / ("f" * 64)]
+    paths[2].parent.mkdir(exist_ok=True)
+    over = threading.Event()
+    for path in paths:
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    Burst(running, {"GET /chat/files/x": (f"/chat/files/{'f' * 64}", {})})
+    yield
+
+    def let_go() -> None:
+        while not over.wait(0.05):
+            for path in paths:
+                with contextlib.suppress(OSError):
+                    os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    time.sleep(3)
+    over.set()
+    thread.join()
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+TROUBLES: dict[str, Callable[[HostProcess], contextlib.AbstractContextManager[None]]] = {
+    "nothing": lambda _: contextlib.nullcontext(),
+    "a locked database": locked,
+    "a hung sidecar": hung,
+    "a hanging disk": slow_disk,
+}
+
+
+def health(folder: Path, data: Path) -> list[list[str]]:
+    """Return a row for each trouble."""
+    rows = []
+    with host(folder, "--max-answer", "200", data_dir=data) as running:
+        running.wait_seeded()
+        for name, trouble in TROUBLES.items():
+            running.wait_sidecar()
+            with running.client() as http:
+                asked = {k: how for k, how in requests(http).items() if k != "GET /health"}
+            with trouble(running):
+                Burst(running, asked)
+                times = sampled(running, SECONDS)
+            p99 = times[int(len(times) * 0.99)]
+            rows.append([name, str(len(times)), f"{statistics.median(times):.1f}", f"{p99:.1f}", f"{times[-1]:.1f}"])
+    return rows
+
+
+def ended(folder: Path, data: Path, trouble: str) -> float:
+    """Return the seconds from SIGTERM to the end of the process."""
+    with host(folder, data_dir=data) as running, contextlib.ExitStack() as stack:
+        running.wait_seeded()
+        http = stack.enter_context(running.client())
+        if trouble != "nothing":
+            answer = stack.enter_context(http.stream("POST", "/chat/agent-stream", json=body(user(STORY))))
+            source = chunks(answer)
+            while next(source)["type"] != "text-delta":
+                pass
+        if trouble == "an answer, a document and a locked database":
+            pages: list[tuple[str, list[Colour]]] = [(f"Page {i}\n" + "words " * 40, []) for i in range(300)]
+            http.post("/tasks/index", files={"file": ("long.pdf", pdf(pages))})
+            time.sleep(1)
+            stack.enter_context(locked(running))
+        if trouble == "an answer of a hung sidecar":
+            pid = running.sidecar()["pid"]
+            os.kill(pid, signal.SIGSTOP)
+            stack.callback(os.kill, pid, signal.SIGCONT)
+        start = time.monotonic()
+        running.stop()
+        return time.monotonic() - start
+
+
+def main() -> int:
+    """Run and print both tables."""
+    data = Path(os.environ.get("MLX_SIDECAR_DATA_DIR", Path.home() / ".cache" / "mlx-sidecar-dev" / "data"))
+    with tempfile.TemporaryDirectory() as folder:
+        rows = health(Path(folder) / "health", data)
+        print(clients.table(["every operation meets", "samples", "median ms", "p99 ms", "max ms"], rows))
+        names = ("nothing", "an answer", "an answer, a document and a locked database", "an answer of a hung sidecar")
+        ends = [[name, f"{ended(Path(folder) / str(i), data, name):.2f}"] for i, name in enumerate(names)]
+        print(clients.table(["SIGTERM while there is", "seconds"], ends))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
