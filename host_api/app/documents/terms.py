@@ -37,10 +37,12 @@ _ASKING = """
 """
 _STOP = frozenset(_WITHOUT_SUBJECT.split()) | frozenset(_ASKING.split())
 _BETWEEN = frozenset("的了吗呢吧是")
-_PIECE = re.compile(
-    r"([\u1100-\u11ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3130-\u318f\u3400-\u4dbf\u4e00-\u9fff\ua960-\ua97f"
-    r"\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff\u0e00-\u0eff\u1780-\u17ff]+)|([^\W_]+(?:[.,][0-9]+)*)"
+_WITHOUT_SPACES = (
+    r"\u1100-\u11ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3130-\u318f\u3400-\u4dbf\u4e00-\u9fff\ua960-\ua97f"
+    r"\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff\u0e00-\u0eff\u1780-\u17ff"
 )
+# A word of another writing ends where such a stretch begins: "1950年就贵阳" is 1950 and a stretch.
+_PIECE = re.compile(rf"([{_WITHOUT_SPACES}]+)|([^\W_{_WITHOUT_SPACES}]+(?:[.,][0-9]+)*)")
 PART = 0.6  # what a shared beginning or end of a word counts beside the word
 _LONG = 40  # characters; longer "words" are data
 

@@ -24,6 +24,7 @@ _BOMS = (
 )
 _SAMPLE = 64_000
 _ENOUGH = 60  # characters beyond ASCII, from which on charset-normalizer knows better
+_EAST = 0.5  # likelihood from which on an Eastern encoding whose signs are all common ones is taken
 _LEAST = 0.45  # likelihood below which a text is refused
 _EASTERN = ("gb18030", "big5", "cp932", "euc_jp", "cp949")
 _WESTERN = ("cp1252", "cp1251", "koi8_r", "cp1250", "cp1253", "cp1254", "cp1255", "cp1256", "cp437", "mac_roman")
@@ -40,6 +41,7 @@ _COMMON = {
 }
 _KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fc]")
 _WORD = re.compile(r"[^\W\d_]+")
+_AMID = re.compile(r"(?<=[^\W\d_\x00-\x7f])[±¶·¤¦¨©¬®²³¼½¾×÷](?=[^\W\d_\x00-\x7f])")  # signs amid a word
 
 
 def decode(content: bytes, declared: str | None = None) -> tuple[str, str]:
@@ -91,7 +93,35 @@ def guess(content: bytes) -> tuple[str, float]:
         found = charset_normalizer.from_bytes(sample).best()
         if found is not None and found.coherence > 0.3 and _likelihood(sample, found.encoding) > best - 0.3:
             return found.encoding, max(found.coherence, 0.5)
+    if name in _WESTERN:
+        east, _, eastern = next(row for row in ranked if row[2] in _EASTERN)
+        if east >= _EAST and _is_all_common(sample, eastern) and not _has_small_letters(sample, name):
+            return eastern, east
     return name, best
+
+
+def _is_all_common(sample: bytes, name: str) -> bool:
+    """Tell whether everything beyond ASCII is at least four signs of the encoding's first level, or its punctuation.
+
+    Words of a Western code page come out so by chance in one of thousands: half of their letters would be lead bytes
+    of rare signs, and a word of an odd length would take an ASCII letter along.
+    """
+    plain = {"gb18030": "gb2312", "cp949": "euc_kr", "euc_jp": "euc_jp"}.get(name)
+    if plain is None:
+        return False
+    beyond = [c for c in sample.decode(name, "ignore") if ord(c) > 127]
+    leads = [_lead(c, plain) for c in beyond]
+    signs = sum(0xB0 <= lead <= 0xD7 for lead in leads)
+    return signs >= 4 and all(0xA1 <= lead <= 0xA3 or 0xB0 <= lead <= 0xD7 for lead in leads)
+
+
+def _has_small_letters(sample: bytes, name: str) -> bool:
+    """Tell whether most letters beyond ASCII are small ones, as in any text of a Western code page but a headline.
+
+    KOI8-R's small letters have the bytes of others' capitals, so there it tells nothing.
+    """
+    letters = [c for c in sample.decode(name, "ignore") if ord(c) > 127 and c.isalpha()]
+    return name != "koi8_r" and sum(c.islower() for c in letters) > 0.6 * len(letters)
 
 
 def _likelihood(sample: bytes, name: str) -> float:
@@ -110,13 +140,15 @@ def _likelihood(sample: bytes, name: str) -> float:
 
 def _eastern(_: str, beyond: list[str], name: str) -> float:
     common = _COMMON.get(name, "")
+    # Japanese without kana is a name or a heading; Chinese in GB18030, which has the same bytes, is likelier.
+    kanji = 0.65 if name == "cp932" or any(map(_KANA.match, beyond)) else 0.55
     score = 0.0
     for c in beyond:
         if c in common:
             score += 1.0
         elif name in ("cp932", "euc_jp"):
             level_one = 0xB0 <= _lead(c, "euc_jp") <= 0xCF
-            score += 1.0 if _KANA.match(c) else 0.65 if level_one else 0.5 if c in "、。「」・ー" else 0.0
+            score += 1.0 if _KANA.match(c) else kanji if level_one else 0.5 if c in "、。「」・ー" else 0.0
         elif name == "cp949":
             score += 0.45 if 0xB0 <= _lead(c, "euc_kr") <= 0xC8 else 0.0
         elif name == "gb18030":
@@ -144,6 +176,7 @@ def _western(text: str, beyond: list[str], name: str) -> float:
     if words:
         score -= 0.7 * sum(map(_odd, words)) / len(words)
         score -= 0.2 * sum(len(w) == 1 for w in words) / len(words)
+        score -= len(_AMID.findall(text)) / len(beyond)
     if name in ("cp437", "mac_roman"):
         score -= 0.12  # old and rare: another that fits as well is likelier
     if name in ("cp1250", "cp1254"):

@@ -88,6 +88,12 @@ def test_words_without_a_subject_find_nothing(tmp_path: Path) -> None:
     assert terms.words("") == []
 
 
+def test_a_stretch_without_spaces_begins_after_any_other_word() -> None:
+    assert terms.words("1950年就贵阳 iPhone手机 A4纸 3.5公斤") == [
+        *("1950", "年就", "就贵", "贵阳", "iphone", "手机", "a4", "纸", "3.5", "公斤"),
+    ]
+
+
 def test_a_unit_is_replaced_removed_and_found_by_words_whatever_its_model(tmp_path: Path) -> None:
     store = Vectors(tmp_path / "v")
     store.replace("old", JOBS[0], "1", [child(JOBS[0], "dragon")])

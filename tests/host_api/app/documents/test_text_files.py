@@ -47,6 +47,9 @@ def test_unicode_is_certain(text: str, encoding: str) -> None:
     [
         ("名称,价格\n苹果,5", "gbk"),
         ("姓名：张三\n地址：北京市海淀区中关村", "gb18030"),
+        ("Thing,Place,Year\n游泳馆,温州,1962\n", "gb18030"),
+        ("Thing,Place,Year\n拖拉机,杭州,1962\n", "gb18030"),
+        ("Thing,Place,Year\n图书馆,海口,1962\n", "gb18030"),
         ("繁體中文測試", "big5"),
         ("名稱,價格\n蘋果,5", "big5"),
         ("これは日本語のテキストです。", "shift_jis"),
