@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx_vlm import apc
 from mlx_vlm.generate import ar
 from mlx_vlm.models.cache import KVCache
+
+from sidecar.backend import packing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,37 +74,40 @@ def part(cache: Sequence[Any], start: int, stop: int) -> list[tuple[Any, Any]]:
 
 
 class Joined:
-    """A single row's cache of ``length`` tokens, filled part by part without a second copy of all."""
+    """A single row's cache of ``length`` tokens, put together from packed parts by several threads at once.
+
+    The parts' bytes are copied once, into buffers of the whole length. (MLX's own slice assignment copied the whole
+    buffer for each part: 3 s for 290 MB.)
+    """
 
     def __init__(self, length: int) -> None:
         self._length = length
-        self._layers: list[list[mx.array]] = []
-        self.filled = 0
+        self._lock = threading.Lock()
+        self._layers: list[list[tuple[mx.Dtype, np.ndarray]]] = []
 
-    def add(self, layers: Sequence[tuple[mx.array, mx.array]]) -> None:
-        """Append what ``part`` gave. Raises ValueError where it doesn't follow what is there."""
-        if not self._layers:
-            self._layers = [[_buffer(one, self._length) for one in layer] for layer in layers]
-        stop = self.filled + layers[0][0].shape[2]
-        if len(layers) != len(self._layers) or stop > self._length:
+    def add(self, packed: bytes, start: int, tokens: int) -> None:
+        """Put in a packed ``part`` of so many tokens at its place. Raises ValueError where it doesn't fit."""
+        layers = packing.unpack(packed, packing.raw_rows)
+        shapes = [[(dtype, array.shape[:2], array.shape[3]) for dtype, array in layer] for layer in layers]
+        with self._lock:
+            if not self._layers:
+                self._layers = [
+                    [(dtype, np.empty((*first, self._length, last), np.uint8)) for dtype, first, last in layer]
+                    for layer in shapes
+                ]
+        whole = [[(dtype, array.shape[:2], array.shape[3]) for dtype, array in layer] for layer in self._layers]
+        if shapes != whole or any(array.shape[2] != tokens for layer in layers for _, array in layer):
             raise ValueError("parts of caches of different kinds")
-        for whole, layer in zip(self._layers, layers, strict=True):
-            for i, one in enumerate(layer):
-                if one.dtype != whole[i].dtype or one.shape[1::2] != whole[i].shape[1::2]:
-                    raise ValueError("parts of caches of different kinds")
-                whole[i][..., self.filled : stop, :] = one
-        mx.eval(self._layers)
-        self.filled = stop
+        for buffers, layer in zip(self._layers, layers, strict=True):
+            for (_, buffer), (_, array) in zip(buffers, layer, strict=True):
+                buffer[:, :, start : start + tokens] = array
 
-    def cache(self) -> list[Any]:
-        """Return the cache of what was added."""
+    def cache(self, tokens: int) -> list[Any]:
+        """Return the cache of the first ``tokens`` tokens. On the thread that owns MLX."""
         out = []
-        for keys, values in self._layers:
+        for layer in self._layers:
             entry = KVCache()
-            entry.state = (keys[..., : self.filled, :], values[..., : self.filled, :])
+            entry.state = tuple(mx.array(buffer[:, :, :tokens]).view(dtype) for dtype, buffer in layer)
             out.append(entry)
+        mx.eval([entry.state for entry in out])
         return out
-
-
-def _buffer(like: mx.array, length: int) -> mx.array:
-    return mx.zeros((*like.shape[:2], length, like.shape[3]), like.dtype)

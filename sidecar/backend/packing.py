@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -44,11 +45,26 @@ def pack(tree: Any) -> bytes | None:
     return b"".join(parts)
 
 
-def unpack(data: bytes) -> Any:
-    """Return what was packed, as arrays of MLX's own. Raises ValueError for anything else."""
+Leaf = Callable[[np.ndarray, mx.Dtype, list[int]], Any]
+
+
+def _own(raw: np.ndarray, dtype: mx.Dtype, shape: list[int]) -> mx.array:
+    return mx.array(raw).view(dtype).reshape(shape) if raw.size else mx.zeros(shape, dtype)
+
+
+def raw_rows(raw: np.ndarray, dtype: mx.Dtype, shape: list[int]) -> tuple[mx.Dtype, np.ndarray]:
+    """Return an array's type and its bytes, of which the last dimension has so many for each value: no copy."""
+    return dtype, raw.reshape(*shape[:-1], shape[-1] * dtype.size)
+
+
+def unpack(data: bytes, leaf: Leaf = _own) -> Any:
+    """Return what was packed, as arrays of MLX's own, or as ``leaf`` makes of bytes, type and shape.
+
+    Raises ValueError for anything else.
+    """
     try:
         start = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
-        reader = _Reader(data, start)
+        reader = _Reader(data, start, leaf)
         tree = reader.build(json.loads(data[_LENGTH:start]))
     except (KeyError, TypeError, IndexError) as exc:
         raise ValueError(f"no packed arrays ({exc!r})") from exc
@@ -74,8 +90,9 @@ def _described(tree: Any, arrays: list[mx.array]) -> Any:
 
 
 class _Reader:
-    def __init__(self, data: bytes, at: int) -> None:
+    def __init__(self, data: bytes, at: int, leaf: Leaf) -> None:
         self._data = data
+        self._leaf = leaf
         self.at = at
 
     def build(self, told: Any) -> Any:
@@ -88,10 +105,8 @@ class _Reader:
         parts = [self.build(one) for one in told[1]]
         return parts if told[0] == "l" else tuple(parts)
 
-    def _array(self, dtype: mx.Dtype, shape: list[int]) -> mx.array:
+    def _array(self, dtype: mx.Dtype, shape: list[int]) -> Any:
         size = math.prod(shape) * dtype.size
         raw = np.frombuffer(self._data, np.uint8, count=size, offset=self.at) if size else np.empty(0, np.uint8)
         self.at += size
-        if not size:
-            return mx.zeros(shape, dtype)
-        return mx.array(raw).view(dtype).reshape(shape)
+        return self._leaf(raw, dtype, shape)

@@ -86,33 +86,41 @@ class PrefixDisk:
             return None
         started = time.monotonic()
         joined = caches.Joined(length)
-        waiting = [self._threads.submit(self._folder.read, name) for name in names[:AHEAD]]
+        ends = [min(length, (i + 1) * BLOCK) for i in range(len(names))]
+        starts = [0, *ends]
+        fetched = [
+            self._threads.submit(self._fetch, name, joined, start, end - start)
+            for name, start, end in zip(names, starts, ends, strict=False)
+        ]
         used = 0
         try:
-            for name in names:
-                if (after := used + AHEAD) < len(names):
-                    waiting.append(self._threads.submit(self._folder.read, names[after]))
-                data = waiting.pop(0).result(PATIENCE)
-                if data is None:
-                    break
-                try:
-                    joined.add(packing.unpack(data))
-                except ValueError as exc:
-                    log.warning("a kept prefix on disk is thrown away and computed anew: %s", exc)
-                    self._folder.remove([name])
-                    break
+            while used < len(names) and fetched[used].result(PATIENCE):
                 used += 1
         except TimeoutError:
             self._trusted = False
             log.warning("the disk did not give a kept prefix within %d s: none is read any more", PATIENCE)
         finally:
-            for one in waiting:
+            for one in fetched[used:]:
                 one.cancel()
-        if not used or joined.filled < at_least:
+        if not used or ends[used - 1] < at_least:
             return None
         self._threads.submit(self._folder.use, names[:used])
-        log.debug("%d tokens from disk in %.0f ms", joined.filled, (time.monotonic() - started) * 1000)
-        return joined.cache(), joined.filled
+        cache = joined.cache(ends[used - 1])
+        log.debug("%d tokens from disk in %.0f ms", ends[used - 1], (time.monotonic() - started) * 1000)
+        return cache, ends[used - 1]
+
+    def _fetch(self, name: str, joined: caches.Joined, start: int, tokens: int) -> bool:
+        """Read a block into its place; return whether it is there. On one of the threads."""
+        data = self._folder.read(name)
+        if data is None:
+            return False
+        try:
+            joined.add(data, start, tokens)
+        except ValueError as exc:
+            log.warning("a kept prefix on disk is thrown away and computed anew: %s", exc)
+            self._folder.remove([name])
+            return False
+        return True
 
     # --- writing -------------------------------------------------------------------------------------
     @property

@@ -92,14 +92,14 @@ class SealedFolder:
         """Return what was written under a name; None where it isn't there, or can't be opened and is removed."""
         try:
             with os.fdopen(state_dir.open_beneath(self._folder / name, os.O_RDONLY), "rb") as file:
-                data = file.read()
+                head, data = file.read(_HEAD), file.read()
         except OSError as exc:
             if name in self._files and not isinstance(exc, FileNotFoundError):
                 log.warning("a kept prefix on disk can't be read (%s): it is computed anew", exc)
             self.remove([name])
             return None
         try:
-            return _opened(data, name.encode(), self._key)
+            return _opened(head, data, name.encode(), self._key)
         except (ValueError, CryptoError) as exc:
             log.warning("a kept prefix on disk is thrown away and computed anew: %s %s", name, exc)
             self.remove([name])
@@ -183,17 +183,19 @@ def _sealed(data: bytes, name: bytes, key: bytes) -> bytes:
         return MAGIC + CHACHA + nonce + sodium.crypto_aead_xchacha20poly1305_ietf_encrypt(data, name, nonce, key)
 
 
-def _opened(data: bytes, name: bytes, key: bytes) -> bytes:
-    """Return what was sealed. Raises ValueError, CryptoError."""
-    head = len(MAGIC) + 1
-    start = head + sodium.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
-    if not data.startswith(MAGIC) or len(data) < start:
+_NONCE = sodium.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
+_HEAD = len(MAGIC) + 1 + _NONCE
+
+
+def _opened(head: bytes, data: bytes, name: bytes, key: bytes) -> bytes:
+    """Return what was sealed as ``data`` under ``head``. Raises ValueError, CryptoError."""
+    if not head.startswith(MAGIC) or len(head) < _HEAD:
         raise ValueError("is not a file of this program, or cut short")
-    cipher, nonce = data[len(MAGIC) : head], data[head:start]
+    cipher, nonce = head[len(MAGIC) :][:1], head[-_NONCE:]
     if cipher == AES:
         short = nonce[: sodium.crypto_aead_aes256gcm_NPUBBYTES]
-        return sodium.crypto_aead_aes256gcm_decrypt(data[start:], name, short, key)
-    return sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(data[start:], name, nonce, key)
+        return sodium.crypto_aead_aes256gcm_decrypt(data, name, short, key)
+    return sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(data, name, nonce, key)
 
 
 def _files(folder: Path) -> dict[str, tuple[int, float]]:
