@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import random
 import sys
 import time
@@ -25,7 +26,8 @@ def outcome(path: Path) -> tuple[str, str, int]:
         pages = list(document.pages())
     except ApiError as exc:
         failed = exc.code == "document_too_large" or "can't be read (" in exc.message
-        return ("failed" if failed else "refused"), exc.message.partition(": ")[2] or exc.message, 0
+        words = exc.message if failed else exc.message.partition(": ")[2] or exc.message
+        return ("failed" if failed else "refused"), words, 0
     return "read", "", sum(len(p.text) + len(p.pictures) for p in pages)
 
 
@@ -35,15 +37,22 @@ def main() -> int:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--most", type=int, default=400)
     parser.add_argument("--each", type=int, default=40, help="most files of one ending")
+    parser.add_argument("--endings", nargs="*", default=[], help="these alone, without their points")
     args = parser.parse_args()
     by_ending: dict[str, list[Path]] = collections.defaultdict(list)
     for folder in args.folders:
         for path in sorted(folder.rglob("*")):
-            wanted = readers.is_named_as_document(path.name) or path.suffix in (".doc", ".xls", ".ppt", ".zip")
+            wanted = readers.is_named_as_document(path.name) or path.suffix in (".doc", ".xls", ".ppt", ".msg", ".zip")
             if wanted and path.is_file() and not path.is_symlink() and 0 < path.stat().st_size < 8_000_000:
                 by_ending[path.suffix.lower()].append(path)
     dice = random.Random(3)
-    chosen = [p for paths in by_ending.values() for p in dice.sample(paths, min(len(paths), args.each))][: args.most]
+    drawn = [
+        dice.sample(paths, min(len(paths), args.each))
+        for ending, paths in sorted(by_ending.items())
+        if not args.endings or ending.lstrip(".") in args.endings
+    ]
+    in_turns = itertools.zip_longest(*drawn)  # one of each ending, then the next: a small number has them all
+    chosen = [path for turn in in_turns for path in turn if path is not None][: args.most]
     table: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     said: collections.Counter[str] = collections.Counter()
     slowest = (0.0, "")
