@@ -20,7 +20,7 @@ import plan  # noqa: E402
 
 # Packages whose libraries are as the linker made them. A repaired wheel's (it has a `.libs` folder) can't be loaded any
 # more once it was stripped: patchelf leaves sections where strip doesn't look for them.
-UNREPAIRED = ("tokenizers", "yaml", "regex", "pypdfium2_raw", "safetensors", "msgspec")
+UNREPAIRED = ("tokenizers", "yaml", "regex", "pypdfium2_raw", "safetensors", "msgspec", "nacl")
 
 WHY = {
     "pypdfium2_raw": "PDF files in conversations",
@@ -47,6 +47,7 @@ WHY = {
     "regex": "tokenizers of some families",
     "libstdc++.so.6": "C++ runtime",
     "base_library.zip": "Python's start-up modules",
+    "nacl": "the cipher of what is kept on disk",
     "safetensors": "weights",
     "psutil": "memory figures, names of programs on ports",
     "certifi": "TLS roots",

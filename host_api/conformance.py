@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backoff-base", type=float, default=1.0)
     parser.add_argument("--supervise", action="store_true")
     parser.add_argument("--force", action="store_true")
+    parser.add_argument("--timed", action="store_true", help="hold: say at the end how long letting go took")
 
 
 def config_of(args: argparse.Namespace) -> HostConfig:
@@ -138,7 +140,10 @@ def _hold(args: argparse.Namespace) -> int:
 
     threading.Thread(target=input_end, daemon=True).start()
     done.wait()
+    began = time.perf_counter()
     host.release()
+    if args.timed:
+        _print({"event": "released", "seconds": time.perf_counter() - began})
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,20 @@ def test_a_step_is_good_shell_and_calls_what_is_there(path: Path, job: str, step
             program = words[0]
             mine = program.startswith((".venv/", "mlx-sidecar/"))
             assert mine or program in KNOWN, f"{program} is not known to be on the runner"
+
+
+ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
+KEPT = Path.home() / ".cache" / "mlx-sidecar-dev" / "actionlint-1.7.12"
+
+
+def test_actionlint_has_nothing_to_say() -> None:
+    program = shutil.which("actionlint") or shutil.which(str(KEPT / "actionlint"))
+    if program is None:
+        pytest.skip(f"actionlint is not installed: GOBIN={KEPT} go install {ACTIONLINT}")
+    checker = Path(sys.executable).with_name("shellcheck")
+    command = [program, "-no-color", "-shellcheck", str(checker), *map(str, FILES)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)

@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -361,6 +362,38 @@ def test_an_app_that_is_alone_replaces_its_old_build_at_once(program: Program, s
     third = program.run("ensure", state, *args, sidecar=command, **HONEST)["connection"]
     assert third["instance_id"] == second["instance_id"]
     assert program.run("stop", state)["stopped"]
+
+
+@each
+def test_a_translocated_app_takes_its_sidecar_along_and_strands_nobody(
+    program: Program, both: dict[str, Program], state: Path, tmp_path: Path
+) -> None:
+    """macOS runs a quarantined app from a read-only folder with a random name, a new one at each start.
+
+    Two starts of one build share the sidecar. When the first one's folder goes with it, the other starts its own.
+    """
+    quick = ("--grace-time", "2", "--backoff-base", "0.05")
+    apps = []
+    for name in ("1B9A63F7", "C04E11D2"):
+        apps.append(bundle(tmp_path / "AppTranslocation" / name / "d", "1"))
+        Path(apps[-1][0]).chmod(0o555)
+        Path(apps[-1][0]).parent.chmod(0o555)
+    first = program.hold(state, *quick, sidecar=apps[0], **HONEST)
+    other = both["py"].hold(state, "--supervise", *quick, sidecar=apps[1], **HONEST)
+    shared = record(state)
+    assert shared is not None
+    assert (shared.program, other.first["connection"]["how"]) == (apps[0][0], "attached"), "the same build"
+    first.let_go()
+    Path(apps[0][0]).parent.chmod(0o755)
+    shutil.rmtree(tmp_path / "AppTranslocation" / "1B9A63F7")  # what macOS mounted for it
+    assert other.event("restarted", 20)["connection"]["instance_id"] != shared.instance_id
+    after = record(state)
+    assert after is not None
+    assert after.program == apps[1][0]
+    assert not lives(shared)
+    other.let_go()
+    wait_for(lambda: not lives(after), 20)
+    Path(apps[1][0]).parent.chmod(0o755)
 
 
 # --- the sidecar's environment -----------------------------------------------------------------------------

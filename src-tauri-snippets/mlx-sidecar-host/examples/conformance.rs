@@ -18,6 +18,7 @@ struct Args {
     config: HostConfig,
     supervise: bool,
     force: bool,
+    timed: bool,
     rounds: usize,
 }
 
@@ -61,12 +62,13 @@ fn usage(error: impl std::fmt::Display) -> Error {
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, Error> {
     let mut launch = LaunchSpec { port: 0, ..LaunchSpec::default() };
     let mut config = HostConfig::default();
-    let (mut supervise, mut force, mut placed, mut rounds) = (false, false, false, 300);
+    let (mut supervise, mut force, mut timed, mut placed, mut rounds) = (false, false, false, false, 300);
     while let Some(flag) = words.next() {
         match flag.as_str() {
             "--strict-port" => launch.strict_port = true,
             "--supervise" => supervise = true,
             "--force" => force = true,
+            "--timed" => timed = true,
             _ => {
                 let value = words.next().ok_or_else(|| usage(format!("{flag}: a value is missing")))?;
                 let seconds = || value.parse::<f64>().map_err(usage);
@@ -101,7 +103,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, Error> {
     // The test's sidecars are modules of a tree; an environment of their own leaves that out.
     launch.env.push(("PYTHONPATH".to_owned(), std::env::var("PYTHONPATH").unwrap_or_default()));
     config.launch = launch;
-    Ok(Args { config, supervise, force, rounds })
+    Ok(Args { config, supervise, force, timed, rounds })
 }
 
 fn ensure(args: Args) -> Result<(), Error> {
@@ -110,7 +112,7 @@ fn ensure(args: Args) -> Result<(), Error> {
     Ok(())
 }
 
-/// Ensure, then hold until the end of input; with --supervise, events follow.
+/// Ensure, then hold until the end of input; with --supervise, events follow, with --timed how long letting go took.
 fn hold(args: Args) -> Result<(), Error> {
     let host = SidecarHost::with_supervision(args.config, args.supervise)?;
     let events = host.events();
@@ -123,7 +125,11 @@ fn hold(args: Args) -> Result<(), Error> {
         }
     });
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    let began = Instant::now();
     host.release();
+    if args.timed {
+        print(&json!({"event": "released", "seconds": began.elapsed().as_secs_f64()}));
+    }
     Ok(())
 }
 

@@ -260,7 +260,9 @@ impl Manager {
     /// Bring the locks to what `state` wants, one attempt each, and look.
     fn look(&mut self, state: &State, late: f64) -> Seen {
         let (wall, jitter) = (now(), jitter());
-        let looked = guard(&self.locks).bring(state).and_then(|launch| {
+        // A statement of its own: a guard lives to the end of its statement, and `let_go` would wait for the look's answer.
+        let brought = guard(&self.locks).bring(state);
+        let looked = brought.and_then(|launch| {
             let look = self.looker.look(state.ask, &state.instance, state.goal == Goal::Watch)?;
             Ok((launch, look))
         });
