@@ -67,8 +67,9 @@ class Answers:
         """Return OpenAI's usage document; a prompt counts once however many answers it has."""
         counts = self.prepared.prompt_tokens if self.prepared is not None else ()
         n = len(self.job.samplings)
-        cached = [
-            max((self._cached.get(i, 0) for i in range(p * n, p * n + n)), default=0) for p, _ in enumerate(counts)
+        cached = [  # the least of its choices': what one of them computed, the others found
+            min((self._cached[i] for i in range(p * n, p * n + n) if i in self._cached), default=0)
+            for p, _ in enumerate(counts)
         ]
         completion = sum(c.completion_tokens for c in self.choices)
         return {

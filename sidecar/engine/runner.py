@@ -37,7 +37,7 @@ from sidecar.engine.actions import Prefill as PrefillAction
 from sidecar.engine.admission import Held
 from sidecar.engine.choosing import Row, accept, deliver
 from sidecar.engine.decoding import DecodeBatch
-from sidecar.engine.keeping import keep
+from sidecar.engine.keeping import OnePrefill, keep
 from sidecar.engine.messages import Tier
 from sidecar.engine.metrics import Meter
 from sidecar.engine.prefill import Begun, Prefill
@@ -85,6 +85,7 @@ class ModelRunner:
         self.stage = PromptStage(loaded, prefixes=prefix_cache, meter=meter, kv=kv, recovery=self.recovery, disk=disk)
         self.room = room
         self._paused_for = 0.0
+        self._one_prefill = OnePrefill(loaded, prefix_cache)
         self.stage.blocks = pausing.install_pause(loaded.model, self._pause)
 
     # --- queue ---------------------------------------------------------------------------------------
@@ -120,7 +121,7 @@ class ModelRunner:
         self.batches.take_all()
 
     def save(self, done: Callable[[], None]) -> bool:
-        """Bring a piece of what chats left to the disk; return whether one is on its way. Call when idle."""
+        """Bring a piece of what chats left to the disk, when idle; return whether one is on its way."""
         return self.prefixes.save(done) or self.stage.save(done)
 
     def forget(self) -> None:
@@ -130,14 +131,15 @@ class ModelRunner:
 
     def view(self) -> View:
         """Return what the policy sees."""
-        held = self._held() if self.waiting else []
-        ungrouped, can = self.recovery.ungrouped, self.loaded.can
+        held, ungrouped, can = self._held() if self.waiting else [], self.recovery.ungrouped, self.loaded.can
         if self.waiting and not (held or self.stage.busy):
             self.room.refuse_what_never_fits(self.waiting)
+        shared = self._one_prefill.waiting_for_it(self.waiting.values(), self.stage.requests)
         return View(
             waiting=tuple(
                 self.room.seen(r, held, alone=bool(r.resumed or r.id in ungrouped or can.group))
                 for r in self.waiting.values()
+                if r.id not in shared
             ),
             prefilling=tuple(p.seen() for p in self.stage.prefills.values()),
             rows={tier: self.batches.count(tier) for tier in Tier},
@@ -153,8 +155,7 @@ class ModelRunner:
     def _set_aside(self, ids: Sequence[int]) -> None:
         """Put running rows back into the queue for want of memory; each comes back at the token it has."""
         for batch in (self.batches.shared, self.batches.separate):
-            gone = [row for row in batch.rows if row.request.id in ids]
-            self._remove(batch, gone)
+            self._remove(batch, gone := [row for row in batch.rows if row.request.id in ids])
             self.recovery.set_aside(gone)
 
     # --- actions -------------------------------------------------------------------------------------
@@ -201,8 +202,8 @@ class ModelRunner:
         """Send first tokens; the rows that go on join their tier's."""
         tier = begun.rows[0].request.tier
         self.room.measure(begun.cache, len(begun.rows))
-        now = time.monotonic()
-        ended = []
+        self._one_prefill.done(begun, self.waiting.values())
+        now, ended = time.monotonic(), []
         for row, token in zip(begun.rows, begun.tokens, strict=True):
             request = row.request
             self.recovery.ungrouped.discard(request.id)

@@ -371,6 +371,33 @@ def test_a_kept_prefix_gives_the_same_tokens(text: Bench, eyes: Bench) -> None:
         assert warm.tokens == cold.tokens
 
 
+def test_the_choices_of_a_prompt_share_one_prefill(text: Bench, eyes: Bench) -> None:
+    for bench, prompt in (
+        (text, text.prompt("Tell me, please, what a lighthouse keeper does on a winter's day, hour by hour.")),
+        (
+            eyes,
+            eyes.prompt("what is in this image? name three colours of it, please, and say which is darkest.", noise(3)),
+        ),
+    ):
+        seeds: list[dict[str, Any]] = [{"temperature": 0.9, "seed": i} for i in range(3)]
+        alone = []
+        for seed in seeds:
+            bench.forget()
+            alone.append(bench.ask(prompt, **seed))
+        bench.forget()
+        with bench.held():
+            together = [bench.send(prompt, **seed) for seed in seeds]
+        assert all(c.ended.wait(60) for c in together)
+        assert [c.tokens for c in together] == [c.tokens for c in alone]
+        assert sorted(c.cached for c in together) == [0, len(prompt.tokens) - 1, len(prompt.tokens) - 1]
+        bench.forget()
+        with bench.held():  # the first is cancelled before its prompt is processed: the others still come
+            together = [bench.send(prompt, **seed) for seed in seeds]
+            bench.engine.cancel(bench.path, together[0].request.id)
+        assert all(c.ended.wait(60) for c in together[1:])
+        assert [c.tokens for c in together[1:]] == [c.tokens for c in alone[1:]]
+
+
 def test_the_same_text_under_another_image_is_not_the_same_prefix(eyes: Bench) -> None:
     eyes.forget()
     first, second = (eyes.prompt("what is in this image?", noise(i)) for i in (1, 4))
