@@ -31,6 +31,21 @@ def kind_of(names: dict[str, str], what: str) -> Discriminator:
     return Discriminator(tag, custom_error_type="kind", custom_error_message=f"{what} of type {', '.join(names)}")
 
 
+_UNREAD = {
+    "audio": "audio is not read, for the models here don't hear; send what was said as text",
+    "video": "video is not read; send frames of it as images, in their order",
+}
+
+
+def readable(part: Any) -> Any:
+    """Return a part of a message; raise an error that says what to do for kinds that other servers read."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    for name, advice in _UNREAD.items():
+        if isinstance(kind, str) and name in kind:
+            raise PydanticCustomError("kind", advice)
+    return part
+
+
 _T = TypeVar("_T")
 Many = Annotated[list[_T], Field(fail_fast=True)]
 """A list whose first fault is the only one told: each takes a kilobyte, and half a million were 660 MB for 1.5 MB."""
@@ -122,6 +137,7 @@ Part = Annotated[
     kind_of(
         {"text": "<text>", "image_url": "<image>", "file": "<file>", "refusal": "<refusal>"}, "this server reads parts"
     ),
+    BeforeValidator(readable),
 ]
 Content = Annotated[
     Annotated[str, Tag("<string>")] | Annotated[Many[Part], Tag("<parts>")],

@@ -58,10 +58,19 @@ class EmbeddingQueue:
         self._next += 1
 
     def units(self) -> tuple[Unit, ...]:
-        """Return what the policy may choose from; jobs whose client left are dropped."""
+        """Return what the policy may choose from; jobs whose client left are dropped.
+
+        Of prompts to score there is one for each tier, the one begun or the oldest: each has a whole cache.
+        """
         for number in [n for n, job in self._jobs.items() if job.future.cancelled()]:
             del self._jobs[number]
-        return tuple(Unit(id=n, tier=job.tier, arrived=job.arrived) for n, job in self._jobs.items())
+        waiting = set[int]()
+        for tier in Tier:
+            scoring = {n: job for n, job in self._jobs.items() if isinstance(job, ScoreJob) and job.tier is tier}
+            if scoring:
+                waiting |= scoring.keys() - {min(scoring, key=lambda n: (not scoring[n].started, n))}
+        jobs = ((n, job) for n, job in self._jobs.items() if n not in waiting)
+        return tuple(Unit(id=n, tier=job.tier, arrived=job.arrived) for n, job in jobs)
 
     def run(self, number: int) -> None:
         """Compute one unit of a job."""

@@ -12,6 +12,7 @@ from sidecar.engine.choosing import Row
 from sidecar.engine.messages import Tier
 from sidecar.engine.prefix_cache import PrefixCache
 from sidecar.engine.rows import Failed, GenerationRequest
+from sidecar.errors import ApiError
 
 EVERY = 16
 """Steps between two looks at the room that running rows have."""
@@ -78,6 +79,13 @@ class Room:
         if self._steps % EVERY:
             return []
         return self.ledger.set_aside(self._shrink(-self.ledger.room(running)), running)
+
+    def scored(self, tokens: int, rows: Iterable[Row], prompts: Iterable[GenerationRequest]) -> None:
+        """Give up prefixes for the cache of a prompt whose tokens are scored. Raises ApiError where it has no room."""
+        need = self.ledger.row(tokens)
+        if self._shrink(need - self.ledger.room(self.held(rows, prompts))) > 0:
+            text = f"Scores of {tokens} tokens need {int(need) >> 20} MiB of memory, and there is less; send fewer."
+            raise ApiError(503, text, code="not_enough_memory")
 
     def refuse_what_never_fits(self, waiting: dict[int, GenerationRequest]) -> None:
         """End requests that can't begin although nothing runs."""

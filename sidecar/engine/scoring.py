@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,17 +22,26 @@ STRETCH = 64  # tokens of one unit
 
 @dataclass(eq=False, kw_only=True)
 class ScoreJob:
-    """One prompt. ``top``: how many of the likeliest are told at each place. The first token has no score."""
+    """One prompt. ``top``: how many of the likeliest are told at each place. The first token has no score.
+
+    ``admit`` is called before its cache is made; it raises where there is no room.
+    """
 
     model: LoadedModel
     tokens: Sequence[int]
     top: int
+    admit: Callable[[], None]
     tier: Tier
     future: Future[list[Token]]
     arrived: float = field(default_factory=time.monotonic)
     done: list[Token] = field(default_factory=list)
     _cache: Any = None
     _state: Any = None
+
+    @property
+    def started(self) -> bool:
+        """Return whether it has a cache."""
+        return self._cache is not None
 
     def fail(self, exc: Exception) -> None:
         """Give an error to who waits."""
@@ -51,6 +60,7 @@ class ScoreJob:
         if at == len(self.tokens):
             return self.done
         if self._cache is None:
+            self.admit()
             first = [self.tokens[0]]
             batch = PromptBatch(self.model.model, [0], [first], [embed(self.model.model, first)], whole=True)
             logits, self._state = batch.finish()

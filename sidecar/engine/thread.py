@@ -103,7 +103,10 @@ class EngineThread:
             if runner is None:
                 fail(future, RuntimeError("the model was unloaded; send the request again"))
                 return
-            self._embeddings.add(ScoreJob(model=runner.loaded, tokens=tokens, top=top, tier=tier, future=future))
+            room, count = runner.room, len(tokens)
+            admit = lambda: room.scored(count, runner.batches, runner.stage.requests)  # noqa: E731
+            job = ScoreJob(model=runner.loaded, tokens=tokens, top=top, admit=admit, tier=tier, future=future)
+            self._embeddings.add(job)
 
         self._put(queue)
         return future

@@ -35,6 +35,7 @@ SMALL = 1_000_000_000
 """Parameters below which a model is small."""
 SMALL_LIMIT = 4096
 """Tokens of a small model's answer when the request gives no limit."""
+_CUT = 6  # tokens at each end of a text that may have been cut amid a word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,11 +203,33 @@ def texts_of(loaded: LoadedModel, inputs: Sequence[str | tuple[int, ...]]) -> li
         if not isinstance(one, str):
             if any(not 0 <= t < size for t in one):
                 raise bad_request(f"input: token ids are between 0 and {size - 1}.", param="input")
-            one = str(loaded.tokenizer.decode(list(one), skip_special_tokens=True))
+            text = str(loaded.tokenizer.decode(list(one), skip_special_tokens=True))
+            if not _own(loaded.tokenizer, one, text):
+                raise bad_request(
+                    "input: these token ids are not of this model's tokenizer; OpenAI's clients count with their own. "
+                    "Send texts (LangChain: check_embedding_ctx_length=False).",
+                    param="input",
+                )
+            one = text
         texts.append(one)
     if not all(texts):
         raise bad_request("input: a text is empty.", param="input")
     return texts
+
+
+def _own(tokenizer: Any, tokens: Sequence[int], text: str) -> bool:
+    """Return whether token ids may come from this tokenizer: their text gives them again.
+
+    Of ids of another vocabulary the text is a heap of pieces that no tokenizer would leave so. A text cut amid a word
+    differs at its ends alone. A few whole words of the wrong vocabulary can't be told.
+    """
+    special = set(tokenizer.all_special_ids)
+    given = [t for t in tokens if t not in special]
+    again = [int(t) for t in tokenizer(text, add_special_tokens=False)["input_ids"] if t not in special]
+    if given == again or len(given) <= 2 * _CUT:
+        return given == again
+    inner = given[_CUT:-_CUT]
+    return any(again[at : at + len(inner)] == inner for at in range(min(len(again), 4 * _CUT)))
 
 
 def tokenize(loaded: LoadedModel, request: Tokenize) -> tuple[int, ...]:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from sidecar.api import fields
-from sidecar.api.conversation import Body, Many, Mapped, form_of
+from sidecar.api.conversation import Body, Many, Mapped, form_of, readable
 from sidecar.api.fields import Ignored, Refused
 from sidecar.api.schemas import MAX_TOP_LOGPROBS, Finite, KeepAlive
 
@@ -93,6 +93,7 @@ Part = Annotated[
         custom_error_type="part",
         custom_error_message="this server reads parts of type input_text, input_image, input_file, output_text",
     ),
+    BeforeValidator(readable),
 ]
 Content = Annotated[
     Annotated[str, Tag("<string>")] | Annotated[Many[Part], Tag("<parts>")],

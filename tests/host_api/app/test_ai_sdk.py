@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import base64
-import fcntl
-import hashlib
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +13,7 @@ import pytest
 
 from host_api.app.models.probes import square_png
 from tests.support.host_servers import HostProcess
+from tests.support.node import installed
 
 SOURCE = Path(__file__).with_name("ai_sdk")
 Say = Callable[..., tuple[dict[str, Any], dict[str, Any]]]
@@ -24,19 +22,7 @@ Say = Callable[..., tuple[dict[str, Any], dict[str, Any]]]
 @pytest.fixture(scope="module")
 def say(running: HostProcess) -> Say:
     """Sends one message; what the client's chat holds then, and what the service stored."""
-    if shutil.which("npm") is None:
-        pytest.fail("The AI SDK runs on Node.js: install it with npm (Debian: apt-get install nodejs npm).")
-    digest = hashlib.sha256((SOURCE / "package-lock.json").read_bytes()).hexdigest()[:12]
-    folder = Path.home() / ".cache" / "mlx-sidecar-dev" / f"ai-sdk-{digest}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for name in ("package.json", "package-lock.json", "chat.mjs"):
-            shutil.copy(SOURCE / name, folder)
-        if not (folder / "ready").exists():
-            command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-            subprocess.run(command, cwd=folder, check=True, timeout=200, capture_output=True)
-            (folder / "ready").touch()
+    folder = installed(SOURCE, "chat.mjs")
 
     def run(*args: str) -> tuple[dict[str, Any], dict[str, Any]]:
         command = ["node", "chat.mjs", running.url, running.key, *args]

@@ -172,6 +172,28 @@ def test_embeddings(client: openai.OpenAI, http: httpx.Client) -> None:
     assert raw["usage"]["prompt_tokens"] == 9
 
 
+OPENAIS = [791, 4062, 14198, 39935, 927, 279, 16053, 5679, 13]
+"""A sentence in the ids of OpenAI's own tokenizer, as LangChain sends it unless told otherwise."""
+
+
+def test_embeddings_of_the_models_own_token_ids(http: httpx.Client, data_dir: Path) -> None:
+    from tokenizers import Tokenizer
+
+    from sidecar.models.starter import embedding
+
+    tokenizer = Tokenizer.from_file(str(embedding.folder(data_dir) / "tokenizer.json"))
+    tokenizer.no_padding()
+    texts = ["Straßen in 東京, don't they 🙂?", "The quick brown fox jumps over the lazy dogs of antiquity."]
+    tokens = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    cut = tokens[1][1:-1]
+    answer = http.post("/v1/embeddings", json={"model": "minilm", "input": [*tokens, cut]})
+    assert answer.status_code == 200, answer.text
+    whole = http.post("/v1/embeddings", json={"model": "minilm", "input": texts}).json()["data"]
+    assert answer.json()["data"][1]["embedding"] == pytest.approx(whole[1]["embedding"], abs=1e-4)
+    refused = http.post("/v1/embeddings", json={"model": "minilm", "input": OPENAIS})
+    assert "check_embedding_ctx_length" in error_of(refused)["message"]
+
+
 def test_embedding_errors(http: httpx.Client) -> None:
     for body, param in (
         ({"model": "minilm", "input": []}, "input"),
@@ -179,6 +201,8 @@ def test_embedding_errors(http: httpx.Client) -> None:
         ({"model": "minilm", "input": "word " * 2000}, "input"),
         ({"model": "minilm", "input": "x", "dimensions": 9999}, "dimensions"),
         ({"model": "starter", "input": "x"}, "model"),
+        ({"model": "minilm", "input": [OPENAIS]}, "input"),
+        ({"model": "minilm", "input": [200_000]}, "input"),
     ):
         answer = http.post("/v1/embeddings", json=body)
         assert answer.status_code == 400, answer.text

@@ -5,20 +5,21 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
-import jsonschema
-import openai
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from pydantic import BaseModel
 
+from tests.support import drawn
 from tests.support.servers import Sidecar
+from tools.stress import schemas
 
 
 def _picture() -> bytes:
@@ -128,44 +129,39 @@ def test_litellm(server: Sidecar) -> None:
             litellm.completion(model="openai/starter", messages=question, temperature=9, **common)
 
 
-# --- fifty schemas --------------------------------------------------------------------------------------
-def _schema(i: int) -> dict[str, Any]:
-    kinds: list[dict[str, Any]] = [
-        {"type": "integer", "minimum": 0, "maximum": 99},
-        {"type": "boolean"},
-        {"type": "string", "maxLength": 8},
-        {"enum": ["red", "green", "blue"]},
-        {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 9}, "maxItems": 3},
-    ]
-    properties = {f"f{i}_{n}": kinds[(i + n) % len(kinds)] for n in range(1 + i % 3)}
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+# --- drawn schemas --------------------------------------------------------------------------------------
+def test_documents_and_calls_of_drawn_schemas_are_valid_or_refused(server: Sidecar) -> None:
+    counts, wrong = schemas.run(server.url, "tiny-vl", drawn.many(32, seed=1), tokens=200)
+    assert not wrong
+    assert counts.total() == 32
+    assert counts["document valid"]
+    assert counts["call valid"]
 
 
-def test_fifty_schemas_at_concurrency_eight(client: openai.OpenAI) -> None:
-    def ask(i: int) -> None:
-        form: Any = {"type": "json_schema", "json_schema": {"name": f"s{i}", "schema": _schema(i), "strict": True}}
-        answer = client.chat.completions.create(
-            model="starter",
-            messages=[{"role": "user", "content": f"Fill in form {i}."}],
-            response_format=form,
-            temperature=1.0,
-            seed=i,
-            max_tokens=160,
-        )
-        assert answer.choices[0].finish_reason == "stop"
-        jsonschema.validate(json.loads(answer.choices[0].message.content or ""), _schema(i))
-
-    with ThreadPoolExecutor(8) as pool:
-        assert len(list(pool.map(ask, range(50)))) == 50
+@pytest.mark.parametrize(
+    ("kind", "text", "cut", "said"),
+    [
+        ("document", '{"n": 1}', False, "document valid"),
+        ("document", '{"n": "1"}', False, "WRONG"),
+        ("document", '{"n": "1"}', True, "document cut"),
+        ("document", '{"n": ', False, "WRONG"),
+        ("call", "[1]", False, "WRONG"),
+    ],
+)
+def test_what_judges_them_sees_faults(kind: str, text: str, cut: bool, said: str) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    calls = [{"function": {"name": "drawn", "arguments": text}}]
+    message: dict[str, Any] = {"content": text} if kind == "document" else {"content": None, "tool_calls": calls}
+    choice = {"message": message, "finish_reason": "length" if cut else "stop"}
+    assert schemas.judged(kind, schema, choice, forced=kind == "call").startswith(said)
 
 
 # --- Schemathesis ---------------------------------------------------------------------------------------
-@pytest.mark.timeout(600)
+EXAMPLES = int(os.environ.get("MLX_SIDECAR_FUZZ_EXAMPLES", "4"))
+"""Requests drawn for each operation; `make fuzz` draws many."""
+
+
+@pytest.mark.timeout(600 if EXAMPLES < 20 else 7200)
 def test_the_openapi_document_holds(server: Sidecar) -> None:
     document = httpx.get(f"{server.url}/openapi.json").json()
     schema = schemathesis.openapi.from_dict(document)
@@ -176,14 +172,26 @@ def test_the_openapi_document_holds(server: Sidecar) -> None:
         operation: Any = result.ok()  # type: ignore[union-attr]
 
         @settings(
-            max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+            max_examples=EXAMPLES,
+            deadline=None,
+            derandomize=EXAMPLES < 20,
+            database=None,
+            suppress_health_check=list(HealthCheck),
         )
-        @_given(operation)  # type: ignore[untyped-decorator]
-        def check(case: Any) -> None:
+        @given(case=operation.as_strategy(), spoil=st.sampled_from(["", "", "surrogate", "nested"]), at=st.integers(0))
+        def check(case: Any, spoil: str, at: int) -> None:
             nonlocal checked
+            response: Any
             if isinstance(case.body, dict):
                 case.body = _small(case.body)
-            response = case.call(timeout=120)
+            if isinstance(case.body, dict) and spoil:
+                # Sent by hand: as escapes, which Schemathesis' own client can't write of half a character.
+                body = json.dumps(_spoiled(case.body, spoil, at)).encode()
+                address = f"{server.url}{case.formatted_path}"
+                head = {"content-type": "application/json"}
+                response = httpx.request(case.method, address, content=body, headers=head, timeout=120)
+            else:
+                response = case.call(timeout=120)
             assert response.status_code < 500, f"{case.method} {case.path}: {response.text}"
             documented = {str(s) for s in case.operation.definition.raw["responses"]}
             assert str(response.status_code) in documented, f"{case.method} {case.path}: {response.status_code}"
@@ -205,15 +213,9 @@ def test_the_openapi_document_holds(server: Sidecar) -> None:
         assert path in statuses
 
 
-def _given(operation: Any) -> Any:
-    from hypothesis import given
-
-    return given(case=operation.as_strategy())
-
-
 def _small(body: dict[str, Any]) -> dict[str, Any]:
-    """Keeps answers short; everything else stays as it was drawn."""
-    for key in ("max_tokens", "max_completion_tokens"):
+    """Keeps answers short and of a small model; everything else stays as it was drawn."""
+    for key in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         if isinstance(body.get(key), int) and body[key] > 4:
             body[key] = 4
     if "messages" in body or "prompt" in body:
@@ -221,5 +223,28 @@ def _small(body: dict[str, Any]) -> dict[str, Any]:
         if body.get("max_tokens") is None:
             body["max_tokens"] = 4
     if isinstance(body.get("model"), str) or body.get("model") is None:
-        body["model"] = "minilm" if "input" in body else "starter"
+        body["model"] = "minilm" if isinstance(body.get("input"), str) and "stream" not in body else "tiny-vl"
+    return body
+
+
+def _spoiled(body: dict[str, Any], how: str, at: int) -> dict[str, Any]:
+    """Put half a character, or a hundred levels, into one place of a body, whatever stood there."""
+    if not how or not body:
+        return body
+    places: list[tuple[Any, Any]] = []
+    level: list[Any] = [body]
+    while level:
+        items = [(one, k) for one in level for k in (one if isinstance(one, dict) else range(len(one)))]
+        places += items
+        level = [one[k] for one, k in items if isinstance(one[k], dict | list)]
+    where, key = places[at % len(places)]
+    if how == "surrogate":
+        where[key] = f"{where[key]}\ud83d" if isinstance(where[key], str) else "\udc00"
+        if at % 3 == 0 and isinstance(where, dict):
+            where["\ud800"] = "a key"
+    else:
+        nested: Any = where[key]
+        for depth in range(20 + at % 300):
+            nested = [nested] if depth % 2 else {"properties": nested}
+        where[key] = nested
     return body

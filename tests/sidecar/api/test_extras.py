@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,8 +17,9 @@ from PIL import Image
 from sidecar.api.chat import conversation_of
 from sidecar.api.schemas import ChatRequest
 from sidecar.config import Settings
-from sidecar.engine.messages import ModelInfo
+from sidecar.engine.messages import ModelInfo, Tier
 from sidecar.errors import ApiError
+from tests.support.benches import Bench
 from tests.support.servers import Sidecar
 
 CHAT = "/v1/chat/completions"
@@ -215,6 +217,27 @@ def test_a_prompts_own_tokens_have_scores(http: httpx.Client) -> None:
         assert said["token_logprobs"][0] == pytest.approx(best[1], abs=1e-3)
     tokens = complete(http, prompt=ids, echo=True, logprobs=2, max_tokens=0)["logprobs"]
     assert tokens["token_logprobs"][1:] == pytest.approx(scores["token_logprobs"][1:], abs=1e-3)
+
+
+def test_scored_prompts_take_turns_and_need_room(model_dir: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    bench = Bench(model_dir / "tiny-vl", tmp_path)
+    try:
+        tokens = bench.prompt("A long way. " * 40).tokens
+        counts: list[int] = []
+        with bench.held():
+            futures = [bench.engine.score(bench.path, tokens, 1, tier) for tier in (Tier.BATCH,) * 3]
+            futures.append(bench.engine.score(bench.path, tokens, 1, Tier.INTERACTIVE))
+            bench.engine._put(lambda: counts.append(len(bench.engine._embeddings.units())))
+        found = [future.result(60) for future in futures]
+        assert counts == [2]  # one of each tier: each prompt has a whole cache
+        assert all([t.logprob for t in one] == pytest.approx([t.logprob for t in found[0]], abs=1e-3) for one in found)
+        monkeypatch.setattr(bench.core.room.ledger, "free", lambda: 0)
+        with pytest.raises(ApiError, match="MiB") as refused:
+            bench.engine.score(bench.path, tokens, 1, Tier.BATCH).result(60)
+        assert refused.value.status_code == 503
+        assert bench.on_engine(lambda: len(bench.engine._embeddings)) == 0
+    finally:
+        bench.engine.stop()
 
 
 def test_echoed_scores_stream_and_come_before_the_answers(http: httpx.Client) -> None:

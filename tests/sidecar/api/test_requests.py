@@ -215,10 +215,16 @@ def test_the_page_of_the_api_loads_nothing(http: httpx.Client) -> None:
     ("change", "param", "words"),
     [
         (
-            {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
+            {"messages": [{"role": "user", "content": [{"type": "input_video_clip"}]}]},
             "messages.0.content.0",
-            "parts of type",
+            "frames of it as images",
         ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": ""}}]}]},
+            "messages.0.content.0",
+            "as text",
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "scent"}]}]}, "messages.0.content.0", "parts of type"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content", "a text or a list of parts"),
         ({"messages": [{"role": "user", "content": ["x"]}]}, "messages.0.content.0", "parts of type"),
         (
