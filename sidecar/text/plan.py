@@ -201,12 +201,12 @@ def texts_of(loaded: LoadedModel, inputs: Sequence[str | tuple[int, ...]]) -> li
     texts = []
     for one in inputs:
         if not isinstance(one, str):
-            if any(not 0 <= t < size for t in one):
-                raise bad_request(f"input: token ids are between 0 and {size - 1}.", param="input")
-            text = str(loaded.tokenizer.decode(list(one), skip_special_tokens=True))
-            if not _own(loaded.tokenizer, one, text):
+            inside = all(0 <= t < size for t in one)
+            text = str(loaded.tokenizer.decode(list(one), skip_special_tokens=True)) if inside else ""
+            if not inside or not _own(loaded.tokenizer, one, text):
                 raise bad_request(
-                    "input: these token ids are not of this model's tokenizer; OpenAI's clients count with their own. "
+                    "input: these token ids are not of this model's tokenizer "
+                    f"(0 to {size - 1}); OpenAI's clients count with their own. "
                     "Send texts (LangChain: check_embedding_ctx_length=False).",
                     param="input",
                 )
