@@ -57,12 +57,13 @@ class Tagger:
                 self._gateway, part, attempt=job.attempts, language=language, vocabulary=vocabulary
             )
             answers.append(found)
-        missing = [word for word in vocabulary if not _has(words, word)]
+        missing = await asyncio.to_thread(lambda: [word for word in vocabulary if not _has(words, word)])
         if missing:
             await progress.report(len(parts), len(parts), "your own words")
             target, _ = await self._gateway.structured()
             answers.append(await deciding.fitting(self._gateway, target, parts[0], missing))
-        return {"tags": merged(answers, words, vocabulary), "language": language or None}
+        tags = await asyncio.to_thread(merged, answers, words, vocabulary)
+        return {"tags": tags, "language": language or None}
 
 
 def _read(name: str, content: bytes) -> tuple[str, list[bytes]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 import threading
 import uuid
 from collections.abc import Iterator
@@ -270,3 +271,12 @@ def test_a_proxy_that_cannot_be_used_is_an_error_in_words(
         else:
             with pytest.raises(ApiError, match="look at HTTPS_PROXY"):
                 make()
+
+
+@pytest.mark.parametrize("url", ["https://api.example/v1", "https://127.0.0.1:8443/v1", "http://gpu.lan/v1"])
+def test_one_context_checks_the_certificates_of_all_clients(url: str) -> None:
+    context = outgoing._verifier(url)
+    assert isinstance(context, ssl.SSLContext)
+    assert context is outgoing._verifier("https://other.example")
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert outgoing._verifier("http://127.0.0.1:60316/v1") is False, "no TLS there, and none is set up each time"
