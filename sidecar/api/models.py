@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
-import psutil
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
@@ -17,6 +16,7 @@ from sidecar.api.replies import CLIENT_CLOSED, service_of
 from sidecar.api.schemas import LoadRequest, PullRequest, error_responses
 from sidecar.api.service import Service
 from sidecar.api.sse import ClientGone, EventStream, until_gone
+from sidecar.engine import machine
 from sidecar.errors import ApiError
 from sidecar.models.downloads import PullError
 from sidecar.models.registry import ModelNotFound, describe, offers
@@ -41,7 +41,7 @@ async def models(request: Request) -> dict[str, Any]:
 async def catalogue(request: Request) -> dict[str, Any]:
     """The models that can be pulled by an alias: what suits this machine, and which are here."""
     found = await asyncio.to_thread(service_of(request).registry.available)
-    total = psutil.virtual_memory().total
+    total = machine.memory().total
     return {"object": "list", "memory_bytes": total, "data": offers(total, frozenset(m.name for m in found))}
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
 from sidecar.cli.process import running
 from sidecar.cli.screen import progress_bar
 from sidecar.config import Settings
+from sidecar.engine import machine
 from sidecar.models import importing, profiles
 from sidecar.models.downloads import Effort, Progress, PullError, human
 from sidecar.models.downloads.pull import pull as fetch
@@ -41,7 +41,7 @@ def models(settings: Settings, *, recommend: bool, as_json: bool) -> int:
     lines = [f"{m['id']:<40} {m.get('title', ''):<32} {m['path']}" for m in found]
     empty = "No models here yet. Begin with: mlx-sidecar starter install"
     if recommend:
-        total = psutil.virtual_memory().total
+        total = machine.memory().total
         found = offers(total, frozenset(m["id"] for m in found))
         lines = [f"For {human(total)} of memory (sizes are approximate):"]
         for m in found:

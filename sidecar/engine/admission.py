@@ -10,6 +10,10 @@ last row: all of them come back exactly where they were, by processing their pro
 request takes the room of batch rows; a batch request takes nobody's. What does not fit while nothing else runs never
 will, and is refused with the numbers. Prefixes are given up only for who then begins.
 
+A picture's work is in the sum: what a vision tower holds while it looks at a picture grows with its pixels (30 MB for
+192 × 192 of the starter, a gigabyte for a page that a processor cuts in seventeen). It is measured at the largest
+picture there was; until there was one it is guessed, and a guess makes a picture wait for others but refuses none.
+
 A timeline on a model of 144 KiB a token with 3 GiB free:
 
     chat A, 2,000 tokens and no max_tokens, needs 2,256 tokens, 317 MiB: begins (its whole context would be 36 GiB)
@@ -55,25 +59,39 @@ class Held:
 
 
 class Ledger:
-    """``free``: bytes the machine has left now, over what is in use. ``layers``: until they are measured, a guess."""
+    """``free``: bytes the machine has left now, over what is in use. ``layers``: until they are measured, a guess.
 
-    def __init__(self, free: Callable[[], int], layers: Sequence[Layer]) -> None:
+    ``value``: bytes that the vision tower is guessed to hold for each of a picture's values (width × height × 3).
+    """
+
+    def __init__(self, free: Callable[[], int], layers: Sequence[Layer], *, value: float = 0.0) -> None:
         self.free = free
         self.layers = tuple(layers)
+        self._value = value
+        self._seen = 0  # values of the largest picture that was measured
+
+    def learn_vision(self, values: int, size: int) -> None:
+        """Learn from a prompt's pictures of so many values that they took ``size`` bytes while they were looked at."""
+        if values > self._seen:
+            self._seen, self._value = values, max(0.0, size / values)
+
+    def vision(self, values: int, running: Sequence[Held]) -> float:
+        """Return the bytes that looking at pictures of so many values takes; alone it is nothing until it is known."""
+        return values * self._value if self._seen or running else 0.0
 
     def row(self, tokens: int) -> float:
         """Return the bytes of a row of so many tokens."""
         return sum(layer.bytes(tokens) for layer in self.layers)
 
-    def need(self, tokens: int, running: Sequence[Held]) -> float:
+    def need(self, tokens: int, running: Sequence[Held], values: int = 0) -> float:
         """Return the bytes by which memory grows when a request of so many tokens begins beside ``running``.
 
-        In one pass with them it pads the shorter rows to its length, or is padded to theirs.
+        In one pass with them it pads the shorter rows to its length, or is padded to theirs. ``values``: of pictures.
         """
         longest = max((r.tokens for r in running), default=0)
         own = self.row(max(tokens + STEP, longest))
         padding = max(0.0, self.row(tokens + STEP) - self.row(longest)) * len(running) if running else 0.0
-        return own + padding
+        return own + padding + self.vision(values, running)
 
     def room(self, running: Sequence[Held]) -> float:
         """Return the bytes that nobody has a claim on; less than nothing when rows that run have too little to grow."""
@@ -84,24 +102,24 @@ class Ledger:
         longest = max((r.tokens for r in running), default=0)
         return len(running) * (self.row(longest + HEADROOM) - self.row(longest))
 
-    def fits(self, tokens: int, running: Sequence[Held], spare: float, *, before_batch: bool) -> bool:
+    def fits(self, tokens: int, running: Sequence[Held], spare: float, *, before_batch: bool, values: int = 0) -> bool:
         """Return whether a request of so many tokens can begin if ``spare`` bytes are given up.
 
         ``before_batch``: batch rows would be set aside for it.
         """
-        if self.need(tokens, running) <= self.room(running) + spare:
+        if self.need(tokens, running, values) <= self.room(running) + spare:
             return True
         if not before_batch:
             return False
         chats = [r for r in running if not r.batch]
         freed = sum(self.row(r.tokens) for r in running if r.batch)
-        return self.need(tokens, chats) <= self.room(chats) + freed + spare
+        return self.need(tokens, chats, values) <= self.room(chats) + freed + spare
 
-    def make_way(self, tokens: int, running: Sequence[Held]) -> list[int]:
+    def make_way(self, tokens: int, running: Sequence[Held], values: int = 0) -> list[int]:
         """Return the batch rows to set aside for a request of so many tokens, the latest first."""
         rest, freed, out = list(running), 0.0, list[int]()
         for one in sorted((r for r in running if r.batch), key=lambda r: -r.since):
-            if self.need(tokens, rest) <= self.room(rest) + freed:
+            if self.need(tokens, rest, values) <= self.room(rest) + freed:
                 break
             rest.remove(one)
             freed += self.row(one.tokens)

@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from sidecar.engine import machine
+
 log = logging.getLogger("sidecar.engine")
 
 _set = False
@@ -71,21 +73,14 @@ def estimate(config: dict[str, Any], weights: int, *, context: int) -> Estimate:
 
 
 def room(held: int, *, limit: int = 0) -> int:
-    """Bytes a further model may take beside models of ``held`` bytes. ``limit``: for all models, 0 = the machine's.
-
-    On Apple Silicon the GPU gets about three quarters of the memory; elsewhere nine tenths of what is free is taken.
-    """
-    import psutil
-
-    machine = psutil.virtual_memory()
-    share = 0.75 if sys.platform == "darwin" else 0.9
-    return room_of(machine.total, machine.available, held, share=share, limit=limit)
+    """Bytes a further model may take beside models of ``held`` bytes. ``limit``: for all models, 0 = the machine's."""
+    now = machine.memory()
+    return room_of(machine.models_most(now.total), now.available, held, limit=limit)
 
 
-def room_of(total: int, available: int, held: int, *, share: float, limit: int = 0) -> int:
-    """``room`` for given readings. Pure."""
-    most = min(limit or total, int(total * share)) - held
-    return max(0, min(most, int(available * 0.9)))
+def room_of(most: int, available: int, held: int, *, limit: int = 0) -> int:
+    """``room`` for given readings. ``most``: what models may take together. Pure."""
+    return max(0, min(min(limit or most, most) - held, int(available * 0.9)))
 
 
 def give_back() -> None:
@@ -100,15 +95,14 @@ def give_back() -> None:
 
 
 def total() -> int:
-    """Memory MLX can use: the GPU's recommended working set on Metal, else the machine's."""
+    """Memory MLX can use: the GPU's recommended working set on Metal, else what the machine leaves this process."""
     import mlx.core as mx
-    import psutil
 
     if mx.metal.is_available():
         size = mx.device_info().get("max_recommended_working_set_size")
         if size:
             return int(size)
-    return int(psutil.virtual_memory().total)
+    return machine.memory().total
 
 
 def set_limits() -> None:
@@ -149,6 +143,47 @@ def _keep_freed(size: int) -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, size)
 
 
+_peak = 0
+
+
+def begin_peak() -> int:
+    """Begin to measure anew how much MLX holds at most; return what it holds now. ``peak`` is none the less for it."""
+    global _peak
+    import mlx.core as mx
+
+    _peak = peak()
+    mx.reset_peak_memory()
+    return int(mx.get_active_memory())
+
+
+def peak() -> int:
+    """Return the most that MLX has held in this process."""
+    import mlx.core as mx
+
+    return max(_peak, mx.get_peak_memory())
+
+
+def peak_since() -> int:
+    """Return the most that MLX has held since ``begin_peak``."""
+    import mlx.core as mx
+
+    return int(mx.get_peak_memory())
+
+
+def vision_bytes_per_value(config: dict[str, Any]) -> float:
+    """Guess from ``config.json`` what a vision tower holds for each value of a picture; 0 when it doesn't say.
+
+    A block's activations in float32, twice: what goes in, what comes out (160 for the starter, measured 272).
+    """
+    part = config.get("vision_config")
+    if not isinstance(part, dict):
+        return 0.0
+    hidden = _number(part, "hidden_size", "embed_dim", "width")
+    patch = _number(part, "patch_size")
+    inner = _number(part, "intermediate_size") or 4 * hidden
+    return 2 * 4 * (4 * hidden + 2 * inner) / (3 * patch * patch) if patch else 0.0
+
+
 def prefix_limit(setting_mb: int) -> int:
     """Bytes for kept prefixes: the setting, or a tenth of memory for -1."""
     return total() // 10 if setting_mb < 0 else setting_mb << 20
@@ -160,15 +195,16 @@ _RESERVE = 64 << 20  # activations of a pass
 def kv_most() -> int:
     """Return the bytes that caches could have beside the models in memory, if nothing else ran."""
     import mlx.core as mx
+    import psutil
 
-    return max(0, int(total() * 0.9) - mx.get_active_memory() - _RESERVE)
+    own = max(mx.get_active_memory(), psutil.Process().memory_info().rss)  # the interpreter is in it
+    return max(0, int(total() * 0.9) - own - _RESERVE)
 
 
 def kv_limit() -> int:
     """Return the bytes by which caches may grow now: over what MLX holds, within nine tenths of memory."""
     import mlx.core as mx
-    import psutil
 
-    available = psutil.virtual_memory().available * 0.8 + mx.get_cache_memory()  # freed buffers are used again
+    available = machine.memory().available * 0.8 + mx.get_cache_memory()  # freed buffers are used again
     free = min(total() * 0.9 - mx.get_active_memory(), available)
     return max(0, int(free) - _RESERVE)

@@ -11,10 +11,12 @@ from sidecar.backend.caches import KVQuantization
 from sidecar.backend.loader import LoadedModel
 from sidecar.backend.pausing import Cancelled
 from sidecar.backend.positions import embed
+from sidecar.engine import memory
 from sidecar.engine.metrics import Meter
 from sidecar.engine.prefill import Begun, Part, Prefill
 from sidecar.engine.prefix_cache import PrefixCache, key_of
 from sidecar.engine.recovery import Recovery
+from sidecar.engine.room import Room
 from sidecar.engine.rows import Admitted, GenerationRequest
 
 
@@ -24,6 +26,7 @@ class Encoding:
 
     request: GenerationRequest
     blocks: int = 0  # of the vision tower that are done
+    disturbed: bool = False  # something else was worked on between two blocks
     since: float = field(default_factory=time.monotonic)
 
 
@@ -38,6 +41,7 @@ class PromptStage:
         meter: Meter,
         kv: KVQuantization,
         recovery: Recovery,
+        room: Room,
         disk: features.Disk | None = None,
     ) -> None:
         self._loaded = loaded
@@ -45,6 +49,7 @@ class PromptStage:
         self._meter = meter
         self._kv = kv
         self._recovery = recovery
+        self._room = room
         self._features = pausing.feature_cache()
         self._towers = features.FeatureMemory(disk=disk)
         features.remember(loaded.model, self._towers)
@@ -101,6 +106,7 @@ class PromptStage:
         self._meter.queued(request.tier, time.monotonic() - request.arrived)
         request.sink([Admitted()])
         images = request.prompt.inputs is not None
+        held = memory.begin_peak() if images else 0
         if images:
             self.encoding.append(Encoding(request))
         try:
@@ -112,6 +118,8 @@ class PromptStage:
                 media=request.prompt.media,
                 vision_cache=self._features,
             )
+            if images and not self.encoding[-1].disturbed:
+                self._room.ledger.learn_vision(request.prompt.picture_values, memory.peak_since() - held)
             self.check_cancelled(request)
             hit = None
             if not self._loaded.can.keep and prompt.length == len(tokens):

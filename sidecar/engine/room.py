@@ -40,7 +40,8 @@ class Room:
     def fits(self, request: GenerationRequest, running: Sequence[Held]) -> bool:
         """Return whether a request could begin now, if kept prefixes and, for a chat, batch rows made way."""
         chat = request.tier is Tier.INTERACTIVE
-        return self.ledger.fits(_tokens(request), running, self._prefixes.bytes, before_batch=chat)
+        spare, values = self._prefixes.bytes, request.prompt.picture_values
+        return self.ledger.fits(_tokens(request), running, spare, before_batch=chat, values=values)
 
     def seen(self, request: GenerationRequest, running: Sequence[Held], *, alone: bool) -> Waiting:
         """Return a queued request as the policy sees it. ``alone``: in no group."""
@@ -57,17 +58,19 @@ class Room:
 
     def make_way(self, request: GenerationRequest, running: Sequence[Held]) -> list[int]:
         """Give up prefixes for a request that begins; return the batch rows to set aside for it."""
-        self._shrink(self.ledger.need(_tokens(request), running) - self.ledger.room(running))
-        return self.ledger.make_way(_tokens(request), running) if request.tier is Tier.INTERACTIVE else []
+        self._shrink(self._need(request, running) - self.ledger.room(running))
+        if request.tier is not Tier.INTERACTIVE:
+            return []
+        return self.ledger.make_way(_tokens(request), running, request.prompt.picture_values)
 
     def admitted(
         self, first: GenerationRequest, others: Sequence[GenerationRequest], running: Sequence[Held]
     ) -> list[GenerationRequest]:
         """Return those of ``others`` that have room together, beside ``first`` and ``running``; nobody makes way."""
-        room = self.ledger.room(running) - self.ledger.need(_tokens(first), running)
+        room = self.ledger.room(running) - self._need(first, running)
         taken = []
         for request in others:
-            room -= self.ledger.need(_tokens(request), running)
+            room -= self._need(request, running)
             if room < 0:
                 break
             taken.append(request)
@@ -99,14 +102,18 @@ class Room:
         if self.fits(request, []):
             return None
         tokens = len(request.prompt.tokens)
-        need = int(self.ledger.need(_tokens(request), []))
+        need = int(self._need(request, []))
         have = int(self.ledger.free() + self._prefixes.bytes)
-        text = f"A prompt of {tokens} tokens needs {need >> 20} MiB of memory"
+        with_pictures = " with pictures" if request.prompt.picture_values else ""
+        text = f"A prompt of {tokens} tokens{with_pictures} needs {need >> 20} MiB of memory"
         if need > self._most:
             text = f"{text}, and this machine has {self._most >> 20} MiB beside the model; shorten it."
             return Failed(400, text, "context_length_exceeded")
         text = f"{text}, and {have >> 20} MiB are free; close other programs or shorten it."
         return Failed(503, text, "not_enough_memory")
+
+    def _need(self, request: GenerationRequest, running: Sequence[Held]) -> float:
+        return self.ledger.need(_tokens(request), running, request.prompt.picture_values)
 
     def _shrink(self, missing: float) -> float:
         """Give up prefixes for ``missing`` bytes; return what is missing still."""

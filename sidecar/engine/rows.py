@@ -27,6 +27,18 @@ class Prompt:
     sent: tuple[tuple[int, int], ...] = ()
     preopens_thinking: bool = False
 
+    @property
+    def picture_values(self) -> int:
+        """How many numbers the pictures are for the vision tower: width × height × 3 of each, as it is scaled."""
+        return _size((self.inputs or {}).get("pixel_values"))
+
+
+def _size(value: Any) -> int:
+    """Return how many numbers an array has, or all arrays of a list."""
+    if isinstance(value, list | tuple):
+        return sum(map(_size, value))
+    return int(getattr(value, "size", 0))
+
 
 @dataclass(frozen=True)
 class Token:

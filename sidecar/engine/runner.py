@@ -82,8 +82,8 @@ class ModelRunner:
         self.waiting: dict[int, GenerationRequest] = {}
         self.batches = TierBatches(loaded.model, loaded.can)
         self.recovery = Recovery(loaded.can, again=self.submit)
-        self.stage = PromptStage(loaded, prefixes=prefix_cache, meter=meter, kv=kv, recovery=self.recovery, disk=disk)
         self.room = room
+        self.stage = PromptStage(loaded, prefixes=prefix_cache, meter=meter, kv=kv, recovery=self.recovery, room=room, disk=disk)
         self._paused_for = 0.0
         self._one_prefill = OnePrefill(loaded, prefix_cache)
         self.stage.blocks = pausing.install_pause(loaded.model, self._pause)
@@ -324,6 +324,7 @@ class ModelRunner:
             action = self.policy.decide(view)
             if isinstance(action, Encode) or not isinstance(action, (Begin, PrefillAction, Decode)):
                 break
+            current.disturbed = True
             self.perform(action, view)
         after = time.monotonic()
         self._paused_for += after - current.since  # the block itself was accounted for above

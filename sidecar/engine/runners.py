@@ -43,7 +43,8 @@ def runner_of(
     disk = kept.of(loaded.path) if kept is not None else None
     prefixes = PrefixCache(memory.prefix_limit(settings.prefix_cache_mb), disk.prefixes if disk else None)
     guess = memory.kv_bytes_per_token(loaded.config)
-    ledger = Ledger(memory.kv_limit, [Layer(per_token=guess)])
+    value = memory.vision_bytes_per_value(loaded.config)
+    ledger = Ledger(memory.kv_limit, [Layer(per_token=guess)], value=value)
     return ModelRunner(
         loaded,
         policy=policy,

@@ -21,6 +21,7 @@ import threading
 import time
 
 from host_api.protocol.lock import FileLock
+from sidecar.engine import memory
 from sidecar.engine.control import Hold, LogLine, Message, Pulse, Ready, Start
 from sidecar.engine.messages import VERSION, Refused
 from sidecar.engine.metrics import Recorder
@@ -195,4 +196,4 @@ def _memory() -> dict[str, int]:
     core = sys.modules.get("mlx.core")
     if core is None or not hasattr(core, "get_peak_memory"):
         return {}
-    return {"active": core.get_active_memory(), "cache": core.get_cache_memory(), "peak": core.get_peak_memory()}
+    return {"active": core.get_active_memory(), "cache": core.get_cache_memory(), "peak": memory.peak()}

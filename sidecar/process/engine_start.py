@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from sidecar.config import Settings
+from sidecar.engine import machine
 from sidecar.engine.control import Hold, Message, Start
 from sidecar.engine.messages import VERSION, Request
 from sidecar.engine.wire import Reader, WireError, encode
@@ -196,9 +197,7 @@ class Launcher:
 
 
 def _room() -> bool:
-    import psutil
-
-    return bool(psutil.virtual_memory().available >= _SPARE_ROOM)
+    return machine.memory().available >= _SPARE_ROOM
 
 
 def _popen() -> tuple[subprocess.Popen[bytes], socket.socket]:

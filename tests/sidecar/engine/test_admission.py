@@ -37,6 +37,23 @@ def test_rows_in_one_pass_are_padded_to_the_longest() -> None:
     assert ledger.need(20, [held(1, 20_000)]) == ledger.row(20_000)
 
 
+def test_a_picture_needs_what_its_vision_tower_holds() -> None:
+    """208 KB of PNG are 50 million pixels: the text of such a prompt is short, the work on it is not."""
+    ledger = Ledger(lambda: GIB, [FULL], value=100.0)
+    chat, page = [held(1, 100)], 13 << 20
+    assert ledger.fits(100, chat, 0, before_batch=False)
+    assert not ledger.fits(100, chat, 0, before_batch=False, values=page), "1.3 GB are guessed, and it waits"
+    assert ledger.fits(100, [], 0, before_batch=False, values=page), "a guess refuses nothing"
+    ledger.learn_vision(1 << 20, 272 << 20)
+    ledger.learn_vision(1 << 10, 900 << 20)
+    assert ledger.vision(2 << 20, []) == 544 << 20, "what the largest one took tells, not the smallest"
+    assert not ledger.fits(100, [], 0, before_batch=False, values=page), "3.4 GB are known"
+    rows = [held(1, 100), held(2, 200, batch=True)]
+    roomy = Ledger(lambda: 200 << 20, [FULL], value=300.0)
+    assert roomy.make_way(100, rows, 1 << 20) == [2]
+    assert roomy.make_way(100, rows) == []
+
+
 def test_windows_and_recurrent_layers_don_t_grow() -> None:
     ledger = Ledger(lambda: 0, [Layer(per_token=10, window=100), Layer(fixed=5000)])
     assert ledger.row(50) == 5500

@@ -515,6 +515,25 @@ def test_what_does_not_fit_into_memory_waits_and_what_has_no_limit_fits(text: Be
             text.engine.cancel(text.path, one.request.id)
 
 
+def test_what_pictures_take_is_measured_and_one_without_room_waits_for_the_others(eyes: Bench) -> None:
+    ledger = eyes.core.room.ledger
+    prompt = eyes.prompt("what is in this image?", noise(7))
+    expected = eyes.ask(prompt, max_tokens=4).tokens
+    values = prompt.picture_values
+    took = ledger.vision(values, [])
+    assert 4 * values < took < 100_000 * values, "at least its pixels as floats"
+    eyes.forget()
+    eyes.on_engine(eyes.core.stage.forget)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger, "free", lambda: int(took + ledger.row(2000)) if not eyes.core.batches else int(took) - 1)
+        job = eyes.send(QUESTIONS[0], max_tokens=40, tier=Tier.BATCH, logit_bias=((2, -100.0),))
+        wait_for(lambda: len(job.tokens) > 2)
+        picture = eyes.send(prompt, max_tokens=4, tier=Tier.BATCH)
+        assert picture.ended.wait(120)
+        assert job.ended.is_set(), "it began when the job was over"
+        assert picture.tokens == expected
+
+
 def test_a_chat_takes_the_room_of_batch_rows_which_come_back_exactly(text: Bench) -> None:
     params: dict[str, Any] = {"temperature": 0.9, "seed": 5, "max_tokens": 60, "logit_bias": ((2, -100.0),)}
     prompts = [text.prompt(q) for q in QUESTIONS[:2]]

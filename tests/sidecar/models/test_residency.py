@@ -361,10 +361,11 @@ def test_the_estimate() -> None:
 
 def test_the_room() -> None:
     gb = 1 << 30
-    assert memory.room_of(16 * gb, 10 * gb, 0, share=0.75) == 9 * gb
-    assert memory.room_of(16 * gb, 15 * gb, 0, share=0.75) == 12 * gb
-    assert memory.room_of(16 * gb, 15 * gb, 8 * gb, share=0.75) == 4 * gb
-    assert memory.room_of(16 * gb, 15 * gb, 8 * gb, share=0.75, limit=6 * gb) == 0
+    assert memory.room_of(12 * gb, 10 * gb, 0) == 9 * gb
+    assert memory.room_of(12 * gb, 15 * gb, 0) == 12 * gb
+    assert memory.room_of(12 * gb, 15 * gb, 8 * gb) == 4 * gb
+    assert memory.room_of(12 * gb, 15 * gb, 8 * gb, limit=6 * gb) == 0
+    assert memory.room_of(12 * gb, 15 * gb, 0, limit=64 * gb) == 12 * gb
 
 
 PSI = "some avg10={some} avg60=0.00 avg300=0.00 total=1\nfull avg10={full} avg60=0.00 avg300=0.00 total=1\n"
