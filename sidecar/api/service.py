@@ -102,8 +102,8 @@ class Service:
         checked = time.monotonic()
         while True:
             await self._next_look()
-            progress.loading(self, time.monotonic())
             try:
+                progress.loading(self, time.monotonic())
                 await self.quieting.look(time.monotonic())
                 for name in await self.residency.sweep():
                     log.info("%s was not used any more and is unloaded", name)
@@ -132,7 +132,10 @@ class Service:
         """End a stuck engine. A server whose engines don't come up must not go on listening: it exits 1."""
         while True:
             await self._next_look()
-            self.engine.check(self.settings.stall_timeout)
+            try:
+                self.engine.check(self.settings.stall_timeout)
+            except Exception:
+                log.exception("the engine could not be looked at; it is tried again")
             if self.engine.failed is not None:
                 log.critical("no engine comes up (%s); giving up", self.engine.failed)
                 await asyncio.sleep(2 * _WATCH_INTERVAL)  # let /health and the errors be seen

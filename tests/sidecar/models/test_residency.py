@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 
 from host_api.loopback import durations
+from sidecar.api import progress, service
 from sidecar.backend import loader
+from sidecar.config import Settings
 from sidecar.engine import memory
+from sidecar.engine.metrics import Meter
 from sidecar.errors import LoadError
 from sidecar.models import pressure
 from sidecar.models.pressure import Level, Shed, Shedder
@@ -392,6 +395,43 @@ def test_caches_go_first_then_idle_models_one_by_one() -> None:
     told = [shedder.decide(level, now) for level, now in story]
     none, caches, model = Shed.NOTHING, Shed.CACHES, Shed.MODEL
     assert told == [none, caches, none, none, model, none, model, caches, none]
+
+
+def test_a_fault_while_memory_is_given_up_or_the_engine_looked_at_ends_no_watch(
+    tmp_path: Path, engine: LocalClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else sweeps, relieves or ends a stuck engine for the rest of the server's life."""
+    looks: dict[str, int] = {"relief": 0, "engine": 0, "load": 0}
+
+    def failing(name: str) -> Callable[..., Any]:
+        def look(*_: Any) -> None:
+            looks[name] += 1
+            if looks[name] < 3:
+                raise RuntimeError(f"{name} fails")
+
+        return look
+
+    monkeypatch.setattr(service, "_IDLE_INTERVAL", 0.01)
+    monkeypatch.setattr(service, "_PRESSURE_INTERVAL", 0.0)
+    monkeypatch.setattr(pressure, "read", lambda: Level.NORMAL)
+    monkeypatch.setattr(progress, "loading", failing("load"))
+    monkeypatch.setattr(engine, "check", failing("engine"))
+
+    async def run() -> None:
+        one = service.Service(Settings(state_dir=tmp_path, data_dir=tmp_path), engine, Meter(), instance_id="x")
+        relief = failing("relief")
+
+        async def relieve(level: Level, now: float) -> None:
+            relief()
+
+        monkeypatch.setattr(one, "relieve", relieve)
+        one.start()
+        async with asyncio.timeout(20):
+            while min(looks.values()) < 5:
+                await asyncio.sleep(0.01)
+        await one.drain(0)
+
+    asyncio.run(run())
 
 
 def test_a_start_that_died_loading_is_not_repeated(tmp_path: Path) -> None:
