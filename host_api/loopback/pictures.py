@@ -7,8 +7,9 @@ TIFF.
 Memory: a PNG of 208 KB can hold 50 million pixels. Flattening such a picture and then scaling it held five copies
 (937 MB). Now JPEGs are scaled while they are decoded, and everything else is flattened and reduced strip by strip
 from the decoder's own buffer, so that the peak is that one buffer (at most 4 bytes a pixel) and a strip. Pictures are
-decoded one after the other in a process, which bounds what many threads can hold at once; and Python's warning
-filters, which are the process's and not the thread's, may be silenced meanwhile.
+decoded one after the other in a process, which bounds what many threads can hold at once, and what they held goes back
+to the system (``_known``). Python's warning filters, which are the process's and not the thread's, may be silenced
+meanwhile.
 
 Pillow is imported by the functions, since importing this module must cost nothing.
 """
@@ -24,10 +25,12 @@ from typing import Any
 
 COMMON = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 EVERY = (*COMMON, "HEIF", "JPEG2000", "ICO", "PPM")
-_STRIP = 4_000_000  # pixels flattened at a time
+_STRIP = 1_000_000  # pixels flattened at a time
+_BLOCK = 64 << 20  # bytes
 _SPARE = 2  # how many times larger than asked a picture stays until the last, best scaling
 _TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"}
 _TURNS |= {6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}
+_QUARTER = (5, 6, 7, 8)
 _one = threading.Lock()
 
 
@@ -44,8 +47,15 @@ def first(data: bytes, *, side: int, pixels: int, formats: Sequence[str] = COMMO
 
     ``pixels`` is the most that may be decoded, as the file says before anything is. Raises PictureError. Blocking.
     """
+    return sized(data, side=side, pixels=pixels, formats=formats)[0]
+
+
+def sized(data: bytes, *, side: int, pixels: int, formats: Sequence[str] = COMMON) -> tuple[Any, tuple[int, int]]:
+    """Return what ``first`` does, and width and height of the picture as it was sent, as a viewer shows it."""
     with _opened(data, pixels, formats) as image:
-        return _shown(image, side)
+        width, height = image.size
+        shown, turned = _shown(image, side)
+        return shown, (height, width) if turned else (width, height)
 
 
 def frames(data: bytes, *, side: int, pixels: int, most: int, formats: Sequence[str] = EVERY) -> list[Any]:
@@ -63,7 +73,7 @@ def frames(data: bytes, *, side: int, pixels: int, most: int, formats: Sequence[
                 _check_size(image, pixels)
             if image.format == "TIFF" and image.tag_v2.get(254, 0) & 5 and number:  # NewSubfileType: reduced, mask
                 continue
-            found.append(_shown(image, side))
+            found.append(_shown(image, side)[0])
         return found
 
 
@@ -84,8 +94,11 @@ def _opened(data: bytes, pixels: int, formats: Sequence[str]) -> Iterator[Any]:
         with _one, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=known) as image:
-                _check_size(image, pixels)
-                yield image
+                try:
+                    _check_size(image, pixels)
+                    yield image
+                finally:
+                    image.close()  # its pixels go before the next thread's turn, not when this frame does
     except PictureError:
         raise
     except UnidentifiedImageError as exc:
@@ -108,6 +121,9 @@ def _known(formats: Sequence[str]) -> list[str]:
 
             pi_heif.register_heif_opener(thumbnails=False)
     Image.init()
+    # Pillow takes its pixels 16 MiB at a time, which the C library's allocator gives back to the thread's own store
+    # and not to the system: each of four threads kept 300 MB after one picture. Blocks over 32 MiB are mapped.
+    Image.core.set_block_size(_BLOCK)
     missing = set() if features.check("avif") else {"AVIF"}
     return [name for name in formats if name in Image.OPEN and name not in missing]
 
@@ -121,8 +137,11 @@ def _check_size(image: Any, pixels: int) -> None:
         )
 
 
-def _shown(image: Any, side: int) -> Any:
-    """Return the frame that ``image`` is at as it is shown: scaled, RGB, over white, in sRGB and upright."""
+def _shown(image: Any, side: int) -> tuple[Any, bool]:
+    """Return the frame that ``image`` is at as it is shown: scaled, RGB, over white, in sRGB and upright.
+
+    And whether it was turned by a quarter for that.
+    """
     from PIL import Image
 
     image.draft(None, (side * _SPARE, side * _SPARE))  # JPEG alone can: its decoder then leaves out what isn't needed
@@ -135,7 +154,7 @@ def _shown(image: Any, side: int) -> Any:
     flat.thumbnail((side, side), Image.Resampling.LANCZOS)
     shown = _srgb(flat, profile)
     turn = _TURNS.get(orientation)
-    return shown.transpose(Image.Transpose[turn]) if turn else shown
+    return (shown.transpose(Image.Transpose[turn]) if turn else shown), orientation in _QUARTER
 
 
 def _reduced(image: Any, side: int) -> Any:

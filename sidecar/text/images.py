@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +28,7 @@ def decode(given: PictureData, settings: Settings) -> Picture:
     """Return the pixels of an encoded image as a viewer shows it, scaled. Raises ApiError. Blocking."""
     side = min(given.side or settings.image_side, settings.image_side)
     try:
-        image = pictures.first(given.data, side=side, pixels=int(settings.max_image_mpx * 1e6))
+        image, sent = pictures.sized(given.data, side=side, pixels=int(settings.max_image_mpx * 1e6))
     except pictures.PictureError as exc:
         if exc.__cause__ is not None:
             check_memory(exc.__cause__)
@@ -39,20 +38,7 @@ def decode(given: PictureData, settings: Settings) -> Picture:
     if size != image.size:
         image = image.resize(size, _LANCZOS)
     digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-    return Picture(image, digest, _size(given.data))
-
-
-def _size(data: bytes) -> tuple[int, int]:
-    """Return width and height of an encoded image as a viewer shows it."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            width, height = image.size
-    except Exception:  # it was decoded already: only its size is not told
-        return (0, 0)
-    return (height, width) if turned else (width, height)
+    return Picture(image, digest, sent)
 
 
 def scaled(size: tuple[int, int], least: int, most: int, side: int) -> tuple[int, int]:

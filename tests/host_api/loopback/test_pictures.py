@@ -257,3 +257,29 @@ def test_fifty_megapixels_take_little_more_than_their_pixels() -> None:
     assert near([int(v) for v in pixel.split(",")], (63, 71, 78), 2)
     unit = 1 if sys.platform == "darwin" else 1024
     assert int(grown) * unit < 300_000_000  # 196 MB are the decoder's own buffer; it was 937 MB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is resident now is read from /proc")
+def test_two_threads_hold_one_picture_at_a_time_and_keep_none() -> None:
+    """As the engine decodes: each had the picture twice, once outside the turn, and its thread kept 300 MB."""
+    program = (
+        "import sys, threading\nfrom pathlib import Path\nfrom sidecar.config import Settings\n"
+        "from sidecar.engine.asked import PictureData\nfrom sidecar.text import images\n"
+        "from PIL import Image; Image.init()\n"
+        "def field(name):\n"
+        "    lines = Path('/proc/self/status').read_text().splitlines()\n"
+        "    return next(int(line.split()[1]) for line in lines if line.startswith(name))\n"
+        "given = PictureData(data=sys.stdin.buffer.read(), param='x')\n"
+        "def decode():\n    assert images.decode(given, Settings()).sent == (7000, 7000)\n"
+        "before = field('VmRSS')\n"
+        "threads = [threading.Thread(target=decode) for _ in range(2)]\n"
+        "for t in threads: t.start()\n"
+        "for t in threads: t.join()\n"
+        "print(field('VmHWM') - before, field('VmRSS') - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=bomb(7000), capture_output=True, check=True, timeout=120
+    )
+    most, kept = (int(v) * 1024 for v in done.stdout.split())
+    assert most < 400_000_000, "196 MB are the decoder's own buffer"
+    assert kept < 120_000_000
