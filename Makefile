@@ -17,7 +17,7 @@ help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
 		printf '  %-16s %s\n' "$$name" "$$text"; done
 
-.PHONY: help version reference pictures run test setup starter lint msrv freeze sidecar-dist requirements storm chaos simulate packages attack pull-chaos engine-chaos schemas fuzz swap-storm host-chaos families bench-table canary gguf-parity seed-check starter-eval web desktop test-desktop desktop-scratch clean
+.PHONY: help version reference pictures run test setup starter lint msrv freeze sidecar-dist requirements storm chaos simulate packages attack pull-chaos engine-chaos schemas fuzz leavers memory-limit swap-storm host-chaos families bench-table canary gguf-parity seed-check starter-eval web desktop test-desktop desktop-scratch clean
 
 run: setup starter ## the host service on 127.0.0.1:60315, which starts the sidecar on 127.0.0.1:60316
 	@MLX_SIDECAR_OPEN=1 exec $(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
@@ -85,7 +85,13 @@ pull-chaos: setup ## a 2 GB download killed 20 times at random (ARGS=--help)
 	$(BIN)/python tools/stress/pull_chaos.py $(ARGS)
 
 engine-chaos: setup starter ## the engine killed at random under eight kinds of answers (ARGS=--help)
-	$(WITH_BLAS) $(BIN)/python tools/stress/engine_chaos.py $(ARGS)
+	$(WITH_BLAS) $(BIN)/python -m tools.stress.engine_chaos $(ARGS)
+
+leavers: setup starter ## 10,000 clients that leave at any moment; the engine must be the same at the end (ARGS=--help)
+	$(WITH_BLAS) $(BIN)/python -m tools.stress.leavers $(ARGS)
+
+memory-limit: setup starter ## ten minutes of mixed load in a control group of 1.3 times the weights; Linux, root (ARGS=--help)
+	$(WITH_BLAS) $(BIN)/python -m tools.stress.memory_limit $(ARGS)
 
 schemas: setup ## documents and calls of 2,000 drawn schemas, eight at a time, by a random model (ARGS="--seed 2")
 	$(WITH_BLAS) $(BIN)/python tools/stress/schemas.py $(ARGS)

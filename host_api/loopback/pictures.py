@@ -123,7 +123,8 @@ def _known(formats: Sequence[str]) -> list[str]:
     Image.init()
     # Pillow takes its pixels 16 MiB at a time, which the C library's allocator gives back to the thread's own store
     # and not to the system: each of four threads kept 300 MB after one picture. Blocks over 32 MiB are mapped.
-    Image.core.set_block_size(_BLOCK)
+    core: Any = Image.core  # type: ignore[attr-defined]
+    core.set_block_size(_BLOCK)
     missing = set() if features.check("avif") else {"AVIF"}
     return [name for name in formats if name in Image.OPEN and name not in missing]
 

@@ -170,6 +170,13 @@ def peak_since() -> int:
     return int(mx.get_peak_memory())
 
 
+def over_now() -> int:
+    """Return by how much MLX has held more since ``begin_peak`` than it does now."""
+    import mlx.core as mx
+
+    return max(0, int(mx.get_peak_memory() - mx.get_active_memory()))
+
+
 def vision_bytes_per_value(config: dict[str, Any]) -> float:
     """Guess from ``config.json`` what a vision tower holds for each value of a picture; 0 when it doesn't say.
 
@@ -184,12 +191,20 @@ def vision_bytes_per_value(config: dict[str, Any]) -> float:
     return 2 * 4 * (4 * hidden + 2 * inner) / (3 * patch * patch) if patch else 0.0
 
 
+def pass_bytes_per_token(config: dict[str, Any]) -> float:
+    """Guess from ``config.json`` what a pass over a prompt holds for each token beside its cache; 64 KiB at least."""
+    part = next((p for p in (config.get(n) for n in ("text_config", "language_config", "llm_config")) if p), config)
+    hidden, inner = _number(part, "hidden_size", "n_embd", "d_model"), _number(part, "intermediate_size", "n_inner")
+    return float(max(64 << 10, 2 * 4 * (4 * hidden + 2 * (inner or 4 * hidden))))
+
+
 def prefix_limit(setting_mb: int) -> int:
     """Bytes for kept prefixes: the setting, or a tenth of memory for -1."""
     return total() // 10 if setting_mb < 0 else setting_mb << 20
 
 
-_RESERVE = 64 << 20  # activations of a pass
+RESERVE = 64 << 20
+"""Bytes that are no cache's: a pass's activations, a grammar, what the allocator is not exact about."""
 
 
 def kv_most() -> int:
@@ -198,7 +213,7 @@ def kv_most() -> int:
     import psutil
 
     own = max(mx.get_active_memory(), psutil.Process().memory_info().rss)  # the interpreter is in it
-    return max(0, int(total() * 0.9) - own - _RESERVE)
+    return max(0, int(total() * 0.9) - own - RESERVE)
 
 
 def kv_limit() -> int:
@@ -207,4 +222,4 @@ def kv_limit() -> int:
 
     available = machine.memory().available * 0.8 + mx.get_cache_memory()  # freed buffers are used again
     free = min(total() * 0.9 - mx.get_active_memory(), available)
-    return max(0, int(free) - _RESERVE)
+    return max(0, int(free) - RESERVE)

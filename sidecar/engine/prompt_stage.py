@@ -170,14 +170,18 @@ class PromptStage:
 
     def step(self, prefill: Prefill, tokens: int) -> Begun | None:
         """Process up to ``tokens`` more of a prompt; return its rows when it is done."""
+        length = min(tokens, prefill.remaining) * len(prefill.requests)
+        memory.begin_peak()
         try:
             if not (prefill.ready or tokens >= prefill.remaining):
                 prefill.step(tokens)
+                self._room.learn_pass(length, memory.over_now())
                 return None
             begun = prefill.finish()
         except Exception as exc:
             self.prefills.pop(prefill.requests[0].id, None)
             self._recovery.group_failed(prefill.requests, exc)
             return None
+        self._room.learn_pass(length, memory.over_now())
         self.prefills.pop(prefill.requests[0].id)
         return begun

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sidecar.backend.cache_sizes import layer_sizes
+from sidecar.engine import memory
 from sidecar.engine.actions import Waiting
 from sidecar.engine.admission import Held, Layer, Ledger
 from sidecar.engine.choosing import Row
@@ -18,14 +19,34 @@ EVERY = 16
 """Steps between two looks at the room that running rows have."""
 
 
-class Room:
-    """``most``: bytes that caches could ever have on this machine."""
+LEAST_PIECE = 32
+"""Tokens of a prompt that are processed at a time however short memory is."""
 
-    def __init__(self, ledger: Ledger, prefixes: PrefixCache, *, most: int) -> None:
+
+class Room:
+    """``most``: bytes that caches could ever have on this machine. ``a_pass``: guess of a pass's bytes a token."""
+
+    def __init__(self, ledger: Ledger, prefixes: PrefixCache, *, most: int, a_pass: float = 0.0) -> None:
         self.ledger = ledger
         self._prefixes = prefixes
         self._most = most
+        self._a_pass = a_pass
+        self._longest_pass = 0  # tokens of the longest pass that was measured
         self._steps = 0
+
+    def piece(self, tokens: int, remaining: int, rows: int, running: Sequence[Held]) -> int:
+        """Return how many of ``tokens`` of a prompt may be processed at once, of ``rows`` such prompts together.
+
+        What a pass holds beside the caches grows with its tokens (160 MB for 2,000 of the starter) and would not fit
+        where there is just room for the caches, of this prompt's ``remaining`` tokens too.
+        """
+        room = self.ledger.room(running) - rows * self.ledger.row(remaining) + memory.RESERVE
+        return max(LEAST_PIECE, min(tokens, int(room / (self._a_pass * rows)))) if self._a_pass else tokens
+
+    def learn_pass(self, tokens: int, size: int) -> None:
+        """Learn that a pass over so many tokens held ``size`` bytes beside the caches."""
+        if tokens > self._longest_pass:
+            self._longest_pass, self._a_pass = tokens, max(1.0, size / tokens)
 
     def measure(self, cache: Sequence[Any], rows: int) -> None:
         """Learn what a token takes in each layer from a cache that holds ``rows`` rows."""
@@ -90,8 +111,11 @@ class Room:
             text = f"Scores of {tokens} tokens need {int(need) >> 20} MiB of memory, and there is less; send fewer."
             raise ApiError(503, text, code="not_enough_memory")
 
-    def refuse_what_never_fits(self, waiting: dict[int, GenerationRequest]) -> None:
-        """End requests that can't begin although nothing runs."""
+    def refuse_what_never_fits(self, waiting: dict[int, GenerationRequest], give_up: Callable[[], None]) -> None:
+        """End requests that can't begin although nothing runs. ``give_up`` drops what only saves time."""
+        if any(self.refusal(request) is not None for request in waiting.values()):
+            give_up()
+            memory.give_back()  # what the allocator keeps for the next pass is in nobody's sum
         for request in list(waiting.values()):
             if (refusal := self.refusal(request)) is not None:
                 del waiting[request.id]

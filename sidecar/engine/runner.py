@@ -133,7 +133,7 @@ class ModelRunner:
         """Return what the policy sees."""
         held, ungrouped, can = self._held() if self.waiting else [], self.recovery.ungrouped, self.loaded.can
         if self.waiting and not (held or self.stage.busy):
-            self.room.refuse_what_never_fits(self.waiting)
+            self.room.refuse_what_never_fits(self.waiting, self.forget)
         shared = self._one_prefill.waiting_for_it(self.waiting.values(), self.stage.requests)
         return View(
             waiting=tuple(
@@ -192,6 +192,7 @@ class ModelRunner:
 
     def _prefill(self, prefill: Prefill, tokens: int) -> tuple[str, int]:
         before, rows = prefill.remaining, len(prefill.requests)
+        tokens = self.room.piece(tokens, before, rows, self._held())
         begun = self.stage.step(prefill, tokens)
         if begun is not None:
             self._start(begun)

@@ -53,7 +53,7 @@ def runner_of(
         kv=kv,
         guesses=settings.speculative_tokens,
         poll=poll,
-        room=Room(ledger, prefixes, most=memory.kv_most()),
+        room=Room(ledger, prefixes, most=memory.kv_most(), a_pass=memory.pass_bytes_per_token(loaded.config)),
         units=units,
         disk=disk.features if disk else None,
     )

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,14 @@ class Sidecar:
 
 
 @contextlib.contextmanager
-def sidecar(folder: Path, *args: str, env: Mapping[str, str] | None = None, data_dir: Path) -> Iterator[Sidecar]:
-    """A server with its state in ``folder``."""
+def sidecar(
+    folder: Path,
+    *args: str,
+    env: Mapping[str, str] | None = None,
+    data_dir: Path,
+    enter: Callable[[], None] | None = None,
+) -> Iterator[Sidecar]:
+    """A server with its state in ``folder``. ``enter`` is called in its process first."""
     folder.mkdir(parents=True, exist_ok=True)
     output = folder / "output.txt"
     state = folder / "state"
@@ -55,7 +61,11 @@ def sidecar(folder: Path, *args: str, env: Mapping[str, str] | None = None, data
     command += ["--data-dir", str(data_dir), *args]
     with output.open("wb") as sink:
         process = subprocess.Popen(
-            command, stdout=sink, stderr=subprocess.STDOUT, env={**clean, "HF_HUB_OFFLINE": "1", **(env or {})}
+            command,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env={**clean, "HF_HUB_OFFLINE": "1", **(env or {})},
+            preexec_fn=enter,
         )
     try:
         record = _record(process, state / "sidecar.pid", output)

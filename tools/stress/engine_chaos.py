@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import io
 import json
 import os
@@ -25,8 +26,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,9 @@ from tests.support.servers import Sidecar, sidecar
 TOKENS = 48
 WAYS = ("SIGKILL", "SIGKILL", "SIGABRT", "SIGSTOP", MEMORY := "no memory")
 NEAR = 0.02  # of log-probabilities
-STALL = 30.0  # seconds the watchdog allows
+STALL = 5.0  # seconds the watchdog allows
+OWNER = 450 << 20  # bytes that only an engine with a model has
+IN_VAIN = 5.0  # seconds for which an allocation is waited to fail
 
 
 def _ask(text: str, **more: Any) -> dict[str, Any]:
@@ -48,7 +52,8 @@ def _ask(text: str, **more: Any) -> dict[str, Any]:
     return base | {"max_tokens": TOKENS} | more
 
 
-def _picture() -> list[dict[str, Any]]:
+def picture() -> list[dict[str, Any]]:
+    """Return the content of a message with a picture of noise."""
     from PIL import Image
 
     file = io.BytesIO()
@@ -68,7 +73,7 @@ def cases() -> dict[str, tuple[str, dict[str, Any]]]:
     return {
         "greedy": (chat, _ask("Tell me a long story about a dragon.")),
         "seeded": (chat, _ask("Write a poem about the sea.", temperature=1.0, seed=7, top_p=0.9)),
-        "picture": (chat, _ask("") | {"messages": [{"role": "user", "content": _picture()}]}),
+        "picture": (chat, _ask("") | {"messages": [{"role": "user", "content": picture()}]}),
         "tools": (chat, _ask("What is the weather in Paris?", tools=[tool], tool_choice="required")),
         "schema": (chat, _ask("Plan a trip to Rome as JSON.", response_format=form)),
         "two": (chat, _ask("Name colours.", n=2, temperature=0.8, seed=3, logprobs=True, top_logprobs=2)),
@@ -174,60 +179,114 @@ class Outcome:
     left: list[int]
 
 
-def run(running: Sidecar, *, kills: int, seed: int, patience: float = 90.0, ways: Sequence[str] = WAYS) -> Outcome:
-    """Kill the engine of a running server ``kills`` times."""
+class Kills:
+    """One run's kills. ``tell`` gets a line of each."""
+
+    def __init__(
+        self, running: Sidecar, answers: list[Answer], http: httpx.Client, patience: float, tell: Callable[[str], None]
+    ) -> None:
+        self.answers = answers
+        self.stop = threading.Event()
+        self.done: dict[str, int] = {}
+        self.pauses: list[float] = []
+        self.engines: set[int] = set()
+        self._running = running
+        self._http = http
+        self._patience = patience
+        self._tell = tell
+
+    def wait_for_progress_of_all(self) -> bool:
+        """Wait until every answer went on since the last kill; return whether the run goes on."""
+        end = time.monotonic() + self._patience
+        while not self.stop.is_set() and not all(a.events for a in self.answers):
+            if time.monotonic() > end:
+                slow = [a.name for a in self.answers if not a.events]
+                stands = where_everything_stands(self._running)
+                self.answers[0].wrong.append(f"no progress of {slow} in {self._patience:g} s\n{stands}")
+                self.stop.set()
+            time.sleep(0.02)
+        return not self.stop.is_set()
+
+    def kill(self, way: str, rng: random.Random) -> None:
+        """Harm the engine, see it end, and time how long until an answer goes on."""
+        pid = self._http.get("/health").json()["engine"]["pid"]
+        if pid is None:
+            return
+        self.engines.add(pid)
+        harm(pid, way, rng)
+        if way == MEMORY and not self._died_within(pid, IN_VAIN):  # it needed no more than it had
+            spare(pid)
+            way = "SIGKILL"
+            harm(pid, way, rng)
+        if way in ("SIGSTOP", MEMORY):
+            self._died_within(pid, self._patience)
+        died = time.monotonic()
+        self.done[way] = self.done.get(way, 0) + 1
+        time.sleep(0.05)
+        for answer in self.answers:
+            answer.events = 0
+        while not any(a.events for a in self.answers) and not self.stop.is_set():
+            if time.monotonic() > died + self._patience:
+                break
+            time.sleep(0.005)
+            self._look_for_a_second_owner()
+        self.pauses.append(time.monotonic() - died)
+        first = next((a.name for a in self.answers if a.events), "nothing")
+        self._tell(f"{len(self.pauses)}: {way}, {first} went on after {self.pauses[-1]:.2f} s")
+
+    def _died_within(self, pid: int, seconds: float) -> bool:
+        """Wait until the server has noticed the end of an engine; return whether it came in time."""
+        end = time.monotonic() + seconds
+        while self._http.get("/health").json()["engine"]["pid"] == pid:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def _look_for_a_second_owner(self) -> None:
+        """Note where two engines have models in memory: a spare has none."""
+        owners = []
+        for child in psutil.Process(self._running.process.pid).children():
+            with contextlib.suppress(psutil.Error):
+                if child.memory_info().rss > OWNER:
+                    owners.append(child.pid)
+        if len(owners) > 1:
+            self.answers[0].wrong.append(f"two engines have models: {owners}")
+            self.stop.set()
+
+
+def run(
+    running: Sidecar,
+    *,
+    kills: int,
+    seed: int,
+    patience: float = 90.0,
+    ways: Sequence[str] = WAYS,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Kill the engine of a running server ``kills`` times. An interrupt ends it; what was found by then is told."""
     rng = random.Random(seed)
     answers = [Answer(name, path, body) for name, (path, body) in cases().items()]
     if not hasattr(resource, "prlimit"):
         ways = [way for way in ways if way != MEMORY]
-    limits = httpx.Limits(max_connections=20)
-    done: dict[str, int] = {}
-    pauses: list[float] = []
-    engines: set[int] = set()
-    with httpx.Client(base_url=running.url, timeout=300, limits=limits) as http:
+    with httpx.Client(base_url=running.url, timeout=300, limits=httpx.Limits(max_connections=20)) as http:
         for answer in answers:
             answer.expected = answer.once(http)
-        stop = threading.Event()
-        threads = [threading.Thread(target=a.loop, args=(http, stop), daemon=True) for a in answers]
+        work = Kills(running, answers, http, patience, tell)
+        threads = [threading.Thread(target=a.loop, args=(http, work.stop), daemon=True) for a in answers]
         for thread in threads:
             thread.start()
-        for number in range(kills):
-            end = time.monotonic() + patience
-            while not stop.is_set() and not all(a.events for a in answers):
-                if time.monotonic() > end:
-                    slow = [a.name for a in answers if not a.events]
-                    stands = where_everything_stands(running)
-                    answers[0].wrong.append(f"no progress of {slow} in {patience:g} s after kill {number}\n{stands}")
-                    stop.set()
-                time.sleep(0.02)
-            if stop.is_set():
-                break
-            time.sleep(rng.uniform(0, 0.7))
-            way = rng.choice(ways)
-            pid = http.get("/health").json()["engine"]["pid"]
-            if pid is None:
-                continue
-            engines.add(pid)
-            died = time.monotonic()
-            harm(pid, way, rng)
-            done[way] = done.get(way, 0) + 1
-            if way in ("SIGSTOP", MEMORY):
-                while http.get("/health").json()["engine"]["pid"] == pid and time.monotonic() < died + 3 * STALL:
-                    time.sleep(0.05)
-                died = time.monotonic()
-            time.sleep(0.05)
-            for answer in answers:
-                answer.events = 0
-            while not any(a.events for a in answers) and not stop.is_set() and time.monotonic() < died + patience:
-                time.sleep(0.005)
-            pauses.append(time.monotonic() - died)
-        stop.set()
+        with contextlib.suppress(KeyboardInterrupt):
+            while len(work.pauses) < kills and work.wait_for_progress_of_all():
+                time.sleep(rng.uniform(0, 0.7))
+                work.kill(rng.choice(ways), rng)
+        work.stop.set()
         for thread in threads:
             thread.join(patience)
-    left = [pid for pid in engines if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+    left = [pid for pid in work.engines if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
     now = httpx.get(f"{running.url}/health", timeout=30).json()["engine"]["pid"]
     wrong = [one for a in answers for one in a.wrong]
-    return Outcome(done, sum(a.asked for a in answers), pauses, wrong, [pid for pid in left if pid != now])
+    return Outcome(work.done, sum(a.asked for a in answers), work.pauses, wrong, [pid for pid in left if pid != now])
 
 
 def harm(pid: int, way: str, rng: random.Random) -> None:
@@ -237,6 +296,12 @@ def harm(pid: int, way: str, rng: random.Random) -> None:
         resource.prlimit(pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
     else:
         os.kill(pid, getattr(signal, way))
+
+
+def spare(pid: int) -> None:
+    """Take the bound off again."""
+    with contextlib.suppress(OSError):
+        resource.prlimit(pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 def where_everything_stands(running: Sidecar) -> str:
@@ -253,16 +318,17 @@ def main() -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--stall", type=float, default=STALL, help="seconds the watchdog allows (30)")
+    parser.add_argument("--stall", type=float, default=STALL, help="seconds the watchdog allows (5)")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     data = Path(os.environ.get("MLX_SIDECAR_DATA_DIR", Path.home() / ".cache" / "mlx-sidecar-dev" / "data"))
     with (
         tempfile.TemporaryDirectory(prefix="engine-chaos-") as folder,
         server(Path(folder), data, args.stall) as running,
     ):
         begun = time.monotonic()
-        found = run(running, kills=args.kills, seed=args.seed)
+        found = run(running, kills=args.kills, seed=args.seed, tell=partial(print, flush=True))
         health = httpx.get(f"{running.url}/health", timeout=30).json()
     print(f"seed {args.seed}: {found.kills} in {time.monotonic() - begun:.0f} s, {found.answers} answers compared")
     if found.pauses:

@@ -13,6 +13,8 @@ from mlx_vlm.models.cache import ArraysCache, KVCache, RotatingKVCache
 from sidecar.backend.cache_sizes import layer_sizes
 from sidecar.engine import memory
 from sidecar.engine.admission import STEP, Held, Layer, Ledger
+from sidecar.engine.prefix_cache import PrefixCache
+from sidecar.engine.room import LEAST_PIECE, Room
 
 KIB = 1024
 FULL = Layer(per_token=144 * KIB)  # Qwen3-VL-4B, all layers together
@@ -52,6 +54,20 @@ def test_a_picture_needs_what_its_vision_tower_holds() -> None:
     roomy = Ledger(lambda: 200 << 20, [FULL], value=300.0)
     assert roomy.make_way(100, rows, 1 << 20) == [2]
     assert roomy.make_way(100, rows) == []
+
+
+def test_a_prompt_goes_in_pieces_whose_passes_fit() -> None:
+    """1.5 GiB are free and a pass over 20,000 tokens would hold 2: in a bounded group the kernel killed the engine."""
+    ledger = Ledger(lambda: 4 * GIB, [FULL])
+    room = Room(ledger, PrefixCache(0), most=GIB, a_pass=100 * KIB)
+    assert room.piece(2000, 2000, 1, []) == 2000
+    small = room.piece(20_000, 20_000, 1, [])
+    assert ledger.row(20_000) + small * 100 * KIB <= 4 * GIB + memory.RESERVE
+    assert 2000 < small < 20_000
+    assert room.piece(20_000, 20_000, 2, []) == LEAST_PIECE, "the caches alone don't fit: it goes on all the same"
+    room.learn_pass(500, 500 * 400 * KIB)
+    room.learn_pass(100, 1)
+    assert room.piece(20_000, 20_000, 1, []) == pytest.approx(small / 4, rel=0.01)
 
 
 def test_windows_and_recurrent_layers_don_t_grow() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sidecar.backend import caches
+from sidecar.engine import memory
 from sidecar.engine.actions import Action, Decode, View
 from sidecar.engine.messages import Tier
 from sidecar.engine.rows import Event, GenerationRequest, Prompt, Token
@@ -572,6 +573,36 @@ def test_rows_that_outgrow_memory_are_set_aside_and_come_back_exactly(text: Benc
         assert all(c.ended.wait(120) for c in clients)
     assert [c.tokens for c in clients] == expected
     assert all(c.failure is None for c in clients)
+
+
+def test_what_the_allocator_keeps_is_given_back_before_anybody_is_refused(text: Bench) -> None:
+    """Nothing runs and 3 MiB seem free, the rest is kept for the next pass: a chat of four tokens was a 503."""
+    expected = text.alone([QUESTIONS[0]], max_tokens=6)
+    ledger, given_back = text.core.room.ledger, threading.Event()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "give_back", given_back.set)
+        patch.setattr(ledger, "free", lambda: 1 << 33 if given_back.is_set() else 1)
+        client = text.ask(QUESTIONS[0], max_tokens=6)
+    assert (client.failure, client.tokens) == (None, expected[0])
+    assert given_back.is_set()
+
+
+def test_a_prompt_in_small_pieces_for_want_of_memory_is_answered_alike(text: Bench) -> None:
+    prompt = " ".join([QUESTIONS[0]] * 12)
+    expected = text.alone([prompt], max_tokens=6)
+    sizes: list[int] = []
+    real = text.core.stage.step
+
+    def watched(prefill: Any, tokens: int) -> Any:
+        sizes.append(tokens)
+        return real(prefill, tokens)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text.core.room, "piece", lambda tokens, *_: min(tokens, 32))
+        patch.setattr(text.core.stage, "step", watched)
+        assert text.ask(prompt, max_tokens=6).tokens == expected[0]
+    assert max(sizes) <= 32
+    assert len(sizes) >= 3
 
 
 def test_a_prompt_that_can_never_fit_is_refused_with_the_numbers(text: Bench) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import signal
-import socket
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import pytest
 
 from host_api.protocol.lock import held
 from tests.support.servers import Sidecar, sidecar, wait_for
-from tools.stress import engine_chaos
+from tools.stress import engine_chaos, leavers
 
 
 def engine_of(running: Sidecar) -> dict[str, Any]:
@@ -62,30 +59,13 @@ def test_the_last_model_unloaded_the_engine_leaves(tmp_path: Path, data_dir: Pat
         assert engine_of(running)["deaths"] == 0
 
 
-def test_clients_that_leave_kill_nothing(tmp_path: Path, data_dir: Path, model_dir: Path) -> None:
-    """Embeddings, chats, completions and loads, each left at moments spread over what they take."""
-    bodies: dict[str, dict[str, Any]] = {
-        "/v1/embeddings": {"model": "minilm", "input": ["a text of some words " * 30] * 40},
-        "/v1/chat/completions": {"model": "starter", "messages": [{"role": "user", "content": "Count to ten."}]},
-        "/v1/completions": {"model": "starter", "prompt": ["Once", "upon"], "max_tokens": 50, "stream": True},
-        "/v1/models/tiny-vl/load": {},
-    }
-    with sidecar(tmp_path, "--max-resident", "2", "--model-dir", str(model_dir), data_dir=data_dir) as running:
-        with running.client() as http:
-            assert http.post("/v1/embeddings", json={"model": "minilm", "input": "x"}).status_code == 200
-            engine = engine_of(running)["pid"]
-            host, port = "127.0.0.1", int(running.url.rpartition(":")[2])
-            for i in range(60):
-                path = list(bodies)[i % len(bodies)]
-                data = json.dumps(bodies[path]).encode()
-                head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-                with socket.create_connection((host, port)) as raw:
-                    raw.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
-                    time.sleep(0.3 * (i * 7 % 20) / 20)
-            assert http.post("/v1/embeddings", json={"model": "minilm", "input": "x"}).status_code == 200
-            assert http.post("/v1/completions", json={"prompt": "hi", "max_tokens": 2}).status_code == 200
-        assert engine_of(running) == {"pid": engine, "deaths": 0, "last_deaths": []}
-        assert running.process.poll() is None
+def test_clients_that_leave_kill_nothing(tmp_path: Path, data_dir: Path) -> None:
+    """The small form of ``make leavers``: chats, pictures, embeddings, loads and pulls left at drawn moments."""
+    with leavers.server(tmp_path, data_dir) as running:
+        found = leavers.run(running, tries=120, seed=5)
+        assert not found.wrong
+        assert found.tries.total() == 120
+        assert found.answered > 10, "some left in the middle of an answer"
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="another process's limits can be set on Linux alone")
