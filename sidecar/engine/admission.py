@@ -98,9 +98,10 @@ class Ledger:
         return self.free() - self.growth(running)
 
     def growth(self, running: Sequence[Held]) -> float:
-        """Return the bytes that ``running`` take with ``HEADROOM`` tokens more each."""
+        """Return the bytes that ``running`` take with ``HEADROOM`` tokens more each: caches grow ``STEP`` at a time."""
         longest = max((r.tokens for r in running), default=0)
-        return len(running) * (self.row(longest + HEADROOM) - self.row(longest))
+        ahead = -(-(longest + HEADROOM) // STEP) * STEP
+        return len(running) * (self.row(ahead) - self.row(longest))
 
     def fits(self, tokens: int, running: Sequence[Held], spare: float, *, before_batch: bool, values: int = 0) -> bool:
         """Return whether a request of so many tokens can begin if ``spare`` bytes are given up.

@@ -55,6 +55,11 @@ def memory() -> Memory:
     return Memory(min(m.total for m in found), min(m.available for m in found))
 
 
+def bounded() -> bool:
+    """Return whether a control group has less memory for this process than the machine has."""
+    return bool(_limited())
+
+
 @cache
 def _limited() -> tuple[Group, ...]:
     """Return the groups above this process with a limit below the machine's memory; looked for once."""

@@ -94,6 +94,23 @@ def give_back() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
+_LOOK = 0.1  # seconds
+_looked = 0.0
+
+
+def trim_if_short(now: float) -> None:
+    """Return freed memory to the system where little else is left, a few times a second at most. Engine thread.
+
+    What MLX and the C library keep for the next pass is of use while there is room: up to a sixteenth of memory.
+    """
+    global _looked
+    if now - _looked < _LOOK:
+        return
+    _looked = now
+    if machine.memory().available < RESERVE:
+        give_back()
+
+
 def total() -> int:
     """Memory MLX can use: the GPU's recommended working set on Metal, else what the machine leaves this process."""
     import mlx.core as mx
@@ -213,13 +230,16 @@ def kv_most() -> int:
     import psutil
 
     own = max(mx.get_active_memory(), psutil.Process().memory_info().rss)  # the interpreter is in it
-    return max(0, int(total() * 0.9) - own - RESERVE)
+    most = max(0, int(total() * 0.9) - own - RESERVE)
+    # A group's memory is nobody else's: what is not free when a model has just been loaded never will be.
+    return min(most, kv_limit()) if machine.bounded() else most
 
 
 def kv_limit() -> int:
     """Return the bytes by which caches may grow now: over what MLX holds, within nine tenths of memory."""
     import mlx.core as mx
 
-    available = machine.memory().available * 0.8 + mx.get_cache_memory()  # freed buffers are used again
+    # Freed buffers are used again where their sizes fit: about half of them.
+    available = machine.memory().available * 0.8 + mx.get_cache_memory() * 0.5
     free = min(total() * 0.9 - mx.get_active_memory(), available)
     return max(0, int(free) - RESERVE)

@@ -85,6 +85,8 @@ class PrefixCache:
         self._entries: list[Entry] = []
         self._told = False
         self._clock = itertools.count(1)
+        self.affords: Callable[[int], bool] = lambda tokens: True
+        """Returns whether there is room to copy a row of so many tokens."""
 
     @property
     def bytes(self) -> int:
@@ -134,7 +136,7 @@ class PrefixCache:
 
     def store(self, key: tuple[int, ...], cache: Sequence[Any], row: int, tier: Tier) -> None:
         """Keep row ``row`` of ``cache``, which holds exactly the tokens of ``key``; as much of its start as fits."""
-        if len(key) < MIN_TOKENS or not self._limit or self._keeps(key, tier):
+        if len(key) < MIN_TOKENS or not self._limit or self._keeps(key, tier) or not self.affords(len(key)):
             return
         copy = caches.snapshot(cache, row)
         if copy is None:

@@ -31,6 +31,7 @@ class Room:
         self._prefixes = prefixes
         self._most = most
         self._a_pass = a_pass
+        prefixes.affords = self._affords
         self._longest_pass = 0  # tokens of the longest pass that was measured
         self._steps = 0
 
@@ -42,6 +43,13 @@ class Room:
         """
         room = self.ledger.room(running) - rows * self.ledger.row(remaining) + memory.RESERVE
         return max(LEAST_PIECE, min(tokens, int(room / (self._a_pass * rows)))) if self._a_pass else tokens
+
+    def _affords(self, tokens: int) -> bool:
+        """Return whether a row of so many tokens can be copied to be kept; older prefixes go for it.
+
+        The copy is made of a copy: a row that ended just below a group's limit took the engine over it.
+        """
+        return self._shrink(2 * self.ledger.row(tokens) - self.ledger.free()) <= 0
 
     def learn_pass(self, tokens: int, size: int) -> None:
         """Learn that a pass over so many tokens held ``size`` bytes beside the caches."""

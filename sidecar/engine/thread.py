@@ -21,6 +21,7 @@ from sidecar.engine.actions import Call, Idle, View, has_work, without_batch
 from sidecar.engine.commands import Commands, fail, settle, tell
 from sidecar.engine.control import Progress
 from sidecar.engine.embeddings import EmbeddingJob, EmbeddingQueue, Vectors, first
+from sidecar.engine.memory import trim_if_short
 from sidecar.engine.messages import Tier
 from sidecar.engine.metrics import Meter
 from sidecar.engine.progress import EVERY, Watch
@@ -155,6 +156,8 @@ class EngineThread:
                 self._poll(block=idle)
                 if not self._stopping and self._busy():
                     self._beat = time.monotonic()
+                    if "mlx.core" in sys.modules:
+                        trim_if_short(self._beat)
                     self._work()
             for runner in self.models.values():
                 runner.fail_all(503, "The server stopped before this answer was finished.")

@@ -70,6 +70,15 @@ def test_a_prompt_goes_in_pieces_whose_passes_fit() -> None:
     assert room.piece(20_000, 20_000, 1, []) == pytest.approx(small / 4, rel=0.01)
 
 
+def test_a_row_is_kept_only_where_its_copies_fit() -> None:
+    prefixes, free = PrefixCache(GIB), [0]
+    ledger = Ledger(lambda: free[0], [FULL])
+    Room(ledger, prefixes, most=GIB)
+    free[0] = int(2 * ledger.row(1000))
+    assert prefixes.affords(1000)
+    assert not prefixes.affords(1001)
+
+
 def test_windows_and_recurrent_layers_don_t_grow() -> None:
     ledger = Ledger(lambda: 0, [Layer(per_token=10, window=100), Layer(fixed=5000)])
     assert ledger.row(50) == 5500
