@@ -36,12 +36,12 @@ class PromptStage:
     def __init__(
         self,
         loaded: LoadedModel,
-        *,
         prefixes: PrefixCache,
+        room: Room,
+        *,
         meter: Meter,
         kv: KVQuantization,
         recovery: Recovery,
-        room: Room,
         disk: features.Disk | None = None,
     ) -> None:
         self._loaded = loaded

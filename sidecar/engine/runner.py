@@ -83,7 +83,7 @@ class ModelRunner:
         self.batches = TierBatches(loaded.model, loaded.can)
         self.recovery = Recovery(loaded.can, again=self.submit)
         self.room = room
-        self.stage = PromptStage(loaded, prefixes=prefix_cache, meter=meter, kv=kv, recovery=self.recovery, room=room, disk=disk)
+        self.stage = PromptStage(loaded, prefix_cache, room, meter=meter, kv=kv, recovery=self.recovery, disk=disk)
         self._paused_for = 0.0
         self._one_prefill = OnePrefill(loaded, prefix_cache)
         self.stage.blocks = pausing.install_pause(loaded.model, self._pause)
@@ -314,8 +314,7 @@ class ModelRunner:
         if not self.stage.encoding:
             return
         current = self.stage.encoding[-1]
-        now = time.monotonic()
-        view = self.view()
+        now, view = time.monotonic(), self.view()
         self.policy.done(Encode(), view, now - current.since)
         self.policy.costs.learn("encode", 1, now - current.since)
         while True:
