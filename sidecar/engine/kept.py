@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from host_api.protocol import state_dir
 from sidecar import __version__
 from sidecar.backend import findings
 from sidecar.config import ConfigError, Settings
+from sidecar.engine.pools import started
 from sidecar.engine.prefix_disk import AHEAD, FeatureDisk, PrefixDisk
 from sidecar.engine.sealed import SealedFolder, throw_away
 from sidecar.errors import check_memory
@@ -37,7 +37,7 @@ class Kept:
 
     def __init__(self, folder: SealedFolder) -> None:
         self.folder = folder
-        self._threads = ThreadPoolExecutor(AHEAD + 1, "kept")
+        self._threads = started(AHEAD + 1, "kept")
 
     def of(self, path: Path) -> ModelDisk:
         """Return what is kept of the model in a folder; what was kept of another build of it is removed."""

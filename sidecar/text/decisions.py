@@ -21,13 +21,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sidecar.config import Settings
 from sidecar.engine.messages import Decide, Decided, Refused, Reply, Sampling
+from sidecar.engine.pools import started
 from sidecar.engine.rows import Event, Failed, GenerationRequest, Prompt, Token
 from sidecar.engine.thread import EngineThread
 from sidecar.errors import ApiError, bad_request
@@ -96,7 +96,7 @@ class Decisions:
         self._emit = emit
         self._models = models
         self._live: dict[int, threading.Event] = {}
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="decision")
+        self._pool = started(WORKERS, "decision")
 
     @property
     def busy(self) -> bool:

@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from sidecar.engine.messages import (
     Tokenized,
     Unload,
 )
+from sidecar.engine.pools import started
 from sidecar.engine.rows import Admitted, Done, Event, Failed, GenerationRequest, Started
 from sidecar.engine.thread import EngineThread
 from sidecar.errors import ApiError, LoadError, check_memory
@@ -90,8 +91,8 @@ class Jobs:
         self._preparing: set[int] = set()  # also loads and the like that go on
         self._embedding: dict[int, Future[Any]] = {}
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="prompt")
-        self._scoring = ThreadPoolExecutor(_WORKERS, "scores")  # its threads wait for the engine
+        self._pool = started(_WORKERS, "prompt")
+        self._scoring = started(_WORKERS, "scores")  # its threads wait for the engine
         self._events: queue.SimpleQueue[tuple[int, int, Sequence[Event]] | None] = queue.SimpleQueue()
         self._output = threading.Thread(target=self._read_events, name="output", daemon=True)
         self._output.start()
