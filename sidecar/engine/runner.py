@@ -81,8 +81,7 @@ class ModelRunner:
             loaded.can.rule_out("keep", "kept prefixes and a quantized key-value cache don't combine")
         self.waiting: dict[int, GenerationRequest] = {}
         self.batches = TierBatches(loaded.model, loaded.can)
-        self.recovery = Recovery(loaded.can, again=self.submit)
-        self.room = room
+        self.room, self.recovery = room, Recovery(loaded.can, again=self.submit)
         self.stage = PromptStage(loaded, prefix_cache, room, meter=meter, kv=kv, recovery=self.recovery, disk=disk)
         self._paused_for = 0.0
         self._one_prefill = OnePrefill(loaded, prefix_cache)
