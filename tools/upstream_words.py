@@ -22,6 +22,7 @@ WORDS: dict[str, str] = {
     "mlx_vlm.models.base.install_auto_processor_patch": "families take over each other's processors, and the reason why"
     " one can't be built is lost",
     "mlx_vlm.models.base.scaled_dot_product_attention": "no pass is shared by rows and prompts (`--mixed-passes`)",
+    "mlx_vlm.models.cache.KVCache": "no prefix is read back from disk",
     "mlx_vlm.prompt_utils.apply_chat_template": "no chat prompt is written",
     "mlx_vlm.utils.MODEL_REMAPPING.get": "families that stand for another aren't known at import",
     "mlx_vlm.utils.get_model_type": "a family's own module isn't found before it loads",
