@@ -197,7 +197,8 @@ def _flat(image: Any, levels: tuple[float, float]) -> Any:
     from PIL import Image
 
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
+        straight = image.convert("LA") if image.mode == "La" else image  # Pillow has no way from La to RGBA
+        rgba = straight.convert("RGBA")
         ground = Image.new("RGB", rgba.size, (255, 255, 255))
         ground.paste(rgba, mask=rgba.getchannel("A"))
         return ground

@@ -72,6 +72,15 @@ def test_transparency_lies_over_white(form: str) -> None:
     assert near(shown.getpixel((100, 50)), (0, 0, 0))
 
 
+def test_premultiplied_grey_lies_over_white() -> None:
+    data = saved(Image.new("LA", (40, 30), (0, 128)), "TIFF")
+    extra = struct.Struct("<HHIH")  # the tag ExtraSamples: 2, the pixels are as they are; 1, alpha is in them
+    assert data.count(extra.pack(338, 3, 1, 2)) == 1
+    premultiplied = data.replace(extra.pack(338, 3, 1, 2), extra.pack(338, 3, 1, 1))
+    assert Image.open(io.BytesIO(premultiplied)).mode == "La"
+    assert near(seen(premultiplied).getpixel((20, 15)), (127, 127, 127), 2)
+
+
 def test_other_kinds_of_transparency_lie_over_white_too() -> None:
     palette = Image.new("P", (80, 80), 1)
     palette.putpalette([255, 0, 0, 0, 0, 0])
