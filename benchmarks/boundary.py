@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import statistics
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from sidecar.engine.client import EngineClient
 from sidecar.engine.messages import Generate, Piece, Sampling
 from sidecar.process.engine_start import Launcher
 from tests.support.engines import LocalClient
+from tests.support.servers import data_folder
 
 PROMPT = "Once upon a time in a harbour full of boats there was a gull who "
 
@@ -70,7 +70,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=64)
     args = parser.parse_args()
-    data = Path(os.environ.get("MLX_SIDECAR_DATA_DIR", Path.home() / ".cache" / "mlx-sidecar-dev" / "data"))
+    data = data_folder()
     with tempfile.TemporaryDirectory(prefix="boundary-") as folder:
         settings = Settings(state_dir=Path(folder), data_dir=data, prefix_cache_mb=0)
         found = asyncio.run(measure(settings, data / "models" / "starter", args.rounds, args.tokens))

@@ -27,6 +27,7 @@ from tests.host_api.app.test_chat import STORY, body, chunks, user
 from tests.support.documents import Colour, pdf
 from tests.support.every_endpoint import Burst, requests
 from tests.support.host_servers import HostProcess, host
+from tests.support.servers import data_folder
 
 SECONDS = 8.0
 
@@ -156,7 +157,7 @@ def ended(folder: Path, data: Path, trouble: str) -> float:
 
 def main() -> int:
     """Run and print both tables."""
-    data = Path(os.environ.get("MLX_SIDECAR_DATA_DIR", Path.home() / ".cache" / "mlx-sidecar-dev" / "data"))
+    data = data_folder()
     with tempfile.TemporaryDirectory() as folder:
         rows = health(Path(folder) / "health", data)
         print(clients.table(["every operation meets", "samples", "median ms", "p99 ms", "max ms"], rows))

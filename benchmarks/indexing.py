@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import itertools
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import httpx
 
 from tests.support.documents import pdf, shape
 from tests.support.host_servers import HostProcess, host
+from tests.support.servers import data_folder
 
 QUESTION = "Describe the sea in winter, please."
 WORDS = "The harbour was full of boats and nets and gulls and rope and tar. "
@@ -98,8 +98,7 @@ def main() -> int:
     parser.add_argument("--pages", type=int, default=12, help="pages of the PDF, each with a picture")
     parser.add_argument("--answer", type=int, default=24, help="longest answer of a chat, tokens")
     args = parser.parse_args()
-    cache = Path.home() / ".cache" / "mlx-sidecar-dev" / "data"
-    data = Path(os.environ.get("MLX_SIDECAR_DATA_DIR", cache))
+    data = data_folder()
     with (
         tempfile.TemporaryDirectory() as folder,
         host(Path(folder), "--max-answer", str(args.answer), data_dir=data) as running,

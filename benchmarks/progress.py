@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -21,7 +20,7 @@ from typing import Any
 import httpx
 
 from benchmarks import clients
-from tests.support.servers import sidecar
+from tests.support.servers import data_folder, sidecar
 
 Told = list[tuple[float, float | None]]
 """Seconds since the request, and the seconds left that were told then."""
@@ -112,7 +111,7 @@ def main() -> None:
     parser.add_argument(
         "--words", type=int, default=4000, help="about as many tokens as the longest prompt has, halved"
     )
-    data = Path(os.environ.get("MLX_SIDECAR_DATA_DIR", Path.home() / ".cache" / "mlx-sidecar-dev" / "data"))
+    data = data_folder()
     parser.add_argument("--data-dir", type=Path, default=data)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, sidecar(Path(folder), data_dir=args.data_dir) as server:

@@ -10,7 +10,6 @@ documents and questions of other words, written after the weights were set. Uses
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from benchmarks.retrieval_words import DRAWS, Draw
 from host_api.app.documents import chunks, ranking, readers
 from host_api.app.documents.vectors import Child, Hit, Vectors
 from tests.support.documents import docx, pdf, pptx, xlsx
-from tests.support.servers import sidecar
+from tests.support.servers import data_folder, sidecar
 
 FORMATS = ("txt", "docx", "pptx", "xlsx", "html", "csv", "pdf")
 
@@ -76,7 +75,7 @@ def main() -> int:
     parser.add_argument("--asked", type=int, default=20, help="questions of each language")
     args = parser.parse_args()
     dice = random.Random(args.seed)
-    data = Path(os.environ.get("MLX_SIDECAR_DATA_DIR", Path.home() / ".cache" / "mlx-sidecar-dev" / "data"))
+    data = data_folder()
     given = list(documents(DRAWS[args.draw], dice))
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import openai
 import pytest
 
 from tests.support import models
-from tests.support.servers import Sidecar, sidecar
+from tests.support.servers import Sidecar, data_folder, sidecar
 
 
 @pytest.fixture(scope="session")
@@ -20,8 +19,7 @@ def data_dir() -> Path:
     """A data directory with the starter model, installed once for all runs on this machine."""
     from sidecar.models.starter import embedding, install
 
-    cache = Path.home() / ".cache" / "mlx-sidecar-dev" / "data"
-    folder = Path(os.environ.get("MLX_SIDECAR_DATA_DIR", cache))
+    folder = data_folder()
     install.install(folder, progress=lambda *_: None)
     embedding.install(folder, progress=lambda *_: None)
     return folder

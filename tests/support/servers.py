@@ -19,6 +19,11 @@ import httpx
 START = 60.0  # seconds a server may take to answer on a busy machine
 
 
+def data_folder() -> Path:
+    """Return the data directory that tests and benchmarks share, where the starter model is installed once."""
+    return Path(os.environ.get("MLX_SIDECAR_DATA_DIR", Path.home() / ".cache" / "mlx-sidecar-dev" / "data"))
+
+
 @dataclass
 class Sidecar:
     """A running server."""

@@ -37,7 +37,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from tests.support.servers import Sidecar, sidecar
+from tests.support.servers import Sidecar, data_folder, sidecar
 
 TOKENS = 48
 WAYS = ("SIGKILL", "SIGKILL", "SIGABRT", "SIGSTOP", MEMORY := "no memory")
@@ -328,7 +328,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupted)
-    data = Path(os.environ.get("MLX_SIDECAR_DATA_DIR", Path.home() / ".cache" / "mlx-sidecar-dev" / "data"))
+    data = data_folder()
     with (
         tempfile.TemporaryDirectory(prefix="engine-chaos-") as folder,
         server(Path(folder), data, args.stall) as running,

@@ -41,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from tests.support import host_servers
 from tests.support.documents import Colour, pdf
 from tests.support.host_servers import HostProcess, host
+from tests.support.servers import data_folder
 from tools.stress.upgrade_chaos import upgrades
 
 SAFE = 2.0  # seconds after which what a window was shown of an answer must survive
@@ -466,7 +467,7 @@ def main() -> int:
     parser.add_argument("--upgrades", type=int, default=40)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     args = parser.parse_args()
-    data = Path(os.environ.get("MLX_SIDECAR_DATA_DIR", Path.home() / ".cache" / "mlx-sidecar-dev" / "data"))
+    data = data_folder()
     begun = time.monotonic()
     wrong: list[str] = []
     with tempfile.TemporaryDirectory(prefix="host-chaos-") as folder:

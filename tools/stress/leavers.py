@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
 import socket
@@ -36,7 +35,7 @@ import psutil
 
 from tests.support import models
 from tests.support.fake_hub import FakeHub
-from tests.support.servers import Sidecar, sidecar
+from tests.support.servers import Sidecar, data_folder, sidecar
 from tools.stress.engine_chaos import picture
 
 HUB_ID = "acme/pulled"
@@ -228,7 +227,7 @@ def main() -> int:
     parser.add_argument("--tries", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     args = parser.parse_args()
-    data = Path(os.environ.get("MLX_SIDECAR_DATA_DIR", Path.home() / ".cache" / "mlx-sidecar-dev" / "data"))
+    data = data_folder()
     folder = Path(tempfile.mkdtemp(prefix="leavers-"))
     try:
         with server(folder, data) as running:

@@ -16,7 +16,6 @@ and how much of the limit the processes' own memory took at most and in the medi
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import statistics
 import sys
@@ -33,7 +32,7 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.support.servers import Sidecar, sidecar
+from tests.support.servers import Sidecar, data_folder, sidecar
 from tools.stress import limited
 from tools.stress.engine_chaos import picture
 
@@ -186,7 +185,7 @@ def main() -> int:
     if not limited.possible():
         print("Control groups with a memory limit can't be made here: run it on Linux, as root.")
         return 2
-    data = Path(os.environ.get("MLX_SIDECAR_DATA_DIR", Path.home() / ".cache" / "mlx-sidecar-dev" / "data"))
+    data = data_folder()
     options = {"factor": args.factor, "minutes": args.minutes, "seed": args.seed, "words": args.words}
     with tempfile.TemporaryDirectory(prefix="memory-limit-") as folder:
         found = run(data, Path(folder), **options, tell=partial(print, flush=True))
