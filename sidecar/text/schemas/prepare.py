@@ -22,7 +22,7 @@ from typing import Any
 
 from sidecar.text.schemas.closing import APPLICATORS, OBJECT_WORDS, close_objects
 from sidecar.text.schemas.compile import innermost_fault
-from sidecar.text.schemas.walk import MAX_DEPTH, Path, depth, dotted, pointer, resolve, subschemas
+from sidecar.text.schemas.walk import MAX_DEPTH, Path, at, depth, dotted, subschemas
 
 FORMATS = frozenset(["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"])
 """The formats llguidance knows."""
@@ -113,7 +113,7 @@ def _compiles(schema: dict[str, Any], loose: bool, remarks: list[str]) -> None:
         if fault is None:
             return
         path, reason = fault
-        part = resolve(schema, pointer(path))
+        part = at(schema, path)
         dropped = next((k for k in ("oneOf", "pattern", "patternProperties", "format") if k in part), None)
         if not loose or dropped is None:
             raise SchemaError(path, reason)

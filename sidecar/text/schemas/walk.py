@@ -79,20 +79,21 @@ def steps(reference: str) -> Path:
 
 def resolve(root: Any, reference: str) -> Any:
     """Return what a local reference points to. Raises LookupError where it points nowhere or outside."""
-    if reference == "#":
-        return root
-    if not reference.startswith("#/"):
+    if reference != "#" and not reference.startswith("#/"):
         raise LookupError(reference)
+    return at(root, steps(reference))
+
+
+def at(root: Any, path: Path) -> Any:
+    """Return what stands at a path. Raises LookupError for nothing."""
     found = root
-    for step in steps(reference):
-        if isinstance(found, list):
-            if not step.isdigit() or int(step) >= len(found):
-                raise LookupError(reference)
+    for step in path:
+        if isinstance(found, list) and step.isdigit() and int(step) < len(found):
             found = found[int(step)]
         elif isinstance(found, dict) and step in found:
             found = found[step]
         else:
-            raise LookupError(reference)
+            raise LookupError(pointer(path))
     return found
 
 
