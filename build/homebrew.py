@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 import sys
 from pathlib import Path
 
@@ -75,6 +76,9 @@ CASK = """cask "mlx-sidecar-desktop" do
 end
 """
 
+PLAIN = re.compile(r"[A-Za-z0-9._~:/?=&%+@,-]+")
+"""Addresses and names that are written into Ruby's double quotes."""
+
 
 def fill(form: str, file: Path, page: str, download: str) -> str:
     """Return a formula or cask for ``file``, which lies at ``download`` under its own name."""
@@ -103,6 +107,10 @@ def main(argv: list[str] | None = None) -> int:
             continue
         if not file.is_file():
             sys.stderr.write(f"{file} is missing\n")
+            return 1
+        odd = [text for text in (args.page, args.download, file.name) if not PLAIN.fullmatch(text)]
+        if odd:
+            sys.stderr.write(f"{odd[0]!r} can't stand in a Ruby file as it is: percent-encode it, or rename the file\n")
             return 1
         path = args.out / name
         path.parent.mkdir(parents=True, exist_ok=True)

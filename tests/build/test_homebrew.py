@@ -97,3 +97,16 @@ def test_the_cask_is_ruby_and_names_the_app(tmp_path: Path, ruby: str) -> None:
     assert f'app "{config["productName"]}.app"' in text
     assert text.count(config["identifier"]) == 3
     assert digest(tmp_path / "app.dmg") in text
+
+
+@pytest.mark.parametrize(
+    ("page", "name"), [('http://127.0.0.1/"#{exit}', "a.tar.gz"), ("http://127.0.0.1", 'a"b.tar.gz'), ("", "a.tar.gz")]
+)
+def test_what_ruby_would_run_or_not_read_is_refused(tmp_path: Path, page: str, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    command = [sys.executable, "build/homebrew.py", "--page", page, "--download", "http://127.0.0.1/d"]
+    command += ["--out", str(tmp_path / "out"), str(tmp_path / name)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "can't stand in a Ruby file" in done.stderr
+    assert not (tmp_path / "out").exists()
