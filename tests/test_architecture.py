@@ -192,3 +192,13 @@ def test_the_front_of_the_server_is_small() -> None:
     entries = [p for p in (ROOT / "sidecar").iterdir() if p.name != "__pycache__"]
     assert len([p for p in entries if p.is_dir()]) <= 9
     assert len([p for p in entries if p.is_file()]) <= 6
+
+
+def test_a_chat_of_the_host_loads_no_prices() -> None:
+    program = (
+        "import sys, host_api.app.chat.agent as agent\n"
+        "agent.OpenAIChatModel('x', provider=agent.OpenAIProvider(base_url='http://127.0.0.1:1/v1', api_key='k'))\n"
+        "print('genai_prices.data' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "False"
