@@ -279,4 +279,6 @@ def test_one_context_checks_the_certificates_of_all_clients(url: str) -> None:
     assert isinstance(context, ssl.SSLContext)
     assert context is outgoing._verifier("https://other.example")
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
-    assert outgoing._verifier("http://127.0.0.1:60316/v1") is False, "no TLS there, and none is set up each time"
+    nobody = outgoing._verifier("http://127.0.0.1:60316/v1")
+    assert nobody is outgoing._verifier("http://localhost:1/v1"), "no TLS there, and none is set up each time"
+    assert nobody is not context and nobody.get_ca_certs() == [], "and whoever offers some is not trusted"
