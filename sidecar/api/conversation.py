@@ -33,7 +33,6 @@ def kind_of(names: dict[str, str], what: str) -> Discriminator:
 
 _UNREAD = {
     "audio": "audio is not read, for the models here don't hear; send what was said as text",
-    "video": "video is not read; send frames of it as images, in their order",
 }
 
 
@@ -129,13 +128,47 @@ class FilePart(Body):
     file: FileData
 
 
+class VideoUrl(Body):
+    """Where a video is: a data URL, or what the operator allows."""
+
+    url: str = Field(min_length=1)
+
+
+class VideoPart(Body):
+    """A video or an animated picture, shown to the model by frames of it.
+
+    ``fps``: frames for each of its seconds, ``max_frames``: of all of it, at most.
+    """
+
+    type: Literal["video_url"]
+    video_url: Annotated[
+        Annotated[str, Tag("<url>")] | Annotated[VideoUrl, Tag("<object>")],
+        form_of({str: "<url>", dict: "<object>", VideoUrl: "<object>"}, "give an object with url"),
+    ]
+    fps: float | None = Field(default=None, gt=0, le=120)
+    max_frames: int | None = Field(default=None, ge=1)
+
+    @property
+    def url(self) -> str:
+        """The video's address."""
+        return self.video_url if isinstance(self.video_url, str) else self.video_url.url
+
+
 Part = Annotated[
     Annotated[TextPart, Tag("<text>")]
     | Annotated[RefusalPart, Tag("<refusal>")]
     | Annotated[ImagePart, Tag("<image>")]
+    | Annotated[VideoPart, Tag("<video>")]
     | Annotated[FilePart, Tag("<file>")],
     kind_of(
-        {"text": "<text>", "image_url": "<image>", "file": "<file>", "refusal": "<refusal>"}, "this server reads parts"
+        {
+            "text": "<text>",
+            "image_url": "<image>",
+            "video_url": "<video>",
+            "file": "<file>",
+            "refusal": "<refusal>",
+        },
+        "this server reads parts",
     ),
     BeforeValidator(readable),
 ]

@@ -1,9 +1,10 @@
-"""``file`` parts of a conversation: read, and put in as the text of their pages and pictures of them.
+"""``file`` and ``video_url`` parts of a conversation: read, and put in as text of their pages and pictures of them.
 
 Every page stands under its name (``[report.pdf, page 3 of 12]``), so that an answer can say where it found something.
 Files share half of the context (``--file-tokens``): first the text of their pages in order, then pictures of pages as
 far as tokens and pictures go, pages without text before others. What is left out is said where it is missing, to the
-model as to whoever reads the conversation. Tokens are estimated here, where there is no tokenizer.
+model as to whoever reads the conversation. Tokens are estimated here, where there is no tokenizer. Of a video the
+pages are frames, each under its time (``[clip.mp4, at 0:03.5]``).
 """
 
 from __future__ import annotations
@@ -13,18 +14,24 @@ from typing import Any
 from urllib.parse import unquote
 
 from sidecar.api import pictures as images
-from sidecar.api.conversation import FilePart, ImagePart, Message, TextPart
+from sidecar.api.conversation import FilePart, ImagePart, Message, TextPart, VideoPart
 from sidecar.config import Settings
 from sidecar.engine.messages import ModelInfo
 from sidecar.errors import bad_request
 from sidecar.text import files
 from sidecar.text.files import FileError, FileRead, Wanted
+from sidecar.text.files.pages import is_video
 
 CHARACTERS = 3
 """Characters of a token, as few as languages with an alphabet have on average."""
 PICTURE_TOKENS = 1300
 """Tokens of a page's picture at ``PICTURE_SIDE``: what processors of 28 pixels a token make of it, about."""
 PICTURE_SIDE = 1024
+FRAME_TOKENS = 260
+"""Tokens of a video's frame at ``FRAME_SIDE``."""
+FRAME_SIDE = 448
+FPS = 2.0
+"""Frames for each second of a video, unless its part or the room there is says otherwise: mlx-vlm's own number."""
 UNKNOWN_CONTEXT = 8192
 MOST_FILES = 32
 _PICTURES = frozenset([b"\x89PNG", b"GIF8", *(b"\xff\xd8\xff" + bytes([n]) for n in range(0xC0, 0x100))])
@@ -32,7 +39,8 @@ _PICTURES = frozenset([b"\x89PNG", b"GIF8", *(b"\xff\xd8\xff" + bytes([n]) for n
 
 def expanded(settings: Settings, model: ModelInfo, messages: list[Message], *, pictures: bool = True) -> list[Message]:
     """Return messages with their files read. ``pictures``: of pages, too. Raises ApiError. Blocking."""
-    places = [(i, j) for i, m in enumerate(messages) for j, p in enumerate(_parts(m)) if isinstance(p, FilePart)]
+    read_here = FilePart | VideoPart
+    places = [(i, j) for i, m in enumerate(messages) for j, p in enumerate(_parts(m)) if isinstance(p, read_here)]
     if not places:
         return messages
     if len(places) > MOST_FILES:
@@ -44,11 +52,16 @@ def expanded(settings: Settings, model: ModelInfo, messages: list[Message], *, p
     made: dict[tuple[int, int], list[TextPart | ImagePart]] = {}
     for i, j in places:
         part = _parts(messages[i])[j]
-        assert isinstance(part, FilePart)
         param = f"messages.{i}.content.{j}"
         if messages[i].role not in ("user", "tool"):
             raise bad_request(f"{param}: files belong in user messages.", param=param)
-        made[i, j] = read(settings, model, part, param, tokens=tokens, pictures=free)
+        if isinstance(part, VideoPart) and not pictures:
+            made[i, j] = []
+        elif isinstance(part, VideoPart):
+            data = images.fetch(part.url, settings, param=f"{param}.video_url")
+            made[i, j] = frames(model, "video", data, param, part, tokens=tokens, pictures=free)
+        else:
+            made[i, j] = read(settings, model, part, param, tokens=tokens, pictures=free)
         free -= sum(isinstance(p, ImagePart) for p in made[i, j])
     out = list(messages)
     for i in {i for i, _ in places}:
@@ -79,6 +92,8 @@ def read(
     kind, data, address = _bytes_of(part, param)
     if kind.startswith("image/") or data[:4] in _PICTURES or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
         return [ImagePart.model_validate({"type": "image_url", "image_url": {"url": address}})]
+    if is_video(kind, data):
+        return frames(model, name, data, param, None, tokens=tokens, pictures=pictures) if pictures else []
     # Half of the tokens are for words at least; what they leave is for pictures.
     affordable = min(pictures, tokens // 2 // PICTURE_TOKENS)
     wanted = Wanted(characters=tokens * CHARACTERS, pictures=affordable, side=PICTURE_SIDE)
@@ -98,6 +113,39 @@ def read(
     return parts_of(name, found, allowed)
 
 
+def frames(
+    model: ModelInfo, name: str, data: bytes, param: str, part: VideoPart | None, *, tokens: int, pictures: int
+) -> list[TextPart | ImagePart]:
+    """Return a video as frames of it, each under its time. ``part``: what was asked for. Raises ApiError."""
+    if not model.sees:
+        raise bad_request(f"{param}: this model takes no images, so no frames of a video either.", param=param)
+    most = min(pictures, tokens // FRAME_TOKENS, (part and part.max_frames) or pictures)
+    if most < 1:
+        raise bad_request(
+            f"{param}: {name}: there is no room for frames of it beside the other images; send fewer, or raise "
+            "--max-images or the context.",
+            param=param,
+        )
+    wanted = Wanted(frames=most, fps=(part and part.fps) or FPS, side=FRAME_SIDE)
+    try:
+        found = files.read(name, "", data, wanted)
+    except FileError as exc:
+        raise bad_request(f"{param}: {name}: {exc}.", param=param, code="file_unreadable") from exc
+    shown = f"{len(found.pages)} of its {found.total} frames, in their order, each after its time"
+    out: list[TextPart | ImagePart] = []
+    held = f"[{name}: a video of {found.seconds:.1f} s, shown by {shown}]\n"
+    for page in found.pages:
+        out.append(TextPart(type="text", text=f"{held}[{name}, {page.name}]\n"))
+        out.append(_image(page.picture or b""))
+        held = ""
+    return out
+
+
+def _image(png: bytes) -> ImagePart:
+    url = "data:image/png;base64," + base64.b64encode(png).decode()
+    return ImagePart.model_validate({"type": "image_url", "image_url": {"url": url}})
+
+
 def parts_of(name: str, found: FileRead, pictures: int) -> list[TextPart | ImagePart]:
     """Return a file's pages as parts, each under its name, with at most so many pictures."""
     out: list[TextPart | ImagePart] = []
@@ -111,8 +159,7 @@ def parts_of(name: str, found: FileRead, pictures: int) -> list[TextPart | Image
         if page.number in shown and page.picture is not None:
             out.append(TextPart(type="text", text=held.rstrip("\n") + "\n"))
             held = ""
-            url = "data:image/png;base64," + base64.b64encode(page.picture).decode()
-            out.append(ImagePart.model_validate({"type": "image_url", "image_url": {"url": url}}))
+            out.append(_image(page.picture))
     if found.notes:
         held += f"[{name}: {'; '.join(found.notes)}]\n"
     if held:
