@@ -17,7 +17,7 @@ help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
 		printf '  %-16s %s\n' "$$name" "$$text"; done
 
-.PHONY: help version reference pictures run test setup starter lint msrv freeze sidecar-dist requirements storm chaos simulate packages attack pull-chaos engine-chaos schemas fuzz leavers memory-limit swap-storm host-chaos families bench-table canary gguf-parity seed-check starter-eval web desktop test-desktop desktop-scratch clean
+.PHONY: help version reference pictures run test setup starter lint msrv freeze sidecar-dist requirements storm chaos simulate packages attack pull-chaos engine-chaos schemas fuzz agents leavers memory-limit swap-storm host-chaos families bench-table canary gguf-parity seed-check starter-eval web desktop test-desktop desktop-scratch clean
 
 run: setup starter ## the host service on 127.0.0.1:60315, which starts the sidecar on 127.0.0.1:60316
 	@MLX_SIDECAR_OPEN=1 exec $(WITH_BLAS) $(BIN)/mlx-host serve --port $(PORT)
@@ -98,6 +98,9 @@ schemas: setup ## documents and calls of 2,000 drawn schemas, eight at a time, b
 
 fuzz: setup starter ## requests drawn from the OpenAPI document, with half characters and deep nesting, 200 an operation
 	MLX_SIDECAR_FUZZ_EXAMPLES=200 $(WITH_BLAS) $(BIN)/python -m pytest -n0 tests/sidecar/api/test_clients.py -k openapi $(ARGS)
+
+agents: setup starter ## one session each of Codex and Claude Code from npm (800 MB, once), with tools carried out
+	MLX_SIDECAR_AGENTS=1 $(WITH_BLAS) $(BIN)/python -m pytest -n0 tests/sidecar/cli/test_agents.py $(ARGS)
 
 swap-storm: setup ## 200 loads, unloads and swaps under traffic (ARGS=--help)
 	$(WITH_BLAS) $(BIN)/python tools/stress/swap_storm.py $(ARGS)

@@ -11,12 +11,17 @@ from pathlib import Path
 import pytest
 
 
+def folder_of(source: Path) -> Path:
+    """Return the folder in which the packages of ``source``'s package-lock.json are, or would be, installed."""
+    digest = hashlib.sha256((source / "package-lock.json").read_bytes()).hexdigest()[:12]
+    return Path.home() / ".cache" / "mlx-sidecar-dev" / f"ai-sdk-{digest}"
+
+
 def installed(source: Path, *programs: str) -> Path:
     """Return a folder with the packages of ``source``'s package-lock.json, and ``programs`` of ``source`` in it."""
     if shutil.which("npm") is None:
         pytest.fail("This test runs on Node.js: install it with npm (Debian: apt-get install nodejs npm).")
-    digest = hashlib.sha256((source / "package-lock.json").read_bytes()).hexdigest()[:12]
-    folder = Path.home() / ".cache" / "mlx-sidecar-dev" / f"ai-sdk-{digest}"
+    folder = folder_of(source)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

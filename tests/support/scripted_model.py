@@ -7,11 +7,12 @@ all the same). So after a script's first token comes the script, with a lead of 
 may ask for, through the engine's own prefill, sampling, grammar, detokenizer and tool-call reader.
 
 Which script is said depends on what the conversation holds: the chat template ends a prompt with the opening token of
-the first script whose ``when`` stands in the last message. A second turn that holds a tool's output is told apart so.
+the first script whose ``when`` was said since the last answer. A turn that holds a tool's output is told apart so.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,10 +27,11 @@ _SPECIALS = ("<pad>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>", 
 
 @dataclass(frozen=True)
 class Script:
-    """``says`` is the answer to a conversation whose last message holds ``when`` (JSON-escaped or not)."""
+    """``says`` is the answer to a conversation in which ``when`` (and ``also``) was said since the last answer."""
 
     when: str
     says: str
+    also: str = ""
 
 
 def tool_call(name: str, arguments: dict[str, Any]) -> str:
@@ -50,16 +52,16 @@ def scripted_model(folder: Path, scripts: Sequence[Script], *, otherwise: str = 
     chains = []
     for opening, script in zip(openings, spoken, strict=True):
         chains.append([words[opening], *(words[p] for p in _pieces(script.says, words)), words["</s>"]])
-    template = _template([s.when for s in scripts], openings)
+    template = _template(scripts, openings)
     config = {
         "model_type": "qwen3",
         "architectures": ["Qwen3ForCausalLM"],
         "hidden_size": HIDDEN,
         "intermediate_size": HIDDEN,
         "num_hidden_layers": 1,
-        "num_attention_heads": 4,
+        "num_attention_heads": 1,
         "num_key_value_heads": 1,
-        "head_dim": 32,
+        "head_dim": 16,
         "vocab_size": len(words),
         "rms_norm_eps": 1e-6,
         "rope_theta": 1_000_000.0,
@@ -136,19 +138,22 @@ def _tokenizer(specials: Sequence[str]) -> dict[str, Any]:
     return document
 
 
-def _template(needles: Sequence[str], openings: Sequence[str]) -> str:
+def _template(scripts: Sequence[Script], openings: Sequence[str]) -> str:
     """Return the chat template: roles, tools, calls, and at the end the token that opens the script that fits."""
     choice = ""
-    for i, needle in enumerate(needles):
-        choice += f"{{% {'el' if i else ''}if {json.dumps(needle)} in last %}}{openings[i]}"
-    choice += f"{{% else %}}{openings[-1]}{{% endif %}}" if needles else openings[-1]
+    for i, script in enumerate(scripts):
+        test = f"{json.dumps(script.when)} in last and {json.dumps(script.also)} in last"
+        choice += f"{{% {'el' if i else ''}if {test} %}}{openings[i]}"
+    choice += f"{{% else %}}{openings[-1]}{{% endif %}}" if scripts else openings[-1]
     return (
         "{% if tools %}<|system|>\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}{% endif %}"
         "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}"
         "{% for c in m.tool_calls or [] %}<tool_call>\n"
         '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}'
         "\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n"
-        "{% set last = messages[-1].content | string %}" + choice + "{% endif %}"
+        "{% set asked = namespace(text='') %}{% for m in messages %}"
+        "{% set asked.text = '' if m.role == 'assistant' else asked.text ~ m.content %}{% endfor %}"
+        "{% set last = asked.text %}" + choice + "{% endif %}"
     )
 
 
@@ -164,7 +169,7 @@ def _weights(config: dict[str, Any], chains: Sequence[Sequence[int]]) -> dict[st
     embeddings = mx.random.normal((config["vocab_size"], HIDDEN))
     output = 0.02 * mx.random.normal((config["vocab_size"], HIDDEN))
     for chain in chains:
-        for before, after in zip(chain, chain[1:], strict=False):
+        for before, after in itertools.pairwise(chain):
             output[after] = output[after] + embeddings[before] * (_LEAD / HIDDEN)
     for name, value in weights.items():
         if name.endswith("embed_tokens.weight"):
