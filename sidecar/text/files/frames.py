@@ -90,7 +90,8 @@ def _video(data: bytes, wanted: Wanted) -> FileRead:
         how = "this build reads no videos" if frozen else "reading videos needs opencv-python (pip install it)"
         raise ReadError(f"{how}: send an animated GIF or WebP, or frames of it as images, in their order") from exc
     cv2.setNumThreads(1)
-    capture = cv2.VideoCapture(io.BytesIO(data), cv2.CAP_FFMPEG, [])
+    source: Any = io.BytesIO(data)  # it takes whatever can be read and sought
+    capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, [])
     if not capture.isOpened():
         raise ReadError("it is no video that can be read (MP4, MOV, WebM, MKV and AVI can); is it complete?")
     rate = capture.get(cv2.CAP_PROP_FPS) or 0.0
@@ -98,7 +99,8 @@ def _video(data: bytes, wanted: Wanted) -> FileRead:
     total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     if not 0 < total < 1 << 31:
         total = _counted(capture)
-        capture = cv2.VideoCapture(io.BytesIO(data), cv2.CAP_FFMPEG, [])
+        source = io.BytesIO(data)
+        capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, [])
     frames = []
     for index in chosen(total, total / rate, wanted) if total else []:
         if found := _frame(capture, index):

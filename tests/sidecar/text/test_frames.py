@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,20 @@ import pytest
 from mlx_vlm.generate.video import sample_video_frames
 from PIL import Image
 
-from sidecar.text.files import FileError, Wanted, read
+from sidecar.text.files import FileError, Wanted, frames, read
 from sidecar.text.files.frames import chosen, clock
-from sidecar.text.files.pages import is_video
+from sidecar.text.files.pages import ReadError, is_video
 from tests.support.servers import Sidecar
 
 RED, GREEN, BLUE = (220, 30, 30), (30, 200, 30), (30, 30, 220)
 
 
-def film(folder: Path, *, frames: int = 40, codec: str = "mp4v", ending: str = "mp4") -> bytes:
+def film(folder: Path, *, count: int = 40, codec: str = "mp4v", ending: str = "mp4") -> bytes:
     """Return a video of ten frames a second whose colour goes from red to blue."""
     path = folder / f"film.{ending}"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 10, (160, 120))
-    for i in range(frames):
-        share = i / (frames - 1)
+    for i in range(count):
+        share = i / (count - 1)
         colour = [round(b * share + a * (1 - share)) for a, b in zip(RED, BLUE, strict=True)]
         writer.write(np.full((120, 160, 3), colour[::-1], np.uint8))
     writer.release()
@@ -84,6 +85,17 @@ def test_what_is_no_video_says_so(tmp_path: Path) -> None:
         assert not is_video("", head)
 
 
+def test_without_opencv_animations_are_read_and_videos_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert len(frames.read(animation("GIF"), Wanted(frames=8)).pages) == 3
+    for frozen, said in ((False, "needs opencv-python"), (True, "this build reads no videos: send an animated GIF")):
+        monkeypatch.setattr(sys, "frozen", frozen, raising=False)
+        with pytest.raises(ReadError, match=said):
+            frames.read(film(tmp_path), Wanted(frames=4))
+
+
 def test_frames_are_spread_over_the_whole() -> None:
     assert chosen(40, 4.0, Wanted(frames=16)) == [0, 6, 11, 17, 22, 28, 33, 39]
     assert chosen(40, 4.0, Wanted(frames=2)) == [0, 39]
@@ -113,12 +125,12 @@ def answer(http: httpx.Client, parts: list[dict[str, Any]], **more: Any) -> dict
 
 
 def test_a_video_is_the_frames_that_mlx_vlm_samples_under_their_times(http: httpx.Client, tmp_path: Path) -> None:
-    data = film(tmp_path, frames=30)
-    frames, rate = sample_video_frames([tmp_path / "film.mp4"])
+    data = film(tmp_path, count=30)
+    sampled, rate = sample_video_frames([tmp_path / "film.mp4"])
     assert rate == 2.0
     spelled: list[dict[str, Any]] = []
     held = "[video: a video of 3.0 s, shown by 6 of its 30 frames, in their order, each after its time]\n"
-    for frame, index in zip(frames, [0, 6, 12, 17, 23, 29], strict=True):
+    for frame, index in zip(sampled, [0, 6, 12, 17, 23, 29], strict=True):
         sink = io.BytesIO()
         frame.save(sink, "PNG")
         spelled.append({"type": "text", "text": f"{held}[video, at 0:0{index // 10}.{index % 10}]\n"})
