@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from sidecar.api import files, generation, pictures
 from sidecar.api.answers import Answers
-from sidecar.api.conversation import AllowedTools, ImagePart, Message, NamedTool
+from sidecar.api.conversation import AllowedTools, AudioPart, AudioUrlPart, ImagePart, Message, NamedTool
 from sidecar.api.guides import guide_of
 from sidecar.api.replies import PlainErrors, asked_of, base_document, respond, service_of
 from sidecar.api.schemas import ChatRequest, error_responses
@@ -86,6 +86,7 @@ def conversation_of(settings: Settings, model: ModelInfo, body: ChatRequest, *, 
     return Conversation(
         messages=messages if pictures else without_pictures(messages),
         pictures=_pictures(settings, model, body) if pictures else (),
+        sounds=files.sounds(settings, model, body.messages) if pictures else (),
         tools=tuple(tools),
         forced=forced,
         parallel=body.parallel_tool_calls is not False and not isinstance(body.tool_choice, NamedTool),
@@ -100,24 +101,32 @@ def _first(*values: Any) -> Any:
 
 
 def plain(messages: list[Message]) -> tuple[dict[str, Any], ...]:
-    """Return messages as documents, with no more of a picture than that it is there."""
+    """Return messages as documents, with no more of a picture or a sound than that it is there."""
     out = []
     for message in messages:
-        document = message.model_dump(exclude_none=True)
+        document = message.model_dump(exclude_none=True, exclude={"content"} if _media(message) else None)
         if isinstance(message.content, list):
-            document["content"] = [
-                {"type": "image_url"} if isinstance(p, ImagePart) else p.model_dump(exclude_none=True)
-                for p in message.content
-            ]
+            document["content"] = [_place_of(p) or p.model_dump(exclude_none=True) for p in message.content]
         out.append(document)
     return tuple(out)
 
 
+def _media(message: Message) -> bool:
+    return isinstance(message.content, list) and any(map(_place_of, message.content))
+
+
+def _place_of(part: Any) -> dict[str, Any] | None:
+    """Return what stands for a picture or a sound; None for other parts."""
+    if isinstance(part, ImagePart):
+        return {"type": "image_url"}
+    return {"type": "audio"} if isinstance(part, AudioPart | AudioUrlPart) else None
+
+
 def without_pictures(messages: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
-    """Return messages without the parts that stand for pictures."""
+    """Return messages without the parts that stand for pictures and sounds."""
     for message in messages:
         if isinstance(message.get("content"), list):
-            message["content"] = [p for p in message["content"] if p["type"] != "image_url"]
+            message["content"] = [p for p in message["content"] if p["type"] not in ("image_url", "audio")]
     return messages
 
 

@@ -31,20 +31,6 @@ def kind_of(names: dict[str, str], what: str) -> Discriminator:
     return Discriminator(tag, custom_error_type="kind", custom_error_message=f"{what} of type {', '.join(names)}")
 
 
-_UNREAD = {
-    "audio": "audio is not read, for the models here don't hear; send what was said as text",
-}
-
-
-def readable(part: Any) -> Any:
-    """Return a part of a message; raise an error that says what to do for kinds that other servers read."""
-    kind = part.get("type") if isinstance(part, dict) else None
-    for name, advice in _UNREAD.items():
-        if isinstance(kind, str) and name in kind:
-            raise PydanticCustomError("kind", advice)
-    return part
-
-
 _T = TypeVar("_T")
 Many = Annotated[list[_T], Field(fail_fast=True)]
 """A list whose first fault is the only one told: each takes a kilobyte, and half a million were 660 MB for 1.5 MB."""
@@ -154,23 +140,53 @@ class VideoPart(Body):
         return self.video_url if isinstance(self.video_url, str) else self.video_url.url
 
 
+class AudioData(Body):
+    """A sound: its bytes in base64 (or a data URL). What ``format`` says is told by the bytes themselves."""
+
+    data: str = Field(min_length=1)
+    format: str | None = None
+
+
+class AudioPart(Body):
+    """A sound, for models that hear."""
+
+    type: Literal["input_audio"]
+    input_audio: AudioData
+
+
+class AudioUrl(Body):
+    """Where a sound is: a data URL, or what the operator allows."""
+
+    url: str = Field(min_length=1)
+
+
+class AudioUrlPart(Body):
+    """A sound by its address, as vLLM takes it."""
+
+    type: Literal["audio_url"]
+    audio_url: AudioUrl
+
+
 Part = Annotated[
     Annotated[TextPart, Tag("<text>")]
     | Annotated[RefusalPart, Tag("<refusal>")]
     | Annotated[ImagePart, Tag("<image>")]
     | Annotated[VideoPart, Tag("<video>")]
+    | Annotated[AudioPart, Tag("<audio>")]
+    | Annotated[AudioUrlPart, Tag("<audio-url>")]
     | Annotated[FilePart, Tag("<file>")],
     kind_of(
         {
             "text": "<text>",
             "image_url": "<image>",
             "video_url": "<video>",
+            "input_audio": "<audio>",
+            "audio_url": "<audio-url>",
             "file": "<file>",
             "refusal": "<refusal>",
         },
         "this server reads parts",
     ),
-    BeforeValidator(readable),
 ]
 Content = Annotated[
     Annotated[str, Tag("<string>")] | Annotated[Many[Part], Tag("<parts>")],

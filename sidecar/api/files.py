@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import unquote
 
 from sidecar.api import pictures as images
-from sidecar.api.conversation import FilePart, ImagePart, Message, TextPart, VideoPart
+from sidecar.api.conversation import AudioPart, AudioUrlPart, FilePart, ImagePart, Message, TextPart, VideoPart
 from sidecar.config import Settings
-from sidecar.engine.messages import ModelInfo
+from sidecar.engine.messages import ModelInfo, SoundData
 from sidecar.errors import bad_request
 from sidecar.text import files
 from sidecar.text.files import FileError, FileRead, Wanted
@@ -165,6 +165,41 @@ def parts_of(name: str, found: FileRead, pictures: int) -> list[TextPart | Image
     if held:
         out.append(TextPart(type="text", text=held.rstrip("\n") + "\n"))
     return out
+
+
+def sounds(settings: Settings, model: ModelInfo, messages: list[Message]) -> tuple[SoundData, ...]:
+    """Return the sounds of messages, decoded, in their order. Raises ApiError. Blocking."""
+    out: list[SoundData] = []
+    for i, message in enumerate(messages):
+        for j, part in enumerate(_parts(message)):
+            if not isinstance(part, AudioPart | AudioUrlPart):
+                continue
+            param = f"messages.{i}.content.{j}.{part.type}"
+            if message.role != "user":
+                raise bad_request(f"{param}: sounds belong in user messages.", param=param)
+            if (why := model.can.get("hear", "it is not known to")) is not True:
+                raise bad_request(
+                    f"{param}: this model doesn't hear ({why}); send what was said as text.",
+                    param=param,
+                    code="audio_input_not_supported",
+                )
+            if len(out) == MOST_FILES:
+                raise bad_request(f"messages: at most {MOST_FILES} sounds are taken in one request.", param="messages")
+            out.append(_sound(settings, part, param))
+    return tuple(out)
+
+
+def _sound(settings: Settings, part: AudioPart | AudioUrlPart, param: str) -> SoundData:
+    if isinstance(part, AudioUrlPart):
+        data = images.fetch(part.audio_url.url, settings, param=param)
+    else:
+        given = part.input_audio.data
+        data = images.data_url(given if given[:5].lower() == "data:" else f"data:;base64,{given}", param)
+    try:
+        found = files.read("sound", "", data, Wanted(sound=True))
+    except FileError as exc:
+        raise bad_request(f"{param}: {exc}.", param=param, code="file_unreadable") from exc
+    return SoundData(param=param, samples=found.samples, rate=found.rate)
 
 
 def _bytes_of(part: FilePart, param: str) -> tuple[str, bytes, str]:

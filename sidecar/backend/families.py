@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields
 from inspect import signature
 from typing import Any
 
+EARS = ("audio_tower", "audio_model", "audio_encoder", "sound_encoder", "embed_audio", "apm", "thinker")
+"""Attributes under which mlx-vlm's families have what hears."""
 _FROM_ENCODER = ("cross_attention_states", "encoder_outputs")
 
 
@@ -56,7 +58,7 @@ def inspect(model: Any, processor: Any, config: dict[str, Any], problems: Sequen
     from sidecar.backend.passes import PromptBatch
     from sidecar.backend.positions import embed
 
-    can = Capabilities(hear="this program takes no sound")
+    can = Capabilities(hear=_deaf(model, processor))
     language = getattr(model, "language_model", model)
     if not (config.get("vision_config") or hasattr(model, "vision_tower")):
         can.see = "it is a model of text alone"
@@ -89,6 +91,30 @@ def inspect(model: Any, processor: Any, config: dict[str, Any], problems: Sequen
     if reason := can.batch or can.cut or mixing.install(model):
         can.rule_out("mix", reason)
     return can
+
+
+def _deaf(model: Any, processor: Any) -> str:
+    """Return why a model doesn't hear, "" where it does."""
+    try:
+        takes = set(signature(getattr(processor, "process", processor)).parameters)
+    except (TypeError, ValueError):
+        takes = set()
+    if not {"audio", "audios"} & takes:
+        return "it is a model without ears"
+    if all(getattr(model, name, None) is None for name in EARS):
+        return "it comes without the part that hears"
+    if getattr(processor, "feature_extractor", True) is None:
+        return "its sound processor could not be built"
+    if not sound_ids(model.config):
+        return "its configuration doesn't say which token stands for a sound"
+    return ""
+
+
+def sound_ids(config: Any) -> frozenset[int]:
+    """Return the tokens that stand for sounds in a prompt; of pictures mlx-vlm knows them itself."""
+    names = ("audio_token_id", "audio_token_index", "sound_context_token_id")
+    found = (getattr(config, name, None) for name in names)
+    return frozenset(token for token in found if isinstance(token, int))
 
 
 def known(model_type: str) -> bool:

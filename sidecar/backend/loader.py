@@ -187,7 +187,7 @@ def _load_chat(
         tokenizer=tokenizer,
         config=config,
         eos=eos,
-        media_ids=frozenset(apc.multimodal_token_ids_from_config(model.config)),
+        media_ids=frozenset(apc.multimodal_token_ids_from_config(model.config)) | families.sound_ids(model.config),
         context=context_length(config),
         can=families.inspect(model, processor, config, problems),
         defaults=sampling_defaults(path),

@@ -65,6 +65,15 @@ class PictureData:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SoundData:
+    """A decoded sound: float32 ``samples`` of one channel, ``rate`` of them a second. ``param``: its place."""
+
+    param: str
+    samples: bytes
+    rate: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Guide:
     """What an answer's words are held to.
 
@@ -84,13 +93,15 @@ class Guide:
 class Conversation:
     """A chat to answer.
 
-    ``messages``: OpenAI's, with a picture's part in each place of ``pictures``. ``forced``: one of ``tools`` must be
-    called; ``parallel``: more than one may. ``guide``: what the words are held to, unless a call is forced.
+    ``messages``: OpenAI's, with a picture's part in each place of ``pictures`` and a sound's in each of ``sounds``.
+    ``forced``: one of ``tools`` must be called; ``parallel``: more than one may. ``guide``: what the words are held to,
+    unless a call is forced.
     ``template``: further arguments of the chat template; ``chat_template``: one to take in place of the model's.
     """
 
     messages: tuple[dict[str, Any], ...]
     pictures: tuple[PictureData, ...] = ()
+    sounds: tuple[SoundData, ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
     forced: bool = False
     parallel: bool = True

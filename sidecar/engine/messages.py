@@ -18,6 +18,7 @@ from sidecar.engine.asked import Conversation as Conversation
 from sidecar.engine.asked import Guide as Guide
 from sidecar.engine.asked import PictureData as PictureData
 from sidecar.engine.asked import Sampling as Sampling
+from sidecar.engine.asked import SoundData as SoundData
 from sidecar.engine.asked import Tier as Tier
 
 LOAD_FAILED = "model_load_failed"  # the code of a refused load

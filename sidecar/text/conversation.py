@@ -132,7 +132,7 @@ def _joined(parts: list[dict[str, Any]]) -> Any:
 def _part(part: dict[str, Any]) -> dict[str, Any]:
     if part.get("type") in ("text", "refusal"):
         return {"type": "text", "text": part.get("text") or part.get("refusal") or ""}
-    return {"type": "image"}
+    return {"type": "audio"} if part.get("type") == "audio" else {"type": "image"}
 
 
 def _call_text(call: dict[str, Any]) -> str:

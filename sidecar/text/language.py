@@ -37,7 +37,7 @@ class Language:
         self.template = _template_of(loaded)
         self.grammars = Grammars(lambda: self.vocabulary.tokens, sorted(self.vocabulary.special), loaded.eos)
         self._tokenizer = loaded.tokenizer
-        self._sees = loaded.sees
+        self._sees = loaded.sees or not loaded.can.hear
 
     def with_template(self, template: str) -> Language:
         """Return the language with another template; vocabulary and grammars are the same."""

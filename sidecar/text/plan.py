@@ -17,7 +17,7 @@ from sidecar.engine.grammar import Constraint, GrammarError
 from sidecar.engine.messages import Generate, ModelInfo, Sampling, Tokenize
 from sidecar.engine.rows import GenerationRequest, Prompt, Sink
 from sidecar.errors import bad_request
-from sidecar.text import images
+from sidecar.text import images, sounds
 from sidecar.text.answer import Answer
 from sidecar.text.answer_grammar import Shape, answer_grammar
 from sidecar.text.boxes import boxes_of
@@ -251,11 +251,19 @@ def chat_prompt(loaded: LoadedModel, chat: Conversation, settings: Settings) -> 
         loaded,
         chat.messages,
         [images.decode(p, settings) for p in chat.pictures],
+        sounds=sounds_of(loaded, chat),
         tools=chat.tools,
         instruction=instruction,
         template_kwargs=dict(chat.template),
         template=chat.chat_template,
     )
+
+
+def sounds_of(loaded: LoadedModel, chat: Conversation) -> list[sounds.Sound]:
+    """Return the sounds of a conversation as the model hears them. Raises ApiError."""
+    if len(chat.sounds) > 1 and not getattr(loaded.processor, "supports_multiple_audio", False):
+        raise bad_request("messages: this model hears one sound in a conversation.", param=chat.sounds[1].param)
+    return [sounds.heard(loaded, s) for s in chat.sounds]
 
 
 def _chat_shape(language: Language, chat: Conversation, *, preopened: bool) -> tuple[Shape, tuple[str, ...]]:

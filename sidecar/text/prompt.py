@@ -15,6 +15,7 @@ from sidecar.errors import bad_request, check_memory
 from sidecar.text import conversation
 from sidecar.text.images import Picture
 from sidecar.text.language import Language, language_of
+from sidecar.text.sounds import Sound
 from sidecar.text.thinking import opens_thought
 
 _TOOL_INTRO = (
@@ -35,6 +36,7 @@ def build_prompt(
     messages: Sequence[dict[str, Any]],
     pictures: Sequence[Picture],
     *,
+    sounds: Sequence[Sound] = (),
     tools: Sequence[dict[str, Any]] = (),
     instruction: str = "",
     template_kwargs: dict[str, Any] | None = None,
@@ -62,7 +64,7 @@ def build_prompt(
     if template:
         extra["chat_template"] = template
     text = render(loaded, prepared, len(pictures), extra)
-    return tokenize_text(loaded, text, pictures, template=template)
+    return tokenize_text(loaded, text, pictures, sounds=sounds, template=template)
 
 
 def render(
@@ -89,24 +91,33 @@ def render(
     ) from refusal
 
 
-def tokenize_text(loaded: LoadedModel, text: str, pictures: Sequence[Picture] = (), *, template: str = "") -> Prompt:
-    """Return the tokens of a prompt's text, with the processor's arrays of its images. Raises ApiError."""
+def tokenize_text(
+    loaded: LoadedModel,
+    text: str,
+    pictures: Sequence[Picture] = (),
+    *,
+    sounds: Sequence[Sound] = (),
+    template: str = "",
+) -> Prompt:
+    """Return the tokens of a prompt's text, with the processor's arrays of its images and sounds. Raises ApiError."""
     language = language_of(loaded, template)
     special = prompts.adds_special_tokens(loaded)
     preopens = opens_thought(text, language.thinking)
-    if not pictures:
+    if not pictures and not sounds:
         ids = loaded.tokenizer(text, add_special_tokens=special)["input_ids"]
         return Prompt(tokens=_mended(language, text, [int(i) for i in ids]), preopens_thinking=preopens)
     try:
-        inputs = prompts.picture_inputs(loaded, text, [p.image for p in pictures], special=special)
+        samples = [s.samples for s in sounds]
+        inputs = prompts.picture_inputs(loaded, text, [p.image for p in pictures], samples, special=special)
         if language.user_text.mark in text:
             kept = language.user_text.kept(inputs["input_ids"][0].tolist())
             inputs = prompts.kept_columns(inputs, kept) or inputs
     except Exception as exc:
         check_memory(exc)
-        raise bad_request(f"messages: the images can't be processed ({str(exc)[:200]}).", param="messages") from exc
+        what = "images" if not sounds else "sounds" if not pictures else "images and sounds"
+        raise bad_request(f"messages: the {what} can't be processed ({str(exc)[:200]}).", param="messages") from exc
     tokens: list[int] = inputs["input_ids"][0].tolist()
-    digest = hashlib.sha256("".join(p.digest for p in pictures).encode()).hexdigest()
+    digest = hashlib.sha256("".join([p.digest for p in pictures] + [s.digest for s in sounds]).encode()).hexdigest()
     return Prompt(
         tokens=tuple(tokens),
         inputs=inputs,

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from sidecar.api import fields
-from sidecar.api.conversation import Body, Many, Mapped, form_of, readable
+from sidecar.api.conversation import AudioPart, Body, Many, Mapped, VideoPart, form_of
 from sidecar.api.fields import Ignored, Refused
 from sidecar.api.schemas import MAX_TOP_LOGPROBS, Finite, KeepAlive
 
@@ -80,6 +80,8 @@ def _part(value: Any) -> str | None:
         "refusal": "<refusal>",
         "input_image": "<image>",
         "input_file": "<file>",
+        "input_audio": "<audio>",
+        "video_url": "<video>",
     }.get(str(kind))
 
 
@@ -87,13 +89,15 @@ Part = Annotated[
     Annotated[InputText, Tag("<text>")]
     | Annotated[Refusal, Tag("<refusal>")]
     | Annotated[InputImage, Tag("<image>")]
-    | Annotated[InputFile, Tag("<file>")],
+    | Annotated[InputFile, Tag("<file>")]
+    | Annotated[AudioPart, Tag("<audio>")]
+    | Annotated[VideoPart, Tag("<video>")],
     Discriminator(
         _part,
         custom_error_type="part",
-        custom_error_message="this server reads parts of type input_text, input_image, input_file, output_text",
+        custom_error_message="this server reads parts of type input_text, input_image, input_file, input_audio, "
+        "video_url, output_text",
     ),
-    BeforeValidator(readable),
 ]
 Content = Annotated[
     Annotated[str, Tag("<string>")] | Annotated[Many[Part], Tag("<parts>")],

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sidecar.api.conversation import AudioPart, VideoPart
 from sidecar.api.responses.schemas import (
     HOSTED,
     CallItem,
@@ -138,6 +139,8 @@ def _content(content: Any, param: str) -> str | list[dict[str, Any]]:
             parts.append({"type": "image_url", "image_url": {"url": part.image_url, "detail": part.detail}})
         elif isinstance(part, InputFile):
             parts.append(_file(part, f"{param}.content.{place}"))
+        elif isinstance(part, AudioPart | VideoPart):
+            parts.append(part.model_dump(exclude_none=True))
     return parts
 
 

@@ -79,7 +79,7 @@ def read(
 
 
 def _size(found: FileRead) -> int:
-    return sum(len(p.text) + len(p.picture or b"") for p in found.pages)
+    return len(found.samples) + sum(len(p.text) + len(p.picture or b"") for p in found.pages)
 
 
 @lru_cache(maxsize=1)

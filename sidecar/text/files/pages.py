@@ -13,6 +13,7 @@ class Wanted:
     """How much of a file is wanted. ``pictures``: of pages, at most; ``side``: pixels of their longer side.
 
     ``frames``: of a video, at most, at ``fps`` of them for a second; 0 where no video is expected.
+    ``sound``: its samples are, and nothing else.
     """
 
     characters: int = 400_000
@@ -21,6 +22,7 @@ class Wanted:
     pages: int = 2000
     frames: int = 0
     fps: float = 2.0
+    sound: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +39,16 @@ class Page:
 class FileRead:
     """A file's pages. ``total``: how many it has, also those left out; ``notes``: what was left out, in words.
 
-    ``seconds``: how long a video is; its pages are frames.
+    ``seconds``: how long a video or a sound is; a video's pages are frames. ``samples``: of a sound, float32, at
+    ``rate`` of them a second.
     """
 
     pages: tuple[Page, ...]
     total: int
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    samples: bytes = b""
+    rate: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import contextlib
 import io
 from typing import Any
 
-from sidecar.text.files import frames, office
+from sidecar.text.files import frames, office, sound
 from sidecar.text.files.pages import KINDS, FileRead, Page, ReadError, Wanted
 
 _OLE = b"\xd0\xcf\x11\xe0"
@@ -18,6 +18,8 @@ def read(name: str, kind: str, data: bytes, wanted: Wanted) -> FileRead:
     """Return a file's pages; what it is is told by its bytes, not by its name. Raises ReadError."""
     if not data:
         raise ReadError("it is empty")
+    if wanted.sound:
+        return sound.read(data)
     if wanted.frames:
         return frames.read(data, wanted)
     if b"%PDF-" in data[:1024]:

@@ -217,12 +217,12 @@ def test_the_page_of_the_api_loads_nothing(http: httpx.Client) -> None:
         (
             {"messages": [{"role": "user", "content": [{"type": "input_video_clip"}]}]},
             "messages.0.content.0",
-            "frames of it as images",
+            "video_url",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": ""}}]}]},
-            "messages.0.content.0",
-            "as text",
+            "messages.0.content.0.input_audio.data",
+            "at least 1 character",
         ),
         ({"messages": [{"role": "user", "content": [{"type": "scent"}]}]}, "messages.0.content.0", "parts of type"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content", "a text or a list of parts"),

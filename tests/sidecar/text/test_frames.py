@@ -15,9 +15,10 @@ import pytest
 from mlx_vlm.generate.video import sample_video_frames
 from PIL import Image
 
-from sidecar.text.files import FileError, Wanted, frames, read
+from sidecar.text.files import frames
 from sidecar.text.files.frames import chosen, clock
-from sidecar.text.files.pages import ReadError, is_video
+from sidecar.text.files.pages import ReadError, Wanted, is_video
+from sidecar.text.files.reader import read  # as in the child, without one
 from tests.support.servers import Sidecar
 
 RED, GREEN, BLUE = (220, 30, 30), (30, 200, 30), (30, 30, 220)
@@ -79,7 +80,7 @@ def test_videos_are_read_where_opencv_is(tmp_path: Path, codec: str, ending: str
 def test_what_is_no_video_says_so(tmp_path: Path) -> None:
     whole = film(tmp_path)
     for data in (b"no video", whole[:200], b"\x1aE\xdf\xa3" + bytes(100)):
-        with pytest.raises(FileError, match="complete"):
+        with pytest.raises(ReadError, match="complete"):
             read("a", "video/mp4", data, Wanted(frames=4))
     for head in (b"\x00\x00\x00\x18ftypheic", b"GIF89a", b"%PDF-1.7", b"RIFF\x00\x00\x00\x00WEBP"):
         assert not is_video("", head)
