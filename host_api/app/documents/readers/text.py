@@ -39,6 +39,7 @@ _COMMON = {
     "cp949": "이다는을가에의고하지은로도사를기한어자인나리시아서정대라있일그해전것수만과보부장상구제주동공여면당경신세"
     "국들으관원적화성조우게안녕요계무연용개생위명방중소재문금선영오결유반물니호회교년월습러모역비치트스",
 }
+_CONTROLS = re.compile(rb"[\x01-\x08\x0e-\x19\x1c-\x1f]")  # that no text of eight bits a character has
 _KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fc]")
 _WORD = re.compile(r"[^\W\d_]+")
 _AMID = re.compile(r"(?<=[^\W\d_\x00-\x7f])[±¶·¤¦¨©¬®²³¼½¾×÷](?=[^\W\d_\x00-\x7f])")  # signs amid a word
@@ -54,31 +55,50 @@ def decode(content: bytes, declared: str | None = None) -> tuple[str, str]:
             return content.decode(declared), ""
         except (LookupError, UnicodeDecodeError):
             pass  # a charset that doesn't fit is no better than none
-    if wide := _without_mark(content):
-        return content.decode(wide, "replace"), ""
     if b"\0" in content[:_SAMPLE]:
+        if wide := _without_mark(content):
+            return content.decode(wide, "replace"), ""
         raise unsupported("This is no text: it has zero bytes. Give a PDF, an Office file, a picture, HTML or text.")
     try:
         return content.decode("utf-8"), ""
     except UnicodeDecodeError:
+        if wide := _without_mark(content):  # Chinese without a space or a line's end has no zero
+            return content.decode(wide, "replace"), f"read as {wide}, which was guessed"
         name, sure = guess(content)
-    if sure < _LEAST:
+    if sure < _LEAST or len(_CONTROLS.findall(content[:_SAMPLE])) > 0.02 * len(content[:_SAMPLE]):
         raise unsupported("The text's encoding can't be told. Save the file as UTF-8 and give it again.")
     return content.decode(name, "replace"), f"read as {name}, which was guessed ({sure:.0%} sure)"
 
 
 def _without_mark(content: bytes) -> str | None:
-    """Return UTF-16's name where every second byte of ASCII-like text is zero."""
+    """Return UTF-16's name where the bytes are text in one of its two orders: letters of alphabets, common signs.
+
+    Other bytes read so are signs of anywhere, few of which any language uses much.
+    """
     sample = content[:4096]
     if len(sample) < 4 or len(content) % 2:
         return None
-    even, odd = sample[0::2].count(0) / len(sample[0::2]), sample[1::2].count(0) / len(sample[1::2])
-    name = "utf-16-le" if odd > 0.4 and even < 0.05 else "utf-16-be" if even > 0.4 and odd < 0.05 else None
-    if name:
-        text = sample[: len(sample) // 2 * 2].decode(name, "replace")
-        if sum(c.isprintable() or c.isspace() for c in text) > 0.95 * len(text):
+    common = set().union(*_COMMON.values())
+    for name in ("utf-16-le", "utf-16-be"):
+        try:
+            text = codecs.getincrementaldecoder(name)().decode(sample)  # not final: it may end amid a pair
+        except UnicodeDecodeError:
+            continue
+        # Below U+1000 are the alphabets; the East's punctuation and kana are from U+3000 to U+30FF.
+        usual = sum(
+            (ord(c) < 0x1000 and (c.isspace() or unicodedata.category(c)[0] in "LNPS"))
+            or 0x3000 <= ord(c) < 0x3100
+            or c in common
+            or c in "，。：；！？（）"
+            for c in text
+        )
+        if usual > max(3, 0.5 * len(text)) and all(_is_text(c) for c in text):
             return name
     return None
+
+
+def _is_text(character: str) -> bool:
+    return character.isspace() or unicodedata.category(character) not in ("Cc", "Cn", "Co", "Cs")
 
 
 def guess(content: bytes) -> tuple[str, float]:

@@ -42,6 +42,33 @@ def test_unicode_is_certain(text: str, encoding: str) -> None:
     assert (found.replace("\r", ""), note) == (text, "")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "中国的首都是北京，这里有很多人。",
+        "产品,数量\n苹果,3\n",
+        "我們今天學習語言文字，這裡有很多人",
+        "パンには酵母が必要です。",
+        "빵에는 효모가 필요합니다",
+        "Хлеб требует дрожжей.",
+        "الخبز يحتاج إلى الخميرة",
+        "a 😀 and b 😀",
+    ],
+)
+def test_utf_16_without_a_mark_is_read_or_refused_and_never_other_words(text: str, encoding: str) -> None:
+    assert words("a.txt", text.encode(encoding)) == text.strip()
+    with pytest.raises(DocumentError, match="encoding can't be told"):
+        words("a.txt", "张伟李娜王芳".encode(encoding))  # rare signs alone
+
+
+@given(st.binary(min_size=4, max_size=64))
+def test_binary_data_is_not_taken_for_utf_16(content: bytes) -> None:
+    for own in (b"\x7fELF\x02\x01\x01" + bytes(9) + content, b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + content):
+        with pytest.raises(DocumentError):
+            texts.decode(own)
+
+
 @pytest.mark.parametrize(
     ("text", "encoding"),
     [
