@@ -1,5 +1,7 @@
 """Compare the manifests of two frozen builds: what is in one alone, and what differs. Exits 1 when anything does.
 
+A manifest that can't be read is said on standard error, with status 2.
+
 python build/compare.py A/manifest.json B/manifest.json
 """
 
@@ -26,12 +28,27 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     return out
 
 
-def main(first: str, second: str) -> int:
-    """Print the differences; 0 when there are none."""
-    found = differences(*(json.loads(Path(p).read_text("utf-8")) for p in (first, second)))
+def manifest(path: str) -> dict[str, Any]:
+    """Return a manifest, by its file or its folder. Raises OSError or ValueError for what is none."""
+    found: Any = json.loads((Path(path) / "manifest.json" if Path(path).is_dir() else Path(path)).read_text("utf-8"))
+    if not isinstance(found, dict) or not {"version", "python", "platform", "packages", "files"} <= set(found):
+        raise ValueError(f"{path} is no manifest of a frozen build")
+    return found
+
+
+def main(argv: list[str]) -> int:
+    """Print the differences; 0 when there are none, 1 when there are some, 2 when there is nothing to compare."""
+    if len(argv) != 2:
+        sys.stderr.write("compare: give two manifests: python build/compare.py A/manifest.json B/manifest.json\n")
+        return 2
+    try:
+        found = differences(*map(manifest, argv))
+    except (OSError, ValueError) as exc:
+        sys.stderr.write(f"compare: {exc}\n")
+        return 2
     print("\n".join(found) or "the same")
     return 1 if found else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -33,10 +33,12 @@ _HEAD = "delta.json"
 
 
 def listing(folder: Path) -> Files:
-    """Return every file of a folder: size, SHA-256 and mode, or where a link leads. Raises ReleaseError without one."""
+    """Return every file of a folder: size, SHA-256 and mode, or where a link leads. Raises ReleaseError without any."""
     if not folder.is_dir():
         raise ReleaseError(f"{folder} is no folder")
     found = entries(folder)
+    if not found:
+        raise ReleaseError(f"{folder} is empty: give the folder of a frozen program")
     for name, entry in found.items():
         if "link" not in entry:
             entry["mode"] = (folder / name).stat().st_mode & 0o777

@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import compare
 import delta
 import pytest
 from hypothesis import given, settings
@@ -52,7 +53,7 @@ def test_the_new_folder_comes_out_and_only_new_content_is_carried(pair: tuple[Pa
 
 
 names = st.text("abc", min_size=1, max_size=2)
-trees = st.dictionaries(st.builds("{}/{}".format, names, names), st.binary(max_size=20), max_size=6)
+trees = st.dictionaries(st.builds("{}/{}".format, names, names), st.binary(max_size=20), min_size=1, max_size=6)
 
 
 @settings(max_examples=25, deadline=None)
@@ -155,3 +156,30 @@ def test_another_version_a_cut_archive_and_a_folder_in_the_way(pair: tuple[Path,
         else:
             assert delta.listing(out) == delta.listing(new), "only the end mark was missing"
     assert refused >= 5
+
+
+def test_an_empty_folder_makes_no_delta(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, empty = lay(tmp_path / "old", OLD), tmp_path / "empty"
+    empty.mkdir()
+    for first, second in ((old, empty), (empty, old)):
+        assert delta.main(["make", str(first), str(second), str(tmp_path / "d.tar.xz")]) == 1
+        assert f"{empty} is empty: give the folder of a frozen program" in capsys.readouterr().err
+        assert not (tmp_path / "d.tar.xz").exists()
+
+
+def test_manifests_are_compared_by_file_or_folder_and_what_is_none_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = lay(tmp_path / "one", OLD)
+    assert compare.main([str(folder), str(folder)]) == 2
+    assert "manifest.json" in capsys.readouterr().err
+    head = {"version": "1", "python": "3.12", "platform": "x", "packages": {"mlx": "1"}, "files": {"a": "1", "b": "2"}}
+    (folder / "manifest.json").write_text(json.dumps(head))
+    (tmp_path / "other.json").write_text(json.dumps(head | {"packages": {"mlx": "2"}, "files": {"a": "3"}}))
+    assert compare.main([str(folder), str(folder / "manifest.json")]) == 0
+    assert compare.main([str(folder), str(tmp_path / "other.json")]) == 1
+    told = capsys.readouterr().out
+    assert told.splitlines() == ["the same", "package mlx: 1 / 2", "differs: a", "only in the first: b"]
+    for none in ("[]", "{", '{"version": "1"}'):
+        (tmp_path / "other.json").write_text(none)
+        assert compare.main([str(folder), str(tmp_path / "other.json")]) == 2
