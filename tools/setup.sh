@@ -15,7 +15,7 @@ if [ ! -x "$tool/bin/uv" ]; then
     "$tool.new/bin/python" -m pip install -q --disable-pip-version-check --require-hashes -r requirements/uv.txt
     rm -rf "$tool" && mv "$tool.new" "$tool"
 fi
-uv="$tool/bin/python -m uv"
+uv() { "$tool/bin/python" -m uv "$@"; }
 # On a Mac the wheels of the lowest macOS we promise, whatever this machine has: pip and uv take the highest that fits it,
 # and a program frozen with mlx-metal's wheel for 26 dies on 14 (build/release.py checks what came in).
 platform=
@@ -24,8 +24,8 @@ if [ "$(uname -s)" = Darwin ]; then
     export MACOSX_DEPLOYMENT_TARGET=14.0
     platform="--python-platform aarch64-apple-darwin"
 fi
-[ -x "$venv/bin/python" ] || $uv venv -q --python "$(command -v "$python")" "$venv"
+[ -x "$venv/bin/python" ] || uv venv -q --python "$(command -v "$python")" "$venv"
 # shellcheck disable=SC2086
-$uv pip sync -q $platform --require-hashes --python "$venv/bin/python" requirements/dev.txt
-$uv pip install -q --python "$venv/bin/python" --no-deps --no-build-isolation -e .
+uv pip sync -q $platform --require-hashes --python "$venv/bin/python" requirements/dev.txt
+uv pip install -q --python "$venv/bin/python" --no-deps --no-build-isolation -e .
 touch "$venv/.ready"
