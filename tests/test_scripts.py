@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,3 +36,25 @@ def test_make_alone_lists_every_target() -> None:
     listed = re.findall(r"^  ([a-z-]+) +\S", done.stdout, re.MULTILINE)
     assert set(listed) == set(phony[1].split())
     assert {"run", "test", "help"} <= set(listed)
+
+
+@pytest.mark.parametrize("target", ["run", "test", "lint", "freeze", "web", "test-desktop", "bench-table", "packages"])
+def test_folders_with_spaces_are_one_word_to_make(target: str, tmp_path: Path) -> None:
+    clone = tmp_path / "a clone of mine"
+    clone.mkdir()
+    shutil.copy(ROOT / "Makefile", clone)
+    for needed in (
+        "requirements/dev.txt",
+        "requirements/uv.txt",
+        "pyproject.toml",
+        "sidecar/__init__.py",
+        "tools/setup.sh",
+    ):
+        (clone / needed).parent.mkdir(exist_ok=True)
+        (clone / needed).touch()
+    command = ["make", "-n", target, f"CACHE={tmp_path}/a cache", f"PYTHON={tmp_path}/a python"]
+    done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True)
+    words = [w for line in done.stdout.splitlines() for w in shlex.split(line.removesuffix("\\").replace("$(", ""))]
+    inside = [w for w in words if str(tmp_path) in w]
+    assert inside
+    assert [w for w in inside if not re.search(r"/a (clone of mine|cache|python)", w)] == []
