@@ -230,7 +230,7 @@ ignored too."""
 
 def fields_page() -> str:
     """Return the page of what becomes of each field."""
-    from sidecar.api import events, fields
+    from sidecar.api import events, fields, kinds
     from sidecar.api.messages.schemas import FIELDS as MESSAGES
     from sidecar.api.messages.schemas import MessagesRequest
     from sidecar.api.responses.schemas import FIELDS as RESPONSES
@@ -252,6 +252,12 @@ def fields_page() -> str:
             neutral = f" (neutral: {', '.join(f'`{json.dumps(n)}`' for n in values)})" if values else ""
             how = "refused" if isinstance(entry, fields.Refused) else "ignored"
             out.append(f"| `{name}` | {how} | {entry.reason}{neutral} |\n")
+    for title, table_of_kinds in kinds.TABLES.items():
+        taken = ", ".join(f"`{name}`" for name, why in table_of_kinds.items() if not why)
+        out += [f"\n## {title}\n\nTaken: {taken}.\n"]
+        others = [f"| `{name}` | {why} |\n" for name, why in table_of_kinds.items() if why]
+        if others:
+            out += ["\n| kind | what becomes of it |\n| --- | --- |\n", *others]
     for path, sent in (
         ("/v1/chat/completions", events.CHAT),
         ("/v1/responses", events.RESPONSES),

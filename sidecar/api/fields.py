@@ -37,6 +37,7 @@ BOTH: dict[str, Refused | Ignored] = {
     "user": _ACCOUNT,
     "safety_identifier": _ACCOUNT,
     "prompt_cache_key": _CACHE,
+    "prompt_cache_options": _CACHE,
     "prompt_cache_retention": _CACHE,
     # vLLM
     "use_beam_search": _BEAM,

@@ -24,6 +24,13 @@ FIELDS: dict[str, Refused | Ignored] = {
     "metadata": Ignored("there are no accounts on this machine"),
     "speed": Ignored("there is one speed"),
     "betas": Ignored("what is there is there for all"),
+    "billing_policy": Ignored("there are no accounts on this machine"),
+    "compaction": Ignored("a wish of clients; history is never summed up in silence"),
+    "fallback_credit_token": Ignored("there are no accounts on this machine"),
+    "fallbacks": Ignored("there is one model; the request names it"),
+    "thread": Refused("no threads are stored; send the messages themselves"),
+    "user_profile_id": Ignored("there are no accounts on this machine"),
+    "workspace_id": Ignored("there are no accounts on this machine"),
 }
 
 

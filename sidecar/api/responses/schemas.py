@@ -31,11 +31,6 @@ FIELDS: dict[str, Refused | Ignored] = {
     "user": Ignored("there are no accounts on this machine"),
 }
 
-HOSTED = frozenset(
-    ("file_search", "web_search", "web_search_preview", "computer", "computer_use_preview", "code_interpreter", "mcp")
-) | {"image_generation", "local_shell", "shell", "apply_patch", "tool_search", "namespace"}
-"""Tools that a service would carry out by itself. They are left out: a model need not use what it isn't offered."""
-
 
 class InputText(Body):
     """A piece of text, said or answered."""

@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sidecar.api import kinds
 from sidecar.api.conversation import AudioPart, VideoPart
 from sidecar.api.responses.schemas import (
-    HOSTED,
     CallItem,
     CustomCallItem,
     InputFile,
@@ -52,7 +52,7 @@ def chat_of(body: ResponseRequest, history: Sequence[Item], find: Find) -> ChatR
         messages.insert(0, {"role": "system", "content": body.instructions})
     if not any(m["role"] != "system" for m in messages):
         raise bad_request("input: give a text or at least one item.", param="input")
-    tools = [_tool(i, t) for i, t in enumerate(body.tools or []) if t.type not in HOSTED]
+    tools = [_tool(i, t) for i, t in enumerate(body.tools or []) if not kinds.left_out(t.type)]
     text = body.text.format if body.text is not None else None
     chat: dict[str, Any] = {
         "model": body.model,
