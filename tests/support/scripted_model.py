@@ -40,8 +40,13 @@ def tool_call(name: str, arguments: dict[str, Any]) -> str:
     return f"<tool_call>\n{call}\n</tool_call>"
 
 
-def scripted_model(folder: Path, scripts: Sequence[Script], *, otherwise: str = "That is not in my script.") -> Path:
-    """Write the model into ``folder`` and return it. ``otherwise`` is said where no script fits."""
+def scripted_model(
+    folder: Path, scripts: Sequence[Script], *, otherwise: str = "That is not in my script.", thinks: bool = False
+) -> Path:
+    """Write the model into ``folder`` and return it. ``otherwise`` is said where no script fits.
+
+    ``thinks``: its template shows ``<think>``, so that scripts may begin with a thought.
+    """
     import mlx.core as mx
 
     spoken = [*scripts, Script("", otherwise)]
@@ -52,7 +57,7 @@ def scripted_model(folder: Path, scripts: Sequence[Script], *, otherwise: str = 
     chains = []
     for opening, script in zip(openings, spoken, strict=True):
         chains.append([words[opening], *(words[p] for p in _pieces(script.says, words)), words["</s>"]])
-    template = _template(scripts, openings)
+    template = _template(scripts, openings, thinks=thinks)
     config = {
         "model_type": "qwen3",
         "architectures": ["Qwen3ForCausalLM"],
@@ -138,16 +143,17 @@ def _tokenizer(specials: Sequence[str]) -> dict[str, Any]:
     return document
 
 
-def _template(scripts: Sequence[Script], openings: Sequence[str]) -> str:
+def _template(scripts: Sequence[Script], openings: Sequence[str], *, thinks: bool) -> str:
     """Return the chat template: roles, tools, calls, and at the end the token that opens the script that fits."""
     choice = ""
     for i, script in enumerate(scripts):
         test = f"{json.dumps(script.when)} in last and {json.dumps(script.also)} in last"
         choice += f"{{% {'el' if i else ''}if {test} %}}{openings[i]}"
     choice += f"{{% else %}}{openings[-1]}{{% endif %}}" if scripts else openings[-1]
+    thought = "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}" if thinks else ""
     return (
         "{% if tools %}<|system|>\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}{% endif %}"
-        "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}"
+        "{% for m in messages %}<|{{ m.role }}|>\n" + thought + "{{ m.content }}"
         "{% for c in m.tool_calls or [] %}<tool_call>\n"
         '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}'
         "\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n"
