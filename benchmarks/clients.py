@@ -99,13 +99,13 @@ async def chat(
             if "error" in chunk:
                 raise httpx.HTTPError(str(chunk["error"])[:200])
             if chunk.get("choices"):
-                stamps += [time.perf_counter()] * _tokens(chunk["choices"][0])
+                stamps += [time.perf_counter()] * tokens_of(chunk["choices"][0])
     if not stamps:
         raise httpx.HTTPError("no token came")
     return Chat(stamps[0] - start, [b - a for a, b in itertools.pairwise(stamps)])
 
 
-def _tokens(choice: dict[str, Any]) -> int:
+def tokens_of(choice: dict[str, Any]) -> int:
     """Return how many tokens a chunk of a stream brings."""
     told = (choice.get("logprobs") or {}).get("content")
     if told:

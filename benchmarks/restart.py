@@ -55,9 +55,11 @@ async def first_token(url: str, model: str, messages: list[dict[str, Any]]) -> t
                 continue
             chunk = json.loads(line[6:])
             usage = chunk.get("usage") or usage
-            if chunk.get("choices"):
+            if not chunk.get("choices"):
+                continue
+            text += chunk["choices"][0]["delta"].get("content") or ""
+            if clients.tokens_of(chunk["choices"][0]):  # the first chunk of all, without one, comes after a second
                 first = first or time.perf_counter() - start
-                text += chunk["choices"][0]["delta"].get("content") or ""
     return first, text, usage["prompt_tokens"], (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
 
 

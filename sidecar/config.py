@@ -147,7 +147,7 @@ class Settings:
         3.0, "longest wait of a running interactive stream, in its own inter-token times", group=_ENGINE, least=1
     )
     mixed_passes: bool = option(
-        False,
+        True,
         "let pieces of prompts share the pass of running rows, where the model and measured costs allow it",
         group=_ENGINE,
     )

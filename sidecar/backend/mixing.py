@@ -64,14 +64,37 @@ class _Parts(list[Any]):
 
 
 class MixedLayer:
-    """The caches of one layer, of every part of a pass."""
+    """The caches of one layer, of every part of a pass.
 
-    def __init__(self, caches: Sequence[Any], shapes: Sequence[tuple[int, int]]) -> None:
+    ``first``: that of the first layer of the same kinds of caches, whose positions are this one's, too: to find them
+    takes a dozen small operations, twice in each of thirty layers.
+    """
+
+    def __init__(
+        self, caches: Sequence[Any], shapes: Sequence[tuple[int, int]], first: MixedLayer | None = None
+    ) -> None:
         self._parts = list(zip(caches, shapes, strict=True))
+        self._first = first
+        self._start: mx.array | None = None
+        self._written = False
 
     @property
     def offset(self) -> mx.array:
-        """The position of each token [N]."""
+        """The position of each token [N]; after this pass's keys were written, of as many tokens behind them."""
+        if self._written:
+            return self._positions()
+        if self._first is not None:
+            return self._first.before
+        return self.before
+
+    @property
+    def before(self) -> mx.array:
+        """The position of each token [N], as it was before this pass wrote anything."""
+        if self._start is None:
+            self._start = self._positions()
+        return self._start
+
+    def _positions(self) -> mx.array:
         found = []
         for cache, (rows, length) in self._parts:
             first = cache.offset if isinstance(cache.offset, mx.array) else mx.array(cache.offset)
@@ -88,6 +111,7 @@ class MixedLayer:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[_Parts, _Parts]:
         """Write the keys and values [N, H, 1, D] of a pass into the caches they belong to."""
+        self._written = True
         both = (self._apart(keys), self._apart(values))
         fetched = [c.update_and_fetch(k, v) for (c, _), k, v in zip(self._parts, *both, strict=True)]
         return _Parts(k for k, _ in fetched), _Parts(v for _, v in fetched)
@@ -129,12 +153,19 @@ class MixedLayer:
         return mx.concatenate(out)
 
 
+def layers_of(model: Any) -> list[Any]:
+    """Return the layers of a model's language model; [] where they are not found."""
+    language = getattr(model, "language_model", model)
+    found = getattr(language, "layers", None) or getattr(getattr(language, "model", None), "layers", None)
+    return list(found or ())
+
+
 def install(model: Any) -> str:
     """Prepare a loaded model for mixed passes; return "" or the reason why it can't have them."""
     from mlx_vlm.models import base
 
     language = getattr(model, "language_model", model)
-    layers = getattr(language, "layers", None) or getattr(getattr(language, "model", None), "layers", None)
+    layers = layers_of(model)
     if not layers:
         return "its layers were not found"
     modules = {type(m).__module__ for m in language.modules()}
@@ -176,6 +207,17 @@ def _cutting(kind: Any) -> Any:
 
 
 @contextlib.contextmanager
+def put_aside() -> Iterator[None]:
+    """Keep what the pass now running wants while the block, in its midst, runs others."""
+    global _wanted, _last_only
+    before, _wanted, _last_only = (_wanted, _last_only), None, False
+    try:
+        yield
+    finally:
+        _wanted, _last_only = before
+
+
+@contextlib.contextmanager
 def last_token() -> Iterator[None]:
     """Let a model that ``install`` prepared give the scores of the last tokens alone while the block runs."""
     global _last_only
@@ -184,6 +226,18 @@ def last_token() -> Iterator[None]:
         yield
     finally:
         _last_only = False
+
+
+def _layers(caches: Sequence[Sequence[Any]], shapes: Sequence[tuple[int, int]]) -> list[MixedLayer]:
+    """Return the caches of all parts layer by layer; layers of the same kinds share what is the same in all."""
+    firsts: dict[tuple[Any, ...], MixedLayer] = {}
+    out = []
+    for layer in zip(*caches, strict=True):
+        kinds = tuple((type(one), one.offset if isinstance(getattr(one, "offset", None), int) else 0) for one in layer)
+        made = MixedLayer(layer, shapes, firsts.get(kinds))
+        firsts.setdefault(kinds, made)
+        out.append(made)
+    return out
 
 
 def forward(language: Any, parts: Sequence[Tokens], wanted: Sequence[int]) -> mx.array:
@@ -207,7 +261,7 @@ def forward(language: Any, parts: Sequence[Tokens], wanted: Sequence[int]) -> mx
         kwargs["visual_pos_masks"] = mx.concatenate(masks)
         kwargs["deepstack_visual_embeds"] = [mx.concatenate(list(layer)) for layer in zip(*features, strict=True)]
     embeds = mx.concatenate(flat)
-    cache = [MixedLayer(layer, shapes) for layer in zip(*(part.cache for part in parts), strict=True)]
+    cache = _layers([part.cache for part in parts], shapes)
     ids = mx.zeros(embeds.shape[:2], dtype=mx.int32)
     _wanted = mx.array(list(wanted), dtype=mx.int32)
     try:

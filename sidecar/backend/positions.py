@@ -38,6 +38,17 @@ class Positions:
             self.kept = {name: getattr(language, name) for name in names}
 
 
+@contextlib.contextmanager
+def put_aside(language: Any) -> Iterator[None]:
+    """Keep what the model remembers of the pass now running while the block, in its midst, runs others."""
+    kept = {name: getattr(language, name) for name in _STATE if hasattr(language, name)}
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(language, name, value)
+
+
 @dataclass(frozen=True)
 class Embedded:
     """A prompt's embeddings [1, L, D], the language model's other inputs and its state of positions."""

@@ -40,6 +40,10 @@ PIECES = (
 """Sizes of what prompts get in a pass that they share with rows, tokens."""
 
 
+FINE = 64
+"""Lines up to which a pass is known by their very number: there each dozen has a price of its own."""
+
+
 DOUBT = 0.999
 """What is left at each step of a measured price that keeps pieces of prompts out of shared passes."""
 
@@ -109,27 +113,35 @@ class Costs:
             self.learn(kind, size, seconds)
 
     def learn_mixed(self, rows: int, tokens: int, seconds: float) -> None:
-        """Record a pass of ``rows`` rows and ``tokens`` of prompts: what the tokens added to the rows' own time."""
+        """Record a pass of ``rows`` rows and ``tokens`` of prompts, under its lines and what the tokens added."""
         if own := self.decode(rows):
+            lines = rows + tokens
+            self.learn("lines", lines if lines <= FINE else _piece_class(lines), seconds)
             self.learn("mixed", _piece_class(tokens), max(1e-6, seconds - own))
 
     def mixed(self, rows: int, tokens: int) -> float:
         """Predict the seconds of a pass of ``rows`` rows and ``tokens`` of prompts.
 
-        Until one was measured the two are taken to cost what they cost apart. No piece costs more than a larger one.
+        Until one was measured the two are taken to cost what they cost apart. Then a pass costs by its lines, whoever
+        they belong to: the first dozen of them are dear, the next cheap, so what tokens add depends on the rows that
+        are there. Between known sizes it is read off a line; beyond the largest a line more adds what it adds to a
+        prompt alone. No pass costs more than a larger one.
         """
-        own = self.decode(rows)
+        own, lines = self.decode(rows), self._known.get("lines", {})
         if not tokens:
             return own
-        apart = self.of("prefill", tokens)
-        known = self._known.get("mixed", {})
-        if not known:
-            return own + apart
-        # A larger piece adds what it adds to a piece of a prompt alone; no piece costs more than a larger one.
-        smaller = max((size for size in known if size < tokens), default=0)
-        step = known[smaller] + apart - self.of("prefill", smaller) if smaller else float("inf")
-        larger = min((seconds for size, seconds in known.items() if size >= tokens), default=float("inf"))
-        return own + min(larger, step)
+        if not lines:
+            return own + self.of("prefill", tokens)
+        size = rows + tokens
+        known = {n: seconds for n, seconds in self._known["decode"].items() if n < min(lines)} | lines
+        larger = min((seconds for n, seconds in lines.items() if n >= size), default=float("inf"))
+        below = max(n for n in (*known, rows) if n <= size or n == rows)
+        base = max(own, known.get(below, own))
+        if size <= max(known):
+            likely = max(own, _line({rows: own, **known}, size))
+        else:
+            likely = base + self.of("prefill", size) - self.of("prefill", below)
+        return min(likely, max(own, larger))
 
     @property
     def mixing_pays(self) -> bool:
@@ -146,9 +158,10 @@ class Costs:
 
         The first of a shape may have paid for kernels being compiled.
         """
-        known = self._known.get("mixed", {})
-        for size in known:
-            known[size] *= DOUBT
+        for kind in ("mixed", "lines"):
+            known = self._known.get(kind, {})
+            for size in known:
+                known[size] *= DOUBT
 
     def piece(self, rows: int, seconds: float) -> int:
         """Return how many tokens of prompts go along with ``rows`` rows in a pass of ``seconds``; 0 where none do."""

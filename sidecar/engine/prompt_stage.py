@@ -57,6 +57,7 @@ class PromptStage:
         self.prefills: dict[int, Prefill] = {}
         self.encoding: list[Encoding] = []
         self.blocks = 0  # of the vision tower
+        self.disturbances = 0  # units that were carried out inside another one
 
     @property
     def busy(self) -> bool:
@@ -170,18 +171,23 @@ class PromptStage:
 
     def step(self, prefill: Prefill, tokens: int) -> Begun | None:
         """Process up to ``tokens`` more of a prompt; return its rows when it is done."""
-        length = min(tokens, prefill.remaining) * len(prefill.requests)
+        length, before = min(tokens, prefill.remaining) * len(prefill.requests), self.disturbances
         memory.begin_peak()
         try:
             if not (prefill.ready or tokens >= prefill.remaining):
                 prefill.step(tokens)
-                self._room.learn_pass(length, memory.over_now())
+                self._learn(length, before)
                 return None
             begun = prefill.finish()
         except Exception as exc:
             self.prefills.pop(prefill.requests[0].id, None)
             self._recovery.group_failed(prefill.requests, exc)
             return None
-        self._room.learn_pass(length, memory.over_now())
+        self._learn(length, before)
         self.prefills.pop(prefill.requests[0].id)
         return begun
+
+    def _learn(self, tokens: int, disturbances: int) -> None:
+        """Record the memory that a pass took, unless others ran inside it."""
+        if self.disturbances == disturbances:
+            self._room.learn_pass(tokens, memory.over_now())

@@ -27,14 +27,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from sidecar.backend import pausing
 from sidecar.backend.caches import KVQuantization
 from sidecar.backend.features import Disk
 from sidecar.backend.loader import LoadedModel
 from sidecar.engine import shared_pass
-from sidecar.engine.actions import Action, Begin, Decode, Encode, View
+from sidecar.engine.actions import Action, Begin, Decode, View, without_batch
 from sidecar.engine.actions import Prefill as PrefillAction
 from sidecar.engine.admission import Held
+from sidecar.engine.aside import Aside
 from sidecar.engine.choosing import Row, accept, deliver
 from sidecar.engine.decoding import DecodeBatch
 from sidecar.engine.keeping import OnePrefill, keep
@@ -74,7 +74,6 @@ class ModelRunner:
         self.policy = policy
         self.prefixes = prefix_cache
         self._meter = meter
-        self._poll = poll
         self._guesses = guesses
         self._units = units
         if kv.bits:
@@ -83,9 +82,8 @@ class ModelRunner:
         self.batches = TierBatches(loaded.model, loaded.can)
         self.room, self.recovery = room, Recovery(loaded.can, again=self.submit)
         self.stage = PromptStage(loaded, prefix_cache, room, meter=meter, kv=kv, recovery=self.recovery, disk=disk)
-        self._paused_for = 0.0
+        self._aside = Aside(self, loaded, poll)
         self._one_prefill = OnePrefill(loaded, prefix_cache)
-        self.stage.blocks = pausing.install_pause(loaded.model, self._pause)
 
     # --- queue ---------------------------------------------------------------------------------------
     @property
@@ -103,7 +101,7 @@ class ModelRunner:
         if self.waiting.pop(request_id, None) is not None:
             self._meter.cancelled()
             return
-        if self.stage.cancel(request_id):
+        if self._aside.cancels_later(request_id) or self.stage.cancel(request_id):
             return
         for batch in (self.batches.shared, self.batches.separate):
             for row in [row for row in batch.rows if row.request.id == request_id]:
@@ -134,7 +132,7 @@ class ModelRunner:
         if self.waiting and not (held or self.stage.busy):
             self.room.refuse_what_never_fits(self.waiting, self.forget)
         shared = self._one_prefill.waiting_for_it(self.waiting.values(), self.stage.requests)
-        return View(
+        view = View(
             waiting=tuple(
                 self.room.seen(r, held, alone=bool(r.resumed or r.id in ungrouped or can.group))
                 for r in self.waiting.values()
@@ -147,6 +145,7 @@ class ModelRunner:
             can_mix=not (can.mix or can.batch),
             encoding=tuple(e.request.tier for e in self.stage.encoding),
         )
+        return without_batch(view) if self._aside.in_pass else view
 
     def _held(self) -> list[Held]:
         return self.room.held(self.batches, self.stage.requests)
@@ -157,16 +156,22 @@ class ModelRunner:
             self._remove(batch, gone := [row for row in batch.rows if row.request.id in ids])
             self.recovery.set_aside(gone)
 
+    def may_begin(self, request_id: int) -> bool:
+        """Return whether a waiting request has room without another one making way."""
+        return not self.room.make_way(self.waiting[request_id], self._held())
+
     # --- actions -------------------------------------------------------------------------------------
     def perform(self, action: Action, view: View) -> None:
         """Carry out one action and tell the policy what it cost."""
         start = time.monotonic()
-        paused = self._paused_for
+        paused = self._aside.paused_for
         try:
-            kind, size = self._do(action)
+            with self._aside.around(action, view):
+                kind, size = self._do(action)
         finally:
-            seconds = time.monotonic() - start - (self._paused_for - paused)
+            seconds = time.monotonic() - start - (self._aside.paused_for - paused)
             self.policy.done(action, view, seconds)
+            self._aside.settle()
             self._units.note(action, view, start, seconds)
         rows = view.rows[action.tier] + action.shared_rows if isinstance(action, Decode) else 0
         self.policy.costs.learn_unit(kind, size, seconds, rows=rows)
@@ -239,7 +244,8 @@ class ModelRunner:
 
     def _decode(self, action: Decode) -> tuple[str, int]:
         started = time.monotonic()
-        self._set_aside(self.room.relieve(self._held()))
+        if not self._aside.in_pass:
+            self._set_aside(self.room.relieve(self._held()))
         running = list(self.batches)
         try:
             batch = self.batches.arrange(action.tier, action.shared_rows)
@@ -288,7 +294,7 @@ class ModelRunner:
 
     def _settle_blame(self) -> None:
         """Start again alone what still runs together in a way that has proved wrong; call when all is delivered."""
-        if "batch" not in self.recovery.settle_blame():
+        if self._aside.in_pass or "batch" not in self.recovery.settle_blame():
             return
         for batch in (self.batches.shared, self.batches.separate):
             together = [row for row in batch.rows if batch.company(row) > 1]
@@ -306,25 +312,3 @@ class ModelRunner:
         if tokens:
             self.recovery.runs_alone(row.request.id)
         return deliver(row, tokens, self.loaded.eos)
-
-    # --- stepping aside ------------------------------------------------------------------------------
-    def _pause(self) -> None:
-        """Between two vision blocks: do what is more urgent, then return to the picture."""
-        if not self.stage.encoding:
-            return
-        current = self.stage.encoding[-1]
-        now, view = time.monotonic(), self.view()
-        self.policy.done(Encode(), view, now - current.since)
-        self.policy.costs.learn("encode", 1, now - current.since)
-        while True:
-            self._poll()
-            self.stage.check_cancelled(current.request)
-            view = self.view()
-            action = self.policy.decide(view)
-            if isinstance(action, Encode) or not isinstance(action, (Begin, PrefillAction, Decode)):
-                break
-            current.disturbed = True
-            self.perform(action, view)
-        after = time.monotonic()
-        self._paused_for += after - current.since  # the block itself was accounted for above
-        current.since, current.blocks = after, current.blocks + 1

@@ -14,9 +14,9 @@ larger.
 
 Batch rows share the interactive rows' forward pass as far as that costs a token little: the weights are read once for
 all of them. Where they can't, or cost too much, the two take turns. Prompts are processed in that pass too, where the
-model can (``View.can_mix``): a piece of a batch prompt as large as keeps a token within ``SHARED_SLOWDOWN`` times its
-own, one of a chat's as large as the gap allows. Nothing then stands between two tokens, and none takes much longer
-than another.
+model can (``View.can_mix``): a piece of a batch prompt as large as keeps tokens within ``slowdown`` times their own on
+average and each of them within ``SMOOTH``, one of a chat's as large as the gap allows. Nothing then stands between two
+tokens, and none takes much longer than another.
 
 A timeline, with ``gap_bound`` 3, a stream whose token takes 20 ms, and pieces of 64 tokens that take 24 ms and of 128
 that take 45. A gap may last 20 + 2 * 20 * 0.9 = 56 ms.
@@ -55,13 +55,16 @@ from sidecar.engine.actions import (
 )
 from sidecar.engine.costs import CHUNKS, Costs, chunk_class
 from sidecar.engine.messages import Tier
-from sidecar.engine.pieces import LEAST_PIECE, SAME_PRICE, SHARED_SLOWDOWN, beside, mixing, share_out
+from sidecar.engine.pieces import LEAST_PIECE, SAME_PRICE, SHARED_SLOWDOWN, beside, group_with, mixing, share_out
 
 BATCH_BESIDE_DECODE = 0.5
 """Share of the engine's time batch work aims at beside running interactive streams."""
 
-KEEP_SHARED = 1.25
-"""How much longer than that it may take with rows that share the pass already: moving them has its price."""
+KEEP_SHARED = 1.2
+"""How much longer than ``slowdown`` a pass may take with rows that share it already: moving them has its price."""
+
+SMOOTH = 2.1
+"""How long a single pass may take, in times of a token's own, where those before it were shorter than ``slowdown``."""
 
 ROOM_USED = 0.9
 """Share of the room between two tokens that is planned with; the rest is for costs guessed too low."""
@@ -75,9 +78,6 @@ SHORT_STEP = 0.03
 INTERACTIVE_QUANTUM = 0.5
 """Seconds a piece of an interactive prompt may take when no stream runs: how soon a cancel is heard."""
 
-GROUP_SECONDS = 2.5
-"""Seconds all prompts of a group may take together: the first of them waits that long for its token."""
-
 LONE_QUANTUM = 1.0
 """The same where nothing else is there at all: another chat that arrives waits that long at most."""
 
@@ -86,9 +86,6 @@ FIRST_CHUNK = 64
 
 BEGUN_AHEAD = 64
 """Tokens of begun prompts beside rows that are enough to fill the next passes."""
-
-GROUP_SPREAD = 1.25
-"""How much longer than the shortest a prompt of a group may be: the shorter ones are padded."""
 
 CREDIT_CAP = 2.0
 """Seconds of guaranteed share batch work can save up."""
@@ -101,6 +98,7 @@ class Policy:
     gap_bound: float = 3.0
     least_batch_share: float = 0.1
     max_rows: int = 8
+    slowdown: float = SHARED_SLOWDOWN  # how long interactive tokens may take on average, in times of their own
     mixed_passes: bool = True  # whether pieces of prompts may share the rows' pass at all
     costs: Costs = field(default_factory=Costs)
     spent: float = 0.0  # seconds of other work since the last interactive token
@@ -119,13 +117,18 @@ class Policy:
         lone = not has_work(view, Tier.BATCH) and len(view.waiting) + len(view.prefilling) == 1
         interactive = self._work(view, Tier.INTERACTIVE, LONE_QUANTUM if lone else INTERACTIVE_QUANTUM)
         batch = self._work(view, Tier.BATCH, max(ALONE_QUANTUM, self.costs.decode(view.rows.get(Tier.BATCH, 0))))
-        if interactive is not None and batch is not None and 0 < self._cost(batch, view) <= self.credit:
+        if interactive is not None and batch is not None and 0 < self.cost(batch, view) <= self.credit:
             return batch
         return interactive or batch or Idle()
 
     def ahead(self, tier: Tier, rows: int) -> bool:
         """Return whether a batch that runs alone should leave its next tokens being computed."""
         return tier is Tier.INTERACTIVE or self.costs.decode(rows) < SHORT_STEP
+
+    def bears(self, view: View, seconds: float) -> bool:
+        """Return whether a running chat's next token may begin only ``seconds`` after its last."""
+        own = self.costs.decode(view.rows[Tier.INTERACTIVE])
+        return seconds + own <= own * self.slowdown
 
     def done(self, action: Action, view: View, seconds: float) -> None:
         """Account for an action that took ``seconds``; call after each."""
@@ -136,7 +139,7 @@ class Policy:
             self._called = self._called and not action.pieces
             if not action.pieces and any(p.mixes for p in view.prefilling):
                 self.costs.doubt_mixed()
-            short = own * SHARED_SLOWDOWN - seconds - self.spent
+            short = own * self.slowdown - seconds - self.spent
             self.saved = min(own * (self.gap_bound - 1), max(0.0, self.saved + short))
             self.spent = self.batch_spent = 0.0
             mixed = any(p.tier is Tier.BATCH for p in view.prefilling if p.id in dict(action.pieces))
@@ -164,24 +167,31 @@ class Policy:
         own = self.costs.decode(view.rows[Tier.INTERACTIVE])
         # Room is kept for what fits into a gap; anything larger is paid for by the guaranteed share, whatever else is.
         least = max((p for p in self._pieces(view, Tier.BATCH) if own + p <= gap), default=0.0)
-        limit = min(gap, own * SHARED_SLOWDOWN) if mixing(view, Tier.BATCH) else gap
-        most = 0 if self._pieces(view, Tier.INTERACTIVE) else self._max_shared_rows(view, limit - least)
+        if self._pieces(view, Tier.INTERACTIVE):
+            most = 0
+        elif mixing(view, Tier.BATCH):
+            most = self._max_shared_rows(view, min(gap, own * self.slowdown), LEAST_PIECE)
+        else:
+            most = self._max_shared_rows(view, gap - least)
         # Rows join only where nothing else was done since the last token: that gap is longer as it is.
         shared = min(most, view.shared_rows) if self.spent else most
-        pieces = beside(view, self.costs, max(self.saved, self.credit), shared=shared, seconds=gap - self.spent)
+        usual = min(gap, own * max(self.slowdown, SMOOTH), own * self.slowdown + self.saved) - self.spent
+        pieces = beside(
+            view, self.costs, max(self.saved, self.credit), shared=shared, usual=usual, seconds=gap - self.spent
+        )
         stream = Decode(Tier.INTERACTIVE, shared, pieces)
         room = gap - self.spent - self.costs.decode(view.rows[Tier.INTERACTIVE] + shared)
         interactive = self._work(view, Tier.INTERACTIVE, room)
         # Rows that could share the pass take no turns of their own: while a prompt needs the room they rest.
         batch = self._work(view, Tier.BATCH, room, resting=self._max_shared_rows(view, gap) > 0)
         if interactive is not None and not isinstance(interactive, Decode):
-            owed = batch is not None and 0 < self._cost(batch, view) <= self.credit
+            owed = batch is not None and 0 < self.cost(batch, view) <= self.credit
             first = batch if owed and batch is not None else interactive
-            if self.spent == 0.0 or self._cost(first, view) <= room:
+            if self.spent == 0.0 or self.cost(first, view) <= room:
                 return first
             return stream
         if batch is not None:
-            cost = self._cost(batch, view)
+            cost = self.cost(batch, view)
             wants = self.batch_spent < own * BATCH_BESIDE_DECODE / (1 - BATCH_BESIDE_DECODE)
             if wants and cost <= room:
                 return batch
@@ -194,15 +204,19 @@ class Policy:
         own = self.costs.decode(view.rows[Tier.INTERACTIVE])
         return own * (1 + (self.gap_bound - 1) * ROOM_USED)
 
-    def _max_shared_rows(self, view: View, limit: float) -> int:
-        """Return how many batch rows may share the interactive ones' pass, which may take ``limit`` seconds."""
+    def _max_shared_rows(self, view: View, limit: float, tokens: int = 0) -> int:
+        """Return how many batch rows may share the interactive ones' pass, which may take ``limit`` seconds.
+
+        ``tokens``: of a prompt that are to go with them.
+        """
         own = view.rows[Tier.INTERACTIVE]
         if not view.can_share or not self.costs.knows("decode", own):
             return 0
         alone, n = self.costs.decode(own), view.rows.get(Tier.BATCH, 0)
         while n:
-            most = alone * SHARED_SLOWDOWN * (KEEP_SHARED if n <= view.shared_rows else 1.0)
-            if self.costs.decode(own + n) <= min(limit, most):
+            keep = KEEP_SHARED if n <= view.shared_rows else 1.0
+            fits = self.costs.decode(own + n) <= min(limit, alone * self.slowdown * keep)
+            if fits and (not tokens or self.costs.mixed(own + n, tokens) <= limit * keep):
                 break
             n -= 1
         return n
@@ -243,7 +257,9 @@ class Policy:
         if calls and turn:
             return Call(calls[0].id)
         if fresh is not None and room_for > 0 and self._begins(fresh, begun, mixed):
-            together = () if view.can_mix and any(view.rows.values()) else self._group_with(fresh, queue, room_for)
+            together = (
+                () if view.can_mix and any(view.rows.values()) else group_with(fresh, queue, room_for, self.costs)
+            )
             return Begin(fresh.id, together)
         # Beside a stream batch work's rows and prompts take turns; else prompts go first, so that rows fill up.
         turns = tier is Tier.BATCH and rows and view.rows.get(Tier.INTERACTIVE) and not resting
@@ -251,7 +267,7 @@ class Policy:
             first = begun[0]
             return Prefill(first.id, first.remaining if first.whole else self._chunk(first, room))
         if rows and not resting:
-            limit = max(room, self.costs.decode(1) * SHARED_SLOWDOWN)
+            limit = max(room, self.costs.decode(1) * self.slowdown)
             return Decode(tier, 0, share_out(mixed, max(LEAST_PIECE, self.costs.piece(rows, limit))))
         return None
 
@@ -269,30 +285,6 @@ class Policy:
         tokens = prompt.tokens if isinstance(prompt, Waiting) else prompt.remaining * prompt.rows
         return (prompt.priority, prompt.arrived + self.costs.of("prefill", max(1, tokens)), prompt.id)
 
-    def _group_with(self, first: Waiting, queue: Sequence[Waiting], room_for: int) -> tuple[int, ...]:
-        """Return who is processed together with ``first``.
-
-        Prompts of about its length, as many as can be processed in ``GROUP_SECONDS``.
-        """
-        group: list[int] = []
-        if first.images or first.alone or not first.tokens:
-            return ()
-        low = high = first.tokens
-        for other in queue:
-            if len(group) + 1 >= room_for:
-                break
-            if other.id == first.id or other.images or other.alone or not (other.fits and other.tokens):
-                continue
-            if other.priority != first.priority:
-                continue
-            shortest, longest = min(low, other.tokens), max(high, other.tokens)
-            cost = self.costs.of("prefill", chunk_class(longest)) * (len(group) + 2)
-            if longest > GROUP_SPREAD * shortest or cost > GROUP_SECONDS:
-                continue
-            low, high = shortest, longest
-            group.append(other.id)
-        return tuple(group)
-
     def _chunk(self, prompt: Prefilling, room: float) -> int:
         least = self.costs.of("prefill", CHUNKS[0])
         if least > room:  # as much as comes at about its price: a piece may cost most by being begun
@@ -305,7 +297,8 @@ class Policy:
                 best = rest  # a little more now, in place of reading the weights once more for a little
         return min(max(1, best // prompt.rows), max(1, prompt.remaining))
 
-    def _cost(self, action: Action, view: View) -> float:
+    def cost(self, action: Action, view: View) -> float:
+        """Predict the seconds of an action."""
         if isinstance(action, Prefill):
             prompt = next(p for p in view.prefilling if p.id == action.id)
             if prompt.remaining <= 1:
