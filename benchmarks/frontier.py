@@ -1,6 +1,6 @@
 """What the scheduling policy makes of a chat beside batch jobs on machines of known costs, by simulation.
 
-    python -m benchmarks.frontier --svg docs/pictures/frontier.svg
+    python -m benchmarks.frontier --svg docs/pictures/measured/frontier.svg
 
 The policy is the engine's own (``sidecar.engine.scheduler``); the rest of the engine is played: each unit takes what
 the machine's figures say. So many chats take seconds, and nothing but the policy's choices differs between two points.

@@ -47,6 +47,9 @@ FINE = 64
 DOUBT = 0.999
 """What is left at each step of a measured price that keeps pieces of prompts out of shared passes."""
 
+REGRET = 0.25
+"""Seconds that shared passes may have cost more than their parts apart before prompts stay out of them."""
+
 
 def chunk_class(tokens: int) -> int:
     """Return the chunk size a number of tokens counts as, for costs."""
@@ -65,6 +68,7 @@ class Costs:
 
     def __init__(self) -> None:
         self._known: dict[str, dict[int, float]] = {}
+        self._regret = 0.0  # seconds that passes shared by prompts took longer than their parts by themselves would
 
     def learn(self, kind: str, size: int, seconds: float) -> None:
         """Record how long a unit took. One that took over 5 times what is known counts as twice that."""
@@ -117,7 +121,8 @@ class Costs:
         if own := self.decode(rows):
             lines = rows + tokens
             self.learn("lines", lines if lines <= FINE else _piece_class(lines), seconds)
-            self.learn("mixed", _piece_class(tokens), max(1e-6, seconds - own))
+            if by_itself := self.of("prefill", tokens):
+                self._regret = max(0.0, self._regret + seconds - own - by_itself)
 
     def mixed(self, rows: int, tokens: int) -> float:
         """Predict the seconds of a pass of ``rows`` rows and ``tokens`` of prompts.
@@ -145,23 +150,23 @@ class Costs:
 
     @property
     def mixing_pays(self) -> bool:
-        """Return whether a piece costs less in a pass of rows than by itself, at any size that was measured so.
+        """Return whether pieces in passes of rows have cost no more, so far, than by themselves.
 
-        On a CPU it does, for the weights are read once. On an H200 a shared pass took 120 ms where a step took 13 and
-        the piece by itself 30: more kernels are launched, one by one.
+        On a CPU they don't, for the weights are read once. On an H200 a shared pass took 120 ms where a step took 13
+        and the piece by itself 30: more kernels are launched, one by one. What passes took too long is summed up, and
+        what they saved taken off: a single one that other programs held up says nothing, a dear one enough.
         """
-        known = self._known.get("mixed", {})
-        return not known or any(seconds < self.of("prefill", size) for size, seconds in known.items())
+        return self._regret < REGRET
 
     def doubt_mixed(self) -> None:
-        """Believe a little less in what shared passes cost: after some hundred steps a dear one is tried again.
+        """Believe a little less in what shared passes cost: after some hundred steps dear ones are tried again.
 
         The first of a shape may have paid for kernels being compiled.
         """
-        for kind in ("mixed", "lines"):
-            known = self._known.get(kind, {})
-            for size in known:
-                known[size] *= DOUBT
+        self._regret *= DOUBT
+        known = self._known.get("lines", {})
+        for size in known:
+            known[size] *= DOUBT
 
     def piece(self, rows: int, seconds: float) -> int:
         """Return how many tokens of prompts go along with ``rows`` rows in a pass of ``seconds``; 0 where none do."""

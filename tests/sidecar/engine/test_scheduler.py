@@ -266,6 +266,27 @@ def test_prompts_stay_out_of_passes_that_cost_more_than_the_two_apart() -> None:
     assert machine.policy.costs.mixing_pays, "it is tried again some time"
 
 
+def test_one_pass_that_others_held_up_does_not_keep_prompts_out() -> None:
+    costs = Costs()
+    for kind, size, seconds in (("decode", 1, 0.06), ("prefill", 16, 0.1), ("mixed", 8, 0.25), ("mixed", 12, 0.11)):
+        costs.learn_unit(kind, size, seconds, rows=1)
+    assert costs.mixing_pays
+    costs.learn_unit("mixed", 12, 0.5, rows=1)
+    assert not costs.mixing_pays
+
+
+def test_a_pass_costs_by_its_lines() -> None:
+    costs = Costs()
+    for rows, seconds in ((1, 0.061), (5, 0.082)):
+        costs.learn("decode", rows, seconds)
+    costs.learn_prefill(16, 0.1)
+    assert costs.mixed(5, 12) > 0.13, "nothing known: what the two cost apart"
+    costs.learn_mixed(1, 16, 0.11)
+    assert costs.mixed(5, 12) == pytest.approx(0.11), "as many lines as were measured with one row"
+    assert costs.mixed(5, 6) < costs.mixed(5, 12) < costs.mixed(5, 24)
+    assert costs.mixed(1, 16) == pytest.approx(0.11)
+
+
 def test_a_chats_prompt_shares_the_pass_of_another_chat_within_the_gap() -> None:
     machine = learned()
     machine.can_mix = True
