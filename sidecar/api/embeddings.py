@@ -52,6 +52,8 @@ async def _embed(service: Service, body: EmbeddingRequest, tier: Tier) -> dict[s
         raise bad_request(f"input: give 1 to {MAX_INPUTS} texts.", param="input")
     with service.queued(tier):
         async with service.models.use(body.model, kind="embedding", keep_alive=body.keep_alive) as (name, model):
+            if model.ranks:
+                raise bad_request("This model gives no vectors: it ranks documents, by /v1/rerank.", param="model")
             answer = await service.engine.embed(Embed(id=0, path=model.path, inputs=inputs, tier=tier))
     count = len(answer.vectors) // 4
     flat = struct.unpack(f"<{count}f", answer.vectors)

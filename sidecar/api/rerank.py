@@ -2,7 +2,8 @@
 
 By a chat model, or a reranker of the Qwen3 and Qwen3-VL kind, which is one: each document is put to the model as those
 rerankers are trained on it, and its score is the probability of "yes" against "no" (``decisions``); pictures too where
-the model sees. By a model of embeddings: the cosine of query and document. ``meta.method`` says which it was.
+the model sees. By a cross-encoder (BERT, XLM-RoBERTa, ModernBERT with one label): its own score, 0 to 1. By a model of
+embeddings: the cosine of query and document. ``meta.method`` says which it was.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ async def rerank(
 async def _rank(service: Service, body: RerankRequest, tier: Tier, priority: int) -> dict[str, Any]:
     with service.queued(tier):
         async with service.models.use(body.model, kind=None, keep_alive=body.keep_alive) as (name, model):
-            if model.kind == "embedding":
+            if model.ranks:
+                method, (scores, tokens) = "cross-encoder", await _by_pairs(service, body, model, tier)
+            elif model.kind == "embedding":
                 method, (scores, tokens) = "embedding", await _by_vectors(service, body, model, tier)
             else:
                 job = await asyncio.to_thread(_job, service.settings, model, body, tier, priority)
@@ -117,7 +120,17 @@ async def _rank(service: Service, body: RerankRequest, tier: Tier, priority: int
     return {"object": "list", "model": name, "results": results, "usage": usage, "meta": {"method": method}}
 
 
-async def _by_vectors(service: Service, body: RerankRequest, model: ModelInfo, tier: Tier) -> tuple[list[float], int]:
+async def _by_pairs(service: Service, body: RerankRequest, model: ModelInfo, tier: Tier) -> tuple[list[float], int]:
+    if body.instruction:
+        text = "instruction: a cross-encoder takes none; leave it out, or use a chat model."
+        raise bad_request(text, param="instruction")
+    query, *texts = _texts(body)
+    answer = await service.engine.embed(Embed(id=0, path=model.path, inputs=tuple(texts), tier=tier, query=query))
+    return list(struct.unpack(f"<{len(texts)}f", answer.vectors)), answer.tokens
+
+
+def _texts(body: RerankRequest) -> list[str]:
+    """Return the query and the documents as texts. Raises ApiError for pictures among them."""
     texts = []
     for place, one in enumerate([body.query, *body.documents]):
         text, image = _parts(one)
@@ -125,7 +138,12 @@ async def _by_vectors(service: Service, body: RerankRequest, model: ModelInfo, t
         if image:
             raise bad_request(f"{param}: this model takes no images.", param=param, code="image_input_not_supported")
         texts.append(text)
-    answer = await service.engine.embed(Embed(id=0, path=model.path, inputs=tuple(texts), tier=tier))
+    return texts
+
+
+async def _by_vectors(service: Service, body: RerankRequest, model: ModelInfo, tier: Tier) -> tuple[list[float], int]:
+    texts = tuple(_texts(body))
+    answer = await service.engine.embed(Embed(id=0, path=model.path, inputs=texts, tier=tier))
     count = len(answer.vectors) // 4
     flat = struct.unpack(f"<{count}f", answer.vectors)
     query, *others = [flat[i : i + answer.width] for i in range(0, count, answer.width)]

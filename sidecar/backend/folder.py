@@ -36,6 +36,14 @@ def is_embedding(path: Path, config: dict[str, Any]) -> bool:
     return config.get("model_type") in encoders or ("Embedding" in names and "CausalLM" not in names)
 
 
+def is_ranker(config: dict[str, Any]) -> bool:
+    """Return whether a configuration is of a cross-encoder: an encoder with one score for two texts, read together."""
+    names = [str(name) for name in config.get("architectures") or []]
+    labels = config.get("num_labels") or len(config.get("id2label") or {}) or 1
+    encoder = config.get("model_type") in ("bert", "xlm-roberta", "modernbert")
+    return encoder and labels == 1 and any(name.endswith("ForSequenceClassification") for name in names)
+
+
 def check_safetensors(file: Path) -> dict[str, tuple[int, int]]:
     """Compare a weight file's header with its size, so that a cut-off file is found before it is loaded.
 

@@ -17,6 +17,7 @@ from sidecar.backend.folder import (
     check_safetensors,
     context_length,
     is_embedding,
+    is_ranker,
     read_config,
     sampling_defaults,
 )
@@ -30,7 +31,10 @@ Progress = Callable[[float], None]
 
 @dataclass(eq=False, kw_only=True)
 class LoadedModel:
-    """A model in memory. ``context``: tokens of prompt and answer together, 0 when unknown."""
+    """A model in memory. ``context``: tokens of prompt and answer together, 0 when unknown.
+
+    ``ranks``: a cross-encoder among the embedding models, which scores documents and gives no vectors.
+    """
 
     path: Path
     kind: str  # "chat" or "embedding"
@@ -41,6 +45,7 @@ class LoadedModel:
     eos: tuple[int, ...]
     media_ids: frozenset[int]
     context: int
+    ranks: bool = False
     can: Capabilities = field(default_factory=Capabilities)
     defaults: dict[str, Any] = field(default_factory=dict)  # of sampling
     checks: dict[str, str] = field(default_factory=dict)  # what the look after the load compared, and how it came out
@@ -199,13 +204,15 @@ def _load_chat(
 
 def _load_embedding(path: Path, config: dict[str, Any], progress: Progress) -> LoadedModel:
     from mlx_vlm.embedding_loader import load_embedding_model
+    from mlx_vlm.reranker_loader import load_sequence_classification_model
     from transformers import AutoTokenizer
 
     # The tokenizer has nothing to do with MLX: another thread reads it, and a chat goes on meanwhile.
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(AutoTokenizer.from_pretrained, str(path))
         progress(0.1)
-        model = load_embedding_model(path, lazy=True)
+        ranks = is_ranker(config)
+        model = (load_sequence_classification_model if ranks else load_embedding_model)(path, lazy=True)
         progress(0.3)
         _evaluate(model, progress, 0.3)
         while not reading.done():
@@ -220,22 +227,33 @@ def _load_embedding(path: Path, config: dict[str, Any], progress: Progress) -> L
         tokenizer=tokenizer,
         config=config,
         eos=(),
+        ranks=ranks,
         media_ids=frozenset(),
         context=context_length(config),
     )
 
 
-def embed_texts(loaded: LoadedModel, texts: Sequence[str]) -> tuple[list[list[float]], int]:
-    """Vectors of ``texts`` and the tokens they had. Raises ValueError."""
+def embed_texts(loaded: LoadedModel, texts: Sequence[str], query: str = "") -> tuple[list[list[float]], int]:
+    """Return vectors of ``texts`` and the tokens they had; of a cross-encoder how well each answers ``query``, 0 to 1.
+
+    Raises ValueError.
+    """
     import mlx.core as mx
 
     limit = loaded.context or 512
-    encoded = loaded.tokenizer(list(texts), padding=True, return_tensors="np")
+    if loaded.ranks:  # XLM-RoBERTa's first two positions are nobody's; its tokenizer knows
+        limit = min(limit, loaded.tokenizer.model_max_length)
+    pairs = ([query] * len(texts), list(texts)) if loaded.ranks else (list(texts),)
+    encoded = loaded.tokenizer(*pairs, padding=True, return_tensors="np")
     length = int(encoded["attention_mask"].sum(axis=1).max())
     if length > limit:
-        raise ValueError(f"an input has {length} tokens; this model takes {limit}")
-    output = loaded.model(mx.array(encoded["input_ids"]), attention_mask=mx.array(encoded["attention_mask"]))
-    vectors = getattr(output, "text_embeds", None)
+        what = "the query and a document have" if loaded.ranks else "an input has"
+        raise ValueError(f"{what} {length} tokens; this model takes {limit}")
+    more = {"attention_mask": mx.array(encoded["attention_mask"])}
+    if loaded.ranks and "token_type_ids" in encoded:  # which of the two texts a token is of
+        more["token_type_ids"] = mx.array(encoded["token_type_ids"])
+    output = loaded.model(mx.array(encoded["input_ids"]), **more)
+    vectors: Any = mx.sigmoid(output.logits) if loaded.ranks else getattr(output, "text_embeds", None)
     if vectors is None:
         raise ValueError("this model gives no embeddings")
     mx.eval(vectors)

@@ -96,14 +96,21 @@ def examine(path: Path, remember: Path) -> dict[str, Any]:
 
 
 def _vectors(loaded: Any) -> tuple[dict[str, str], dict[str, str]]:
-    """Compare an embedding model's vectors of texts in one batch with those of each alone."""
+    """Compare an embedding model's vectors, or a cross-encoder's scores, of texts in one batch with each alone."""
     from sidecar.backend.loader import embed_texts
 
-    together, _ = embed_texts(loaded, _TEXTS)
-    apart = max(1 - _cosine(row, embed_texts(loaded, [text])[0][0]) for row, text in zip(together, _TEXTS, strict=True))
+    query = _TEXTS[0]
+    together, _ = embed_texts(loaded, _TEXTS, query)
+    alone = [embed_texts(loaded, [text], query)[0][0] for text in _TEXTS]
+    if loaded.ranks:
+        what, how = "texts ranked together", "scores at most {} apart"
+        apart = max(abs(a[0] - b[0]) for a, b in zip(together, alone, strict=True))
+    else:
+        what, how = "texts embedded together", "vectors at most {} apart by cosine"
+        apart = max(1 - _cosine(a, b) for a, b in zip(together, alone, strict=True))
     same = apart <= _ALONE  # never so for NaN
-    found = f"{'same' if same else 'differs'}: vectors at most {max(apart, 0):.2g} apart by cosine, {_ALONE} allowed"
-    return {"texts embedded together": found}, {} if same else {"batch": f"texts embedded together: {found}"}
+    found = f"{'same' if same else 'differs'}: {how.format(f'{max(apart, 0):.2g}')}, {_ALONE} allowed"
+    return {what: found}, {} if same else {"batch": f"{what}: {found}"}
 
 
 def _cosine(a: list[float], b: list[float]) -> float:

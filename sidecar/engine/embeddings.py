@@ -30,6 +30,7 @@ class EmbeddingJob:
 
     path: Path
     texts: list[str]
+    query: str = ""
     tier: Tier
     future: Future[Vectors]
     arrived: float = field(default_factory=time.monotonic)
@@ -105,7 +106,7 @@ class EmbeddingQueue:
         if model is None:
             raise RuntimeError("the model was unloaded; send the request again")
         start = len(job.done)
-        vectors, tokens = loader.embed_texts(model, job.texts[start : start + ROWS])
+        vectors, tokens = loader.embed_texts(model, job.texts[start : start + ROWS], job.query)
         job.done.extend(vectors)
         job.tokens += tokens
 

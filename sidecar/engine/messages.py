@@ -95,12 +95,13 @@ class Generate:
 
 @dataclass(frozen=True, kw_only=True)
 class Embed:
-    """Texts, or token ids, to turn into vectors."""
+    """Texts, or token ids, to turn into vectors; for a cross-encoder into how well each answers ``query``."""
 
     id: int
     path: str
     inputs: tuple[str | tuple[int, ...], ...]
     tier: Tier = Tier.INTERACTIVE
+    query: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +144,7 @@ class ModelInfo:
 
     ``kind``: "chat" or "embedding". ``context``: tokens of prompt and answer together, 0 when unknown. ``thinks``: it
     reasons before it answers; ``thinking_optional``: that can be switched off. ``defaults``: sampling parameters.
+    ``ranks``: it is a cross-encoder, of kind "embedding", that scores documents and gives no vectors.
     ``can``: by ability, true or the reason why not. ``preset``: what the profile asked for sets, by name; the
     listener's own.
     """
@@ -153,6 +155,7 @@ class ModelInfo:
     vocabulary: int = 0
     context: int = 0
     sees: bool = False
+    ranks: bool = False
     thinks: bool = False
     thinking_optional: bool = False
     defaults: Mapping[str, float] = field(default_factory=dict)

@@ -89,9 +89,9 @@ class EngineThread:
         """Drop a request of the model loaded from ``path``; unknown ones are ignored."""
         self._put(lambda: self._cancel(path, request_id))
 
-    def embed(self, path: Path, texts: Sequence[str], tier: Tier) -> Future[Vectors]:
+    def embed(self, path: Path, texts: Sequence[str], tier: Tier, query: str = "") -> Future[Vectors]:
         """Vectors and token count of ``texts`` by the embedding model loaded from ``path``."""
-        job = EmbeddingJob(path=path, texts=list(texts), tier=tier, future=Future())
+        job = EmbeddingJob(path=path, texts=list(texts), query=query, tier=tier, future=Future())
         self._put(lambda: self._embeddings.add(job))
         return job.future
 

@@ -242,7 +242,7 @@ class Jobs:
         self._events.put((number, index, list(events)))
 
     def _embed(self, request: Embed, loaded: LoadedModel) -> None:
-        future = self._engine.embed(loaded.path, planning.texts_of(loaded, request.inputs), request.tier)
+        future = self._engine.embed(loaded.path, planning.texts_of(loaded, request.inputs), request.tier, request.query)
         with self._lock:
             if request.id not in self._preparing:
                 future.cancel()

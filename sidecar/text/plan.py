@@ -73,6 +73,7 @@ def info(loaded: LoadedModel) -> ModelInfo:
         vocabulary=len(loaded.tokenizer),
         context=loaded.context,
         sees=loaded.sees,
+        ranks=loaded.ranks,
         thinks=chat and language_of(loaded).thinks,
         thinking_optional=chat and can_be_off(language_of(loaded).template),
         defaults=dict(loaded.defaults),
