@@ -57,6 +57,18 @@ def clone(cache: list[Any], length: int | None = None) -> list[Any] | None:
     return copy
 
 
+def shared(cache: list[Any], length: int) -> list[Any] | None:
+    """Return the first ``length`` tokens of a single row's cache to go on from, None where it can't be had.
+
+    Where the cache holds every token's keys and values nothing is copied: MLX's arrays never change, so whoever writes
+    behind them makes buffers of its own. Else it is a copy.
+    """
+    if all(type(entry) is KVCache for entry in cache):
+        out: list[Any] = apc._dense_checkpoint_prefix(cache, length)
+        return out
+    return clone(cache)
+
+
 def can_be_cut(cache: Sequence[Any], tokens: int) -> bool:
     """Return whether a single row's cache of ``tokens`` tokens holds every shorter prefix of them, too."""
     return bool(apc._dense_checkpoint_trimmable(cache, tokens))

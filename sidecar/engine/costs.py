@@ -47,8 +47,11 @@ FINE = 64
 DOUBT = 0.999
 """What is left at each step of a measured price that keeps pieces of prompts out of shared passes."""
 
-REGRET = 0.25
+REGRET = 0.4
 """Seconds that shared passes may have cost more than their parts apart before prompts stay out of them."""
+
+HELD_UP = 3
+"""By how many times its parts a shared pass may be late before all of that counts, not half of its parts' time."""
 
 
 def chunk_class(tokens: int) -> int:
@@ -122,7 +125,10 @@ class Costs:
             lines = rows + tokens
             self.learn("lines", lines if lines <= FINE else _piece_class(lines), seconds)
             if by_itself := self.of("prefill", tokens):
-                self._regret = max(0.0, self._regret + seconds - own - by_itself)
+                apart = own + by_itself
+                lost = seconds - apart
+                # What other programs held up takes up to some times as long, and says little.
+                self._regret = max(0.0, self._regret + (lost if lost > HELD_UP * apart else min(lost, apart / 2)))
 
     def mixed(self, rows: int, tokens: int) -> float:
         """Predict the seconds of a pass of ``rows`` rows and ``tokens`` of prompts.
@@ -154,7 +160,7 @@ class Costs:
 
         On a CPU they don't, for the weights are read once. On an H200 a shared pass took 120 ms where a step took 13
         and the piece by itself 30: more kernels are launched, one by one. What passes took too long is summed up, and
-        what they saved taken off: a single one that other programs held up says nothing, a dear one enough.
+        what they saved taken off: a few that other programs held up say nothing, one that is dear by far enough.
         """
         return self._regret < REGRET
 

@@ -103,7 +103,7 @@ class PrefixCache:
         return self._disk is not None and self._disk.longest(key)[1] >= max(MIN_TOKENS, at_least)
 
     def lookup(self, key: tuple[int, ...], *, at_least: int = 0) -> tuple[list[Any], int] | None:
-        """Return a fresh copy of the longest kept prefix of ``key`` and its length, or None.
+        """Return the longest kept prefix of ``key`` as a cache of its own to go on from, and its length, or None.
 
         Leaves one token at least to compute; ``at_least``: a shorter prefix is of no use (images).
         """
@@ -115,11 +115,11 @@ class PrefixCache:
         if found is None:
             return None
         best, length = found
-        copy = caches.clone(best.cache, length if length < len(best.key) else None)
-        if copy is None:
+        cache = caches.shared(best.cache, length)
+        if cache is None:
             return None
         best.used = next(self._clock)
-        return copy, length
+        return cache, length
 
     def _best(self, key: tuple[int, ...], at_least: int) -> tuple[Entry, int] | None:
         best: Entry | None = None

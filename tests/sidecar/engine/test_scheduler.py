@@ -271,7 +271,11 @@ def test_one_pass_that_others_held_up_does_not_keep_prompts_out() -> None:
     for kind, size, seconds in (("decode", 1, 0.06), ("prefill", 16, 0.1), ("mixed", 8, 0.25), ("mixed", 12, 0.11)):
         costs.learn_unit(kind, size, seconds, rows=1)
     assert costs.mixing_pays
-    costs.learn_unit("mixed", 12, 0.5, rows=1)
+    for _ in range(40):  # half of them held up
+        costs.learn_unit("mixed", 12, 0.11, rows=1)
+        costs.learn_unit("mixed", 12, 0.16, rows=1)
+    assert costs.mixing_pays
+    costs.learn_unit("mixed", 12, 1.2, rows=1)
     assert not costs.mixing_pays
 
 
