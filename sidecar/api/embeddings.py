@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import struct
 from typing import Annotated, Any
@@ -9,14 +10,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 
-from sidecar.api import generation
+from sidecar.api import generation, pictures
 from sidecar.api.chat import plain, without_pictures
 from sidecar.api.completions import inputs_of
 from sidecar.api.replies import CLIENT_CLOSED, PRIORITY_HEADER, service_of
-from sidecar.api.schemas import EmbeddingRequest, SamplingFields, TokenizeRequest, error_responses
+from sidecar.api.schemas import EmbeddingItem, EmbeddingRequest, SamplingFields, TokenizeRequest, error_responses
 from sidecar.api.service import Service
 from sidecar.api.sse import ClientGone, until_gone
-from sidecar.engine.messages import Conversation, Embed, Tier, Tokenize
+from sidecar.config import Settings
+from sidecar.engine.messages import Conversation, Embed, PictureData, Tier, Tokenize
 from sidecar.errors import bad_request
 
 router = APIRouter(tags=["embeddings"])
@@ -47,7 +49,7 @@ async def embeddings(
 
 
 async def _embed(service: Service, body: EmbeddingRequest, tier: Tier) -> dict[str, Any]:
-    inputs = tuple(one for one in inputs_of(body.input) if one or isinstance(one, str))
+    inputs = await asyncio.to_thread(_inputs, service.settings, body.input)
     if not 1 <= len(inputs) <= MAX_INPUTS:
         raise bad_request(f"input: give 1 to {MAX_INPUTS} texts.", param="input")
     with service.queued(tier):
@@ -69,6 +71,20 @@ async def _embed(service: Service, body: EmbeddingRequest, tier: Tier) -> dict[s
         "model": name,
         "usage": {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens},
     }
+
+
+def _inputs(settings: Settings, given: Any) -> tuple[str | tuple[int, ...] | PictureData, ...]:
+    """Return what is to be embedded, pictures fetched. Raises ApiError. Blocking."""
+    if not (isinstance(given, list) and any(isinstance(one, EmbeddingItem) for one in given)):
+        return tuple(one for one in inputs_of(given) if one or isinstance(one, str))
+    out: list[str | PictureData] = []
+    for place, one in enumerate(given):
+        param = f"input.{place}"
+        text, url = (one, "") if isinstance(one, str) else (one.text, one.url)
+        if bool(text) == bool(url):
+            raise bad_request(f"{param}: give a text or an image.", param=param)
+        out.append(text if text else PictureData(param=param, data=pictures.fetch(url, settings, param=param)))
+    return tuple(out)
 
 
 def _shortened(vector: tuple[float, ...], dimensions: int) -> tuple[float, ...]:

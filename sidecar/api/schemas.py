@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from sidecar.api import fields
-from sidecar.api.conversation import Body, Many, Mapped, Message, ResponseFormat, Tool, ToolChoice, form_of
+from sidecar.api.conversation import Body, ImageUrl, Many, Mapped, Message, ResponseFormat, Tool, ToolChoice, form_of
 from sidecar.errors import bad_request
 
 MAX_TOP_LOGPROBS = 20
@@ -219,11 +219,41 @@ class CompletionRequest(SamplingFields):
             raise bad_request("best_of is not supported; use n.", param="best_of", code="unsupported_parameter")
 
 
+Url = Annotated[
+    Annotated[str, Tag("<url>")] | Annotated[ImageUrl, Tag("<object>")],
+    form_of({str: "<url>", dict: "<object>", ImageUrl: "<object>"}, "give an object with url"),
+]
+
+
+class EmbeddingItem(Body):
+    """A text or a picture to embed; a picture as a data URL, or as what the operator allows."""
+
+    text: str | None = None
+    image: str | None = None
+    image_url: Url | None = None
+
+    @property
+    def url(self) -> str:
+        """The picture's address, "" for a text."""
+        given = self.image_url or self.image or ""
+        return given if isinstance(given, str) else given.url
+
+
+def _inputs(value: Any) -> str:
+    mixed = isinstance(value, list) and any(isinstance(one, dict | EmbeddingItem) for one in value)
+    return "<items>" if mixed else "<plain>"
+
+
+EmbeddingInput = Annotated[
+    Annotated[Texts, Tag("<plain>")] | Annotated[Many[str | EmbeddingItem], Tag("<items>")], Discriminator(_inputs)
+]
+
+
 class EmbeddingRequest(Body):
     """``POST /v1/embeddings``."""
 
     model: str
-    input: Texts
+    input: EmbeddingInput
     keep_alive: KeepAlive | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(default=None, ge=1)

@@ -33,7 +33,8 @@ def is_embedding(path: Path, config: dict[str, Any]) -> bool:
         return True
     names = " ".join(config.get("architectures") or [])
     encoders = ("bert", "xlm-roberta", "modernbert", "gemma3_embedding", "qwen3_embedding")
-    return config.get("model_type") in encoders or ("Embedding" in names and "CausalLM" not in names)
+    kind = str(config.get("model_type"))
+    return kind in encoders or "_embedding" in kind or ("Embedding" in names and "CausalLM" not in names)
 
 
 def is_ranker(config: dict[str, Any]) -> bool:

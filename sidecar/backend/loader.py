@@ -205,32 +205,70 @@ def _load_chat(
 def _load_embedding(path: Path, config: dict[str, Any], progress: Progress) -> LoadedModel:
     from mlx_vlm.embedding_loader import load_embedding_model
     from mlx_vlm.reranker_loader import load_sequence_classification_model
-    from transformers import AutoTokenizer
 
+    ranks = is_ranker(config)
     # The tokenizer has nothing to do with MLX: another thread reads it, and a chat goes on meanwhile.
     with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(AutoTokenizer.from_pretrained, str(path))
+        reading = pool.submit(_reader, path, config)
         progress(0.1)
-        ranks = is_ranker(config)
-        model = (load_sequence_classification_model if ranks else load_embedding_model)(path, lazy=True)
+        if ranks:
+            model = load_sequence_classification_model(path, lazy=True)
+        else:
+            kind = str(config.get("model_type"))
+            model = load_embedding_model(path, lazy=True, config=config | {"model_type": _EMBEDDING.get(kind, kind)})
         progress(0.3)
         _evaluate(model, progress, 0.3)
         while not reading.done():
             wait([reading], timeout=0.005)
             progress(1.0)
-        tokenizer = reading.result()
+        processor = reading.result()
+    tokenizer = getattr(processor, "tokenizer", processor)
+    can = Capabilities()
+    if getattr(processor, "image_processor", None) is None:
+        can.see = "it is a model of text alone"
     return LoadedModel(
         path=path,
         kind="embedding",
         model=model,
-        processor=tokenizer,
+        processor=processor,
         tokenizer=tokenizer,
         config=config,
+        can=can,
         eos=(),
         ranks=ranks,
         media_ids=frozenset(),
         context=context_length(config),
     )
+
+
+_EMBEDDING = {"qwen3_vl": "qwen3_vl_embedding"}
+"""Architectures of models of embeddings that are published under the name of the chat model they were made from."""
+
+
+def _reader(path: Path, config: dict[str, Any]) -> Any:
+    """Return what reads texts for a model of embeddings: its tokenizer, or the processor of one that sees."""
+    if not config.get("vision_config"):
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(str(path))
+    from mlx_vlm import utils
+
+    with processors.own_processor(f"mlx_vlm.models.{utils.get_model_type(config)}"):
+        return utils.load_processor(path, add_detokenizer=False)
+
+
+def embed_picture(loaded: LoadedModel, inputs: dict[str, Any]) -> tuple[list[list[float]], int]:
+    """Return the vector of a picture by the processor's arrays of it, and the tokens it had. Raises ValueError."""
+    import mlx.core as mx
+
+    from sidecar.backend.positions import Positions
+
+    with Positions().installed(loaded.model.language_model):  # else positions of the picture before are taken
+        vectors: Any = getattr(loaded.model(**inputs), "text_embeds", None)
+        if vectors is None:
+            raise ValueError("this model gives no embeddings of images")
+        mx.eval(vectors)
+    return vectors.tolist(), int(inputs["input_ids"].size)
 
 
 def embed_texts(loaded: LoadedModel, texts: Sequence[str], query: str = "") -> tuple[list[list[float]], int]:
@@ -239,6 +277,8 @@ def embed_texts(loaded: LoadedModel, texts: Sequence[str], query: str = "") -> t
     Raises ValueError.
     """
     import mlx.core as mx
+
+    from sidecar.backend.positions import Positions
 
     limit = loaded.context or 512
     if loaded.ranks:  # XLM-RoBERTa's first two positions are nobody's; its tokenizer knows
@@ -252,7 +292,8 @@ def embed_texts(loaded: LoadedModel, texts: Sequence[str], query: str = "") -> t
     more = {"attention_mask": mx.array(encoded["attention_mask"])}
     if loaded.ranks and "token_type_ids" in encoded:  # which of the two texts a token is of
         more["token_type_ids"] = mx.array(encoded["token_type_ids"])
-    output = loaded.model(mx.array(encoded["input_ids"]), **more)
+    with Positions().installed(getattr(loaded.model, "language_model", loaded.model)):
+        output = loaded.model(mx.array(encoded["input_ids"]), **more)
     vectors: Any = mx.sigmoid(output.logits) if loaded.ranks else getattr(output, "text_embeds", None)
     if vectors is None:
         raise ValueError("this model gives no embeddings")

@@ -88,6 +88,15 @@ def picture_inputs(
     return dict(inputs)
 
 
+def picture_alone(loaded: LoadedModel, image: Any) -> dict[str, Any]:
+    """Return the processor's arrays of one picture in the words in which models of embeddings are given one."""
+    from mlx_vlm.prompt_utils import get_chat_template
+
+    messages = [{"role": "user", "content": [{"type": "image"}]}]
+    text = get_chat_template(loaded.processor, messages, add_generation_prompt=True)
+    return picture_inputs(loaded, text, [image], special=False)
+
+
 def kept_columns(inputs: dict[str, Any], kept: Sequence[int]) -> dict[str, Any] | None:
     """Return the arrays without the tokens whose positions aren't ``kept``, evaluated: the engine's thread reads them.
 

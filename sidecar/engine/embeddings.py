@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidecar.engine.actions import Unit
 from sidecar.engine.commands import fail, tell
@@ -29,7 +30,7 @@ class EmbeddingJob:
     """One request."""
 
     path: Path
-    texts: list[str]
+    texts: list[str | dict[str, Any]]  # arrays of a picture among them
     query: str = ""
     tier: Tier
     future: Future[Vectors]
@@ -106,7 +107,13 @@ class EmbeddingQueue:
         if model is None:
             raise RuntimeError("the model was unloaded; send the request again")
         start = len(job.done)
-        vectors, tokens = loader.embed_texts(model, job.texts[start : start + ROWS], job.query)
+        texts = list(itertools.takewhile(lambda one: isinstance(one, str), job.texts[start : start + ROWS]))
+        if texts:
+            vectors, tokens = loader.embed_texts(model, [str(one) for one in texts], job.query)
+        else:
+            picture = job.texts[start]
+            assert isinstance(picture, dict)
+            vectors, tokens = loader.embed_picture(model, picture)
         job.done.extend(vectors)
         job.tokens += tokens
 

@@ -95,11 +95,11 @@ class Generate:
 
 @dataclass(frozen=True, kw_only=True)
 class Embed:
-    """Texts, or token ids, to turn into vectors; for a cross-encoder into how well each answers ``query``."""
+    """Texts, token ids or pictures to turn into vectors; for a cross-encoder into how well each answers ``query``."""
 
     id: int
     path: str
-    inputs: tuple[str | tuple[int, ...], ...]
+    inputs: tuple[str | tuple[int, ...] | PictureData, ...]
     tier: Tier = Tier.INTERACTIVE
     query: str = ""
 

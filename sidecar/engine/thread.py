@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidecar.config import Settings
 from sidecar.engine.actions import Call, Idle, View, has_work, without_batch
@@ -89,7 +89,7 @@ class EngineThread:
         """Drop a request of the model loaded from ``path``; unknown ones are ignored."""
         self._put(lambda: self._cancel(path, request_id))
 
-    def embed(self, path: Path, texts: Sequence[str], tier: Tier, query: str = "") -> Future[Vectors]:
+    def embed(self, path: Path, texts: Sequence[str | dict[str, Any]], tier: Tier, query: str = "") -> Future[Vectors]:
         """Vectors and token count of ``texts`` by the embedding model loaded from ``path``."""
         job = EmbeddingJob(path=path, texts=list(texts), query=query, tier=tier, future=Future())
         self._put(lambda: self._embeddings.add(job))

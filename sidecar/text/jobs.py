@@ -242,7 +242,8 @@ class Jobs:
         self._events.put((number, index, list(events)))
 
     def _embed(self, request: Embed, loaded: LoadedModel) -> None:
-        future = self._engine.embed(loaded.path, planning.texts_of(loaded, request.inputs), request.tier, request.query)
+        texts = planning.texts_of(loaded, request.inputs, self._settings)
+        future = self._engine.embed(loaded.path, texts, request.tier, request.query)
         with self._lock:
             if request.id not in self._preparing:
                 future.cancel()

@@ -12,7 +12,7 @@ from typing import Any
 
 from sidecar.backend.loader import LoadedModel
 from sidecar.config import Settings
-from sidecar.engine.asked import Conversation, Guide
+from sidecar.engine.asked import Conversation, Guide, PictureData
 from sidecar.engine.grammar import Constraint, GrammarError
 from sidecar.engine.messages import Generate, ModelInfo, Sampling, Tokenize
 from sidecar.engine.rows import GenerationRequest, Prompt, Sink
@@ -24,7 +24,7 @@ from sidecar.text.boxes import boxes_of
 from sidecar.text.guides import guide_rule, prepared, unenforceable
 from sidecar.text.language import Language, language_of
 from sidecar.text.lark import Lark
-from sidecar.text.prompt import build_prompt, tokenize_text
+from sidecar.text.prompt import build_prompt, picture_to_embed, tokenize_text
 from sidecar.text.reading import answer_of
 from sidecar.text.schemas import SchemaError, arguments_schema
 from sidecar.text.thinking import can_be_off
@@ -196,11 +196,16 @@ def text_prompt(loaded: LoadedModel, given: str | tuple[int, ...]) -> Prompt:
     return Prompt(tokens=given)
 
 
-def texts_of(loaded: LoadedModel, inputs: Sequence[str | tuple[int, ...]]) -> list[str]:
-    """Return the texts to embed, those given as token ids decoded. Raises ApiError."""
+def texts_of(
+    loaded: LoadedModel, inputs: Sequence[str | tuple[int, ...] | PictureData], settings: Settings
+) -> list[str | dict[str, Any]]:
+    """Return the texts to embed, those given as token ids decoded, and pictures as their arrays. Raises ApiError."""
     size = len(loaded.tokenizer)
-    texts = []
+    texts: list[str | dict[str, Any]] = []
     for one in inputs:
+        if isinstance(one, PictureData):
+            texts.append(picture_to_embed(loaded, images.decode(one, settings), one.param))
+            continue
         if not isinstance(one, str):
             inside = all(0 <= t < size for t in one)
             text = str(loaded.tokenizer.decode(list(one), skip_special_tokens=True)) if inside else ""

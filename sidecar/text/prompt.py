@@ -127,6 +127,18 @@ def tokenize_text(
     )
 
 
+def picture_to_embed(loaded: LoadedModel, picture: Picture, param: str) -> dict[str, Any]:
+    """Return the arrays of a picture for a model of embeddings that sees. Raises ApiError."""
+    if not loaded.sees:
+        text = f"{param}: this model takes no images ({loaded.can.see})."
+        raise bad_request(text, param=param, code="image_input_not_supported")
+    try:
+        return prompts.picture_alone(loaded, picture.image)
+    except Exception as exc:
+        check_memory(exc)
+        raise bad_request(f"{param}: the image can't be processed ({str(exc)[:200]}).", param=param) from exc
+
+
 def _mended(language: Language, text: str, tokens: list[int]) -> tuple[int, ...]:
     """Return a prompt's tokens without what broke the markers in users' texts."""
     if not text.isascii() and language.user_text.mark in text:
