@@ -5,10 +5,10 @@ from __future__ import annotations
 import uuid
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import Header, Request
 from fastapi.responses import Response
 
-from sidecar.api import files, generation, pictures
+from sidecar.api import files, generation, pictures, routing
 from sidecar.api.answers import Answers
 from sidecar.api.conversation import AllowedTools, AudioPart, AudioUrlPart, ImagePart, Message, NamedTool
 from sidecar.api.guides import guide_of
@@ -18,7 +18,7 @@ from sidecar.config import Settings
 from sidecar.engine.messages import Conversation, Generate, ModelInfo, PictureData, Piece, Scores, Tier, TokenText
 from sidecar.errors import bad_request
 
-router = APIRouter(tags=["completions"])
+router = routing.router(tags=["completions"])
 
 LOW_DETAIL = 512 * 512
 """Pixels of a picture with ``detail: low``, as OpenAI says; other levels leave it to the settings and the model."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import Header, Request
 from fastapi.responses import Response
 
-from sidecar.api import generation
+from sidecar.api import generation, routing
 from sidecar.api.answers import Answers
 from sidecar.api.guides import guide_of
 from sidecar.api.replies import PlainErrors, asked_of, base_document, respond
@@ -16,7 +16,7 @@ from sidecar.api.schemas import MAX_CHOICES, CompletionRequest, error_responses
 from sidecar.engine.messages import Generate, ModelInfo, Piece, Scores, Tier
 from sidecar.errors import bad_request
 
-router = APIRouter(tags=["completions"])
+router = routing.router(tags=["completions"])
 
 _DEFAULT_TOKENS = 16  # OpenAI's
 

@@ -13,11 +13,11 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Request
+from fastapi import Header, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
-from sidecar.api import generation
+from sidecar.api import generation, routing
 from sidecar.api.chat import conversation_of
 from sidecar.api.conversation import Body
 from sidecar.api.replies import CLIENT_CLOSED, PRIORITY_HEADER, service_of
@@ -28,7 +28,7 @@ from sidecar.config import Settings
 from sidecar.engine.messages import Decide, Decided, DecisionAsked, ModelInfo, Tier
 from sidecar.errors import bad_request
 
-router = APIRouter(tags=["decisions"])
+router = routing.router(tags=["decisions"])
 
 MAX_QUESTIONS = 32
 MAX_OPTIONS = 256

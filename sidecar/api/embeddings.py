@@ -7,10 +7,10 @@ import base64
 import struct
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import Header, Request
 from fastapi.responses import JSONResponse, Response
 
-from sidecar.api import generation, pictures
+from sidecar.api import generation, pictures, routing
 from sidecar.api.chat import plain, without_pictures
 from sidecar.api.completions import inputs_of
 from sidecar.api.replies import CLIENT_CLOSED, PRIORITY_HEADER, service_of
@@ -21,7 +21,7 @@ from sidecar.config import Settings
 from sidecar.engine.messages import Conversation, Embed, PictureData, Tier, Tokenize
 from sidecar.errors import bad_request
 
-router = APIRouter(tags=["embeddings"])
+router = routing.router(tags=["embeddings"])
 
 MAX_INPUTS = 2048
 

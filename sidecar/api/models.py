@@ -9,9 +9,10 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
+from sidecar.api import routing
 from sidecar.api.replies import CLIENT_CLOSED, service_of
 from sidecar.api.schemas import LoadRequest, PullRequest, error_responses
 from sidecar.api.service import Service
@@ -21,7 +22,7 @@ from sidecar.errors import ApiError
 from sidecar.models.downloads import PullError
 from sidecar.models.registry import ModelNotFound, describe, offers
 
-router = APIRouter(tags=["models"])
+router = routing.router(tags=["models"])
 log = logging.getLogger("sidecar.api")
 
 

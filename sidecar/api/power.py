@@ -9,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 
+from sidecar.api import routing
 from sidecar.api.conversation import Body
 from sidecar.models import power
 from sidecar.models.power import Power, Quiet
 
-router = APIRouter(tags=["health"])
+router = routing.router(tags=["health"])
 log = logging.getLogger("sidecar.server")
 
 

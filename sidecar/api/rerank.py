@@ -12,11 +12,11 @@ import asyncio
 import struct
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import Header, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import Discriminator, Field, Tag
 
-from sidecar.api import generation
+from sidecar.api import generation, routing
 from sidecar.api.chat import conversation_of
 from sidecar.api.conversation import Body
 from sidecar.api.decisions import Question, result_of
@@ -28,7 +28,7 @@ from sidecar.config import Settings
 from sidecar.engine.messages import Decide, DecisionAsked, Embed, ModelInfo, Tier
 from sidecar.errors import bad_request
 
-router = APIRouter(tags=["embeddings"])
+router = routing.router(tags=["embeddings"])
 
 MAX_DOCUMENTS = 1000
 INSTRUCTION = "Given a search query, retrieve relevant candidates that answer the query."

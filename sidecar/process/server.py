@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.util
 import logging
 import os
@@ -29,6 +30,8 @@ from sidecar.process import logs
 from sidecar.process.lifecycle import Lifecycle, LockHeld, StateDirError
 
 if TYPE_CHECKING:
+    from uvicorn.config import Config
+
     from sidecar.api.service import Service
 
 log = logging.getLogger("sidecar.server")
@@ -101,8 +104,8 @@ def _fail(code: ExitCode, message: str) -> int:
 
 
 async def _serve(settings: Settings, sock: socket.socket, life: Lifecycle, token: str | None) -> int:
+    gc.disable()  # while modules are imported there is nothing to collect
     _prepare_uvicorn()
-    from uvicorn.config import Config
     from uvicorn.server import Server as UvicornServer
 
     from sidecar.api.app import create_app
@@ -129,7 +132,31 @@ async def _serve(settings: Settings, sock: socket.socket, life: Lifecycle, token
     launcher = Launcher(settings)
     service = Service(settings, EngineClient(launcher, metered=meter.replay), meter, instance_id=life.instance_id)
     app = create_app(service, token=token)
-    config = Config(
+    server = Server(_config(app))
+    loop = asyncio.get_running_loop()
+    stopper = _Stopper(service, server, settings.drain_timeout)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopper.on_signal, number)
+    dumps.of_tasks(service.engine.describe)
+    watch = asyncio.create_task(_leave_when_alone(life, stopper))
+    service.start()
+    launcher.prepare()
+    _spare_the_collector()
+    try:
+        await server.serve(sockets=listen.beside(sock))
+    finally:
+        watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watch
+        await service.close()
+        await launcher.close()
+    return stopper.status
+
+
+def _config(app: Any) -> Config:
+    from uvicorn.config import Config
+
+    return Config(
         app,
         http="h11",
         loop="asyncio",
@@ -142,24 +169,12 @@ async def _serve(settings: Settings, sock: socket.socket, life: Lifecycle, token
         timeout_keep_alive=30,
         timeout_graceful_shutdown=2,
     )
-    server = Server(config)
-    loop = asyncio.get_running_loop()
-    stopper = _Stopper(service, server, settings.drain_timeout)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopper.on_signal, number)
-    dumps.of_tasks(service.engine.describe)
-    watch = asyncio.create_task(_leave_when_alone(life, stopper))
-    service.start()
-    launcher.prepare()
-    try:
-        await server.serve(sockets=listen.beside(sock))
-    finally:
-        watch.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watch
-        await service.close()
-        await launcher.close()
-    return stopper.status
+
+
+def _spare_the_collector() -> None:
+    """Let the garbage collector never look again at what was imported: each look took 40 ms, and ``/health`` waited."""
+    gc.freeze()
+    gc.enable()
 
 
 async def _leave_when_alone(life: Lifecycle, stopper: _Stopper) -> None:

@@ -6,10 +6,10 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import Header, Request
 from fastapi.responses import Response
 
-from sidecar.api import generation
+from sidecar.api import generation, routing
 from sidecar.api.chat import as_wish, chat_job, conversation_of
 from sidecar.api.messages.form import MessageForm, error_of
 from sidecar.api.messages.schemas import CountRequest, MessagesRequest
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PATH = "/v1/messages"
 _ERRORS = error_responses(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503)
-router = APIRouter(prefix=PATH, tags=["messages"])
+router = routing.router(prefix=PATH, tags=["messages"])
 
 
 @router.post("", response_model=None, responses={200: {"description": "A message, or its events"}, **_ERRORS})

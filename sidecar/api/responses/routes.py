@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import Header, Request
 from fastapi.responses import JSONResponse, Response
 
-from sidecar.api import generation
+from sidecar.api import generation, routing
 from sidecar.api.chat import as_wish, chat_job, conversation_of
 from sidecar.api.replies import Asked, begin, respond, service_of
 from sidecar.api.responses import translate
@@ -25,7 +25,7 @@ from sidecar.api.sse import EventStream
 from sidecar.engine.messages import Generate, ModelInfo, Piece, Tier, Tokenize
 from sidecar.errors import ApiError, bad_request, envelope
 
-router = APIRouter(prefix="/v1/responses", tags=["responses"])
+router = routing.router(prefix="/v1/responses", tags=["responses"])
 log = logging.getLogger("sidecar.api")
 Plan = Callable[[ModelInfo], Generate]
 _ERRORS = error_responses(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from sidecar.api import schemas
+from sidecar.api import bodies, routing, schemas
 from sidecar.api.bodies import MAX_HALVES, TooBroken, whole_characters
 from sidecar.api.messages import schemas as messages
 from sidecar.api.responses import schemas as responses
@@ -19,11 +19,31 @@ from sidecar.api.responses import schemas as responses
 PIECES = st.sampled_from(["\\", "u", "ud83d", "\ud83d", "\ude00", "\ud83d\ude00", "é", "한", '"', "\n", "x"])
 
 
-@given(st.lists(PIECES, max_size=12).map("".join), st.booleans())
-def test_halves_of_characters_are_replaced_and_nothing_else_is(text: str, ascii_only: bool) -> None:
+@given(st.lists(PIECES, max_size=12).map("".join), st.booleans(), st.integers(13, 40))
+def test_halves_of_characters_are_replaced_and_nothing_else_is(text: str, ascii_only: bool, stretch: int) -> None:
     body = json.dumps({"a": text}, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
     whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    assert json.loads(whole_characters(body)) == {"a": whole}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bodies, "_STRETCH", stretch)
+        assert json.loads(whole_characters(body)) == {"a": whole}
+
+
+@given(st.binary(max_size=60) | st.lists(PIECES, max_size=9).map(lambda p: "".join(p).encode("utf-8", "surrogatepass")))
+def test_what_is_no_json_is_left_to_the_parser(body: bytes) -> None:
+    assert len(whole_characters(body)) >= len(body) - body.count(b"\xed") * 3
+
+
+@pytest.mark.parametrize("text", [b'{"a": "\xff"}', b'{"a": 1} x', b"{", b'{"a": [1,]}', b"[" * 5000])
+def test_a_large_body_that_is_no_json_is_one_of_the_errors_the_framework_knows(text: bytes) -> None:
+    with pytest.raises(json.JSONDecodeError):
+        routing.parsed(text)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(), st.lists))
+def test_a_large_body_is_read_as_a_small_one(value: Any) -> None:
+    for text in (json.dumps([value]), json.dumps([value], ensure_ascii=False), f" {json.dumps(value)}", "\ufeff[1]"):
+        data = text.encode("utf-8")
+        assert repr(routing.parsed(data)) == repr(json.loads(data))
 
 
 @pytest.mark.parametrize("half", [b"\\ud83d", b"\\ude00", b"\xed\xa0\xbd"])
