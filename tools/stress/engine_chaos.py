@@ -7,7 +7,10 @@ undisturbed; none may be lost; at the end no engine is left. A kill comes once e
 last: a request that two engines die of without any is refused, which is right and not tested here. Where an answer
 makes none for long, the tool tells where everything stands.
 
-    python tools/stress/engine_chaos.py --kills 200
+``--model tiny`` takes a random model with pictures in place of the starter: an answer of it takes less than a second
+on two cores, so that 200 kills fit into ten minutes. How long people wait after a death is the starter's to tell.
+
+    python -m tools.stress.engine_chaos --kills 200 --model tiny
 """
 
 from __future__ import annotations
@@ -39,17 +42,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from tests.support.servers import Sidecar, data_folder, sidecar
 
-TOKENS = 48
 WAYS = ("SIGKILL", "SIGKILL", "SIGABRT", "SIGSTOP", MEMORY := "no memory")
 NEAR = 0.02  # of log-probabilities
 STALL = 5.0  # seconds the watchdog allows
-OWNER = 450 << 20  # bytes that only an engine with a model has
-IN_VAIN = 5.0  # seconds for which an allocation is waited to fail
+OWNER = 450 << 20
 
 
-def _ask(text: str, **more: Any) -> dict[str, Any]:
-    base: dict[str, Any] = {"model": "starter", "messages": [{"role": "user", "content": text}], "temperature": 0}
-    return base | {"max_tokens": TOKENS} | more
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """The model that is asked. ``in_vain``: seconds for which an allocation is waited to fail."""
+
+    model: str = "starter"
+    tokens: int = 48
+    in_vain: float = 5.0
+
+    def ask(self, text: str, **more: Any) -> dict[str, Any]:
+        """Return the body of a greedy chat."""
+        base: dict[str, Any] = {"model": self.model, "messages": [{"role": "user", "content": text}], "temperature": 0}
+        return base | {"max_tokens": self.tokens} | more
+
+
+STARTER = Subject()
+TINY = Subject(model="tiny", tokens=96, in_vain=1.0)
 
 
 def picture() -> list[dict[str, Any]]:
@@ -62,23 +76,23 @@ def picture() -> list[dict[str, Any]]:
     return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "Describe this picture."}]
 
 
-def cases() -> dict[str, tuple[str, dict[str, Any]]]:
+def cases(of: Subject) -> dict[str, tuple[str, dict[str, Any]]]:
     """Return each answer's path and body by name."""
-    chat = "/v1/chat/completions"
+    chat, ask = "/v1/chat/completions", of.ask
     city: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
     city |= {"required": ["city", "days"], "additionalProperties": False}
     tool = {"type": "function", "function": {"name": "weather", "parameters": city}}
     form = {"type": "json_schema", "json_schema": {"name": "trip", "schema": city}}
     asked = {"angry": {"type": "bool"}, "kind": {"criteria": ["complaint", "praise", "a question"]}}
     return {
-        "greedy": (chat, _ask("Tell me a long story about a dragon.")),
-        "seeded": (chat, _ask("Write a poem about the sea.", temperature=1.0, seed=7, top_p=0.9)),
-        "picture": (chat, _ask("") | {"messages": [{"role": "user", "content": picture()}]}),
-        "tools": (chat, _ask("What is the weather in Paris?", tools=[tool], tool_choice="required")),
-        "schema": (chat, _ask("Plan a trip to Rome as JSON.", response_format=form)),
-        "two": (chat, _ask("Name colours.", n=2, temperature=0.8, seed=3, logprobs=True, top_logprobs=2)),
-        "raw": ("/v1/completions", {"model": "starter", "prompt": ["Once upon", "The sea"], "max_tokens": TOKENS}),
-        "decisions": ("/v1/decisions", {"model": "starter", "state": "The box was torn. " * 20, "questions": asked}),
+        "greedy": (chat, ask("Tell me a long story about a dragon.")),
+        "seeded": (chat, ask("Write a poem about the sea.", temperature=1.0, seed=7, top_p=0.9)),
+        "picture": (chat, ask("") | {"messages": [{"role": "user", "content": picture()}]}),
+        "tools": (chat, ask("What is the weather in Paris?", tools=[tool], tool_choice="required")),
+        "schema": (chat, ask("Plan a trip to Rome as JSON.", response_format=form)),
+        "two": (chat, ask("Name colours.", n=2, temperature=0.8, seed=3, logprobs=True, top_logprobs=2)),
+        "raw": ("/v1/completions", {"model": of.model, "prompt": ["Once upon", "The sea"], "max_tokens": of.tokens}),
+        "decisions": ("/v1/decisions", {"model": of.model, "state": "The box was torn. " * 20, "questions": asked}),
         "vectors": ("/v1/embeddings", {"model": "minilm", "input": [f"text number {i} " * 20 for i in range(16)]}),
     }
 
@@ -183,7 +197,14 @@ class Kills:
     """One run's kills. ``tell`` gets a line of each."""
 
     def __init__(
-        self, running: Sidecar, answers: list[Answer], http: httpx.Client, patience: float, tell: Callable[[str], None]
+        self,
+        running: Sidecar,
+        answers: list[Answer],
+        http: httpx.Client,
+        *,
+        patience: float,
+        in_vain: float,
+        tell: Callable[[str], None],
     ) -> None:
         self.answers = answers
         self.stop = threading.Event()
@@ -193,7 +214,14 @@ class Kills:
         self._running = running
         self._http = http
         self._patience = patience
+        self._in_vain = in_vain
         self._tell = tell
+        # Resident bytes that only an engine with a model has: this one has seen every kind of answer.
+        self._owner = min(OWNER, psutil.Process(self._pid()).memory_info().rss - (48 << 20))
+
+    def _pid(self) -> int | None:
+        found: int | None = self._http.get("/health").json()["engine"]["pid"]
+        return found
 
     def wait_for_progress_of_all(self) -> bool:
         """Wait until every answer went on since the last kill; return whether the run goes on."""
@@ -209,12 +237,12 @@ class Kills:
 
     def kill(self, way: str, rng: random.Random) -> None:
         """Harm the engine, see it end, and time how long until an answer goes on."""
-        pid = self._http.get("/health").json()["engine"]["pid"]
+        pid = self._pid()
         if pid is None:
             return
         self.engines.add(pid)
         harm(pid, way, rng)
-        if way == MEMORY and not self._died_within(pid, IN_VAIN):  # it needed no more than it had
+        if way == MEMORY and not self._died_within(pid, self._in_vain):  # it needed no more than it had
             spare(pid)
             way = "SIGKILL"
             harm(pid, way, rng)
@@ -237,7 +265,7 @@ class Kills:
     def _died_within(self, pid: int, seconds: float) -> bool:
         """Wait until the server has noticed the end of an engine; return whether it came in time."""
         end = time.monotonic() + seconds
-        while self._http.get("/health").json()["engine"]["pid"] == pid:
+        while self._pid() == pid:
             if time.monotonic() > end:
                 return False
             time.sleep(0.02)
@@ -248,7 +276,7 @@ class Kills:
         owners = []
         for child in psutil.Process(self._running.process.pid).children():
             with contextlib.suppress(psutil.Error):
-                if child.memory_info().rss > OWNER:
+                if child.memory_info().rss > self._owner:
                     owners.append(child.pid)
         if len(owners) > 1:
             self.answers[0].wrong.append(f"two engines have models: {owners}")
@@ -260,19 +288,20 @@ def run(
     *,
     kills: int,
     seed: int,
+    of: Subject = STARTER,
     patience: float = 90.0,
     ways: Sequence[str] = WAYS,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
     """Kill the engine of a running server ``kills`` times. An interrupt ends it; what was found by then is told."""
     rng = random.Random(seed)
-    answers = [Answer(name, path, body) for name, (path, body) in cases().items()]
+    answers = [Answer(name, path, body) for name, (path, body) in cases(of).items()]
     if not hasattr(resource, "prlimit"):
         ways = [way for way in ways if way != MEMORY]
     with httpx.Client(base_url=running.url, timeout=300, limits=httpx.Limits(max_connections=20)) as http:
         for answer in answers:
             answer.expected = answer.once(http)
-        work = Kills(running, answers, http, patience, tell)
+        work = Kills(running, answers, http, patience=patience, in_vain=of.in_vain, tell=tell)
         threads = [threading.Thread(target=a.loop, args=(http, work.stop), daemon=True) for a in answers]
         for thread in threads:
             thread.start()
@@ -324,6 +353,7 @@ def main() -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--model", choices=["starter", "tiny"], default="starter")
     parser.add_argument("--stall", type=float, default=STALL, help="seconds the watchdog allows (5)")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     args = parser.parse_args()
@@ -331,10 +361,11 @@ def main() -> int:
     data = data_folder()
     with (
         tempfile.TemporaryDirectory(prefix="engine-chaos-") as folder,
-        server(Path(folder), data, args.stall) as running,
+        server(Path(folder), data, args.stall, tiny=args.model == "tiny") as running,
     ):
         begun = time.monotonic()
-        found = run(running, kills=args.kills, seed=args.seed, tell=partial(print, flush=True))
+        of = TINY if args.model == "tiny" else STARTER
+        found = run(running, kills=args.kills, seed=args.seed, of=of, tell=partial(print, flush=True))
         health = httpx.get(f"{running.url}/health", timeout=30).json()
     print(f"seed {args.seed}: {found.kills} in {time.monotonic() - begun:.0f} s, {found.answers} answers compared")
     if found.pauses:
@@ -346,12 +377,15 @@ def main() -> int:
     return 1 if found.wrong or found.left else 0
 
 
-def server(folder: Path, data: Path, stall: float = STALL) -> Any:
+def server(folder: Path, data: Path, stall: float = STALL, *, tiny: bool = False) -> Any:
     """Return a server for this: no kept prefixes, so that usage is the same each time, and an impatient watchdog."""
     from sidecar.models.starter import embedding
+    from tests.support.models import qwen3_vl
 
     models = folder / "models"
     models.mkdir()
+    if tiny:
+        qwen3_vl(models / TINY.model)
     (models / "minilm").symlink_to(embedding.folder(data), target_is_directory=True)
     flags = ("--prefix-cache-mb", "0", "--stall-timeout", str(stall), "--model-dir", str(models))
     return sidecar(folder / "server", *flags, data_dir=data)
