@@ -271,10 +271,10 @@ def embed_picture(loaded: LoadedModel, inputs: dict[str, Any]) -> tuple[list[lis
     return vectors.tolist(), int(inputs["input_ids"].size)
 
 
-def embed_texts(loaded: LoadedModel, texts: Sequence[str], query: str = "") -> tuple[list[list[float]], int]:
-    """Return vectors of ``texts`` and the tokens they had; of a cross-encoder how well each answers ``query``, 0 to 1.
+def embed_texts(loaded: LoadedModel, texts: Sequence[str], query: str = "") -> tuple[list[list[float]], int, int]:
+    """Return vectors of ``texts``, the tokens they had together, and those of the longest.
 
-    Raises ValueError.
+    Of a cross-encoder, in place of vectors, how well each answers ``query``, 0 to 1. Raises ValueError.
     """
     import mlx.core as mx
 
@@ -298,4 +298,4 @@ def embed_texts(loaded: LoadedModel, texts: Sequence[str], query: str = "") -> t
     if vectors is None:
         raise ValueError("this model gives no embeddings")
     mx.eval(vectors)
-    return vectors.tolist(), int(encoded["attention_mask"].sum())
+    return vectors.tolist(), int(encoded["attention_mask"].sum()), length

@@ -18,7 +18,7 @@ import numpy as np
 from mlx_vlm.generate import ar
 from mlx_vlm.generate.common import _chunked_prefill_enabled
 
-from sidecar.backend import mixing
+from sidecar.backend import caches, mixing
 from sidecar.backend.caches import KVQuantization
 from sidecar.backend.positions import Embedded, Positions
 from sidecar.backend.repairs import rows_of
@@ -97,6 +97,9 @@ class PromptBatch:
             warm_cache=cache,
             **(quantization or KVQuantization()).kwargs(),
         )
+        self.reserved = False  # whether the cache has room for the whole prompt
+        if cache is not None:
+            self._grow()
         # mlx-vlm asks the language model alone here; some families' rule stands on the whole model.
         self.whole = whole or self._batch.prefill_step_size is None or not self._may_be_cut(model)
 
@@ -173,6 +176,7 @@ class PromptBatch:
             batch._prompt_kwargs = {k: _without_first(v, used) for k, v in batch._prompt_kwargs.items()}
         batch._inputs_embeds, batch._input_ids = batch._inputs_embeds[:, tokens:], batch._input_ids[:, tokens:]
         batch._processed_prompt_columns += tokens
+        self._grow()
         for key in batch._prompt_length_aware_keys:
             sliced = ar._slice_sequence_aligned_prompt_kwarg(key, batch._prompt_kwargs[key], start=tokens)
             batch._prompt_kwargs[key] = sliced
@@ -195,9 +199,14 @@ class PromptBatch:
         with self._state.installed(self._lm), rows_of(batch.prompt_cache):
             batch.prompt_step()
             mx.eval([c.state for c in batch.prompt_cache])
+        self._grow()
         if isinstance(seen, mx.array) and seen.ndim == 2 and seen.shape[1] > self.remaining:
             used = int(np.count_nonzero(np.array(seen[:, : self.processed - before])))
             batch._prompt_kwargs = {k: _without_first(v, used) for k, v in batch._prompt_kwargs.items()}
+
+    def _grow(self) -> None:
+        """Make room for all that is left, at once: piece by piece the cache was copied for each 256 tokens."""
+        self.reserved = caches.grow(self._batch.prompt_cache, self.remaining)
 
     def _put_positions(self, count: int) -> None:
         """Give the next pass the positions of its ``count`` tokens."""

@@ -100,7 +100,7 @@ def _vectors(loaded: Any) -> tuple[dict[str, str], dict[str, str]]:
     from sidecar.backend.loader import embed_texts
 
     query = _TEXTS[0]
-    together, _ = embed_texts(loaded, _TEXTS, query)
+    together = embed_texts(loaded, _TEXTS, query)[0]
     alone = [embed_texts(loaded, [text], query)[0][0] for text in _TEXTS]
     if loaded.ranks:
         what, how = "texts ranked together", "scores at most {} apart"

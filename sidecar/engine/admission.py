@@ -8,7 +8,8 @@ says nothing of how long it gets, so rows grow as they go; ``free`` is what the 
 so. When room ends, kept prefixes go first, then batch rows are set aside, the latest first, then chats, but never the
 last row: all of them come back exactly where they were, by processing their prompt and answer anew. An interactive
 request takes the room of batch rows; a batch request takes nobody's. What does not fit while nothing else runs never
-will, and is refused with the numbers. Prefixes are given up only for who then begins.
+will, and is refused with the numbers. Prefixes are given up only for who then begins. Margins are for company: who runs
+alone may use what others' growth and scratch are otherwise kept for (``alone``).
 
 A picture's work is in the sum: what a vision tower holds while it looks at a picture grows with its pixels (30 MB for
 192 × 192 of the starter, a gigabyte for a page that a processor cuts in seventeen). It is measured at the largest
@@ -50,22 +51,36 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """A running row: its tokens, and whether it is batch work. ``since``: monotonic seconds of its arrival."""
+    """A running row or begun prompt: its tokens, and whether it is batch work.
+
+    ``since``: monotonic seconds of its arrival; ``has``: tokens that its cache has memory for by now, None: all of the
+    longest row's.
+    """
 
     id: int
     tokens: int
     batch: bool
     since: float = 0.0
+    has: int | None = None
 
 
 class Ledger:
     """``free``: bytes the machine has left now, over what is in use. ``layers``: until they are measured, a guess.
 
-    ``value``: bytes that the vision tower is guessed to hold for each of a picture's values (width × height × 3).
+    ``alone``: the same for a request that runs alone. ``value``: bytes that the vision tower is guessed to hold for
+    each of a picture's values (width × height × 3).
     """
 
-    def __init__(self, free: Callable[[], int], layers: Sequence[Layer], *, value: float = 0.0) -> None:
+    def __init__(
+        self,
+        free: Callable[[], int],
+        layers: Sequence[Layer],
+        *,
+        alone: Callable[[], int] | None = None,
+        value: float = 0.0,
+    ) -> None:
         self.free = free
+        self.alone = alone or free
         self.layers = tuple(layers)
         self._value = value
         self._seen = 0  # values of the largest picture that was measured
@@ -95,13 +110,16 @@ class Ledger:
 
     def room(self, running: Sequence[Held]) -> float:
         """Return the bytes that nobody has a claim on; less than nothing when rows that run have too little to grow."""
-        return self.free() - self.growth(running)
+        return self.free() - self.growth(running) if running else max(self.free(), self.alone())
 
     def growth(self, running: Sequence[Held]) -> float:
-        """Return the bytes that ``running`` take with ``HEADROOM`` tokens more each: caches grow ``STEP`` at a time."""
+        """Return the bytes that ``running`` take with ``HEADROOM`` tokens more each: caches grow ``STEP`` at a time.
+
+        What is left of begun prompts is in it, and what they will be padded with beside longer rows.
+        """
         longest = max((r.tokens for r in running), default=0)
-        ahead = -(-(longest + HEADROOM) // STEP) * STEP
-        return len(running) * (self.row(ahead) - self.row(longest))
+        ahead = self.row(-(-(longest + HEADROOM) // STEP) * STEP)
+        return sum(ahead - self.row(longest if r.has is None else min(r.has, longest)) for r in running)
 
     def fits(self, tokens: int, running: Sequence[Held], spare: float, *, before_batch: bool, values: int = 0) -> bool:
         """Return whether a request of so many tokens can begin if ``spare`` bytes are given up.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sidecar.engine import memory
 from sidecar.engine.actions import Unit
 from sidecar.engine.commands import fail, tell
 from sidecar.engine.messages import Tier
@@ -43,10 +44,45 @@ class EmbeddingJob:
         fail(self.future, exc)
 
 
+class Passes:
+    """How many texts are computed at once: what a pass holds grows with its tokens, and ``free`` bytes must hold it.
+
+    Measured for each model at the longest pass; until there was one, guessed from the configuration.
+    """
+
+    def __init__(self, free: Callable[[], int] | None = None) -> None:
+        self._free = free or memory.scratch
+        self._longest: dict[Path, tuple[int, float]] = {}  # tokens of the longest pass, and its bytes for each
+
+    def rows(self, model: LoadedModel, texts: Sequence[str], query: str = "") -> int:
+        """Return how many of ``texts``, from the first, may be computed at once; one at least."""
+        a_token = self._longest.get(model.path, (0, memory.pass_bytes_per_token(model.config)))[1]
+        most = (self._free() - memory.RESERVE // 4) / a_token  # tokens
+        if len(texts) * (model.context or 512) <= most:
+            return len(texts)
+        longest = 0
+        for rows, tokens in enumerate(_lengths(model, texts, query)):
+            longest = max(longest, tokens)
+            if rows and (rows + 1) * longest > most:
+                return rows
+        return len(texts)
+
+    def learn(self, model: LoadedModel, tokens: int, size: int) -> None:
+        """Learn that a pass over so many tokens, padding counted, held ``size`` bytes."""
+        if tokens > self._longest.get(model.path, (0, 0.0))[0]:
+            self._longest[model.path] = (tokens, max(1.0, size / tokens))
+
+
+def _lengths(model: LoadedModel, texts: Sequence[str], query: str) -> list[int]:
+    pairs = ([query] * len(texts), list(texts)) if model.ranks else (list(texts),)
+    return [len(ids) for ids in model.tokenizer(*pairs)["input_ids"]]
+
+
 class EmbeddingQueue:
     """Jobs in progress and the models for them. On the engine's thread."""
 
     def __init__(self) -> None:
+        self.passes = Passes()
         self.models: dict[Path, LoadedModel] = {}
         self._jobs: dict[int, EmbeddingJob | ScoreJob] = {}
         self._next = 1
@@ -107,9 +143,13 @@ class EmbeddingQueue:
         if model is None:
             raise RuntimeError("the model was unloaded; send the request again")
         start = len(job.done)
-        texts = list(itertools.takewhile(lambda one: isinstance(one, str), job.texts[start : start + ROWS]))
+        given = itertools.takewhile(lambda one: isinstance(one, str), job.texts[start : start + ROWS])
+        texts = [str(one) for one in given]
         if texts:
-            vectors, tokens = loader.embed_texts(model, [str(one) for one in texts], job.query)
+            texts = texts[: self.passes.rows(model, texts, job.query)]
+            memory.begin_peak()
+            vectors, tokens, longest = loader.embed_texts(model, texts, job.query)
+            self.passes.learn(model, len(texts) * longest, memory.over_now())
         else:
             picture = job.texts[start]
             assert isinstance(picture, dict)

@@ -46,13 +46,16 @@ class Lane:
     def join(self, other: Lane) -> None:
         """Take in the rows of another lane, in flight or not. Raises whatever a cache that can't be joined raises.
 
-        Both lanes are then as they were: what is joined are copies, whose arrays are shared until one is written to.
+        Both lanes are then as they were: what is joined are copies, whose arrays are shared until one is written to. A
+        lane that was joined has no cache any more.
         """
         self._settle()
         other._settle()
         cache = caches.extend(copy.deepcopy(self.cache), copy.deepcopy(other.cache))
         self._last = joined(self._last, other._last)
         self.cache, self.state = cache, self.state.joined(other.state)
+        other.cache.clear()  # nothing else may hold what is copied now
+        caches.settle(self.cache)
         self.rows = self.rows + other.rows
         self._unread = self._unread + other._unread
         self.steady = False
@@ -62,8 +65,10 @@ class Lane:
         rest = [row for row in self.rows if row not in part]
         out = copy.copy(self)
         out.cache = copy.deepcopy(self.cache)
-        out.remove(rest)
-        self.remove(part)
+        self._settle()
+        out._drop(rest)
+        self._drop(part)
+        caches.settle(out.cache, self.cache)
         return out
 
     def step(self, *, ahead: bool, guesses: int) -> list[tuple[Row, Token]]:
@@ -89,6 +94,7 @@ class Lane:
 
     def _advance(self) -> None:
         """Launch the forward pass of the last tokens and choose the next ones."""
+        caches.grow(self.cache, 1)
         logits = decode(self._lm, self._last.ids[:, None], self.cache, self.state)[:, -1, :]
         for row in self.rows:
             row.fed = row.launched
@@ -105,6 +111,7 @@ class Lane:
         Nothing may be in flight.
         """
         self.guessed = 0
+        caches.grow(self.cache, 1)
         rows = decoding_tokens(self._model, self._last.ids, self.cache, self.state)
         scores = mixed(self._lm, [rows, *pieces], [rows, *last])
         for row in self.rows:
@@ -150,10 +157,13 @@ class Lane:
 
     def remove(self, gone: Sequence[Row]) -> None:
         """Drop some of the rows, not all; the others go on exactly where they were."""
+        if any(row in gone for row in self.rows):
+            self._settle()
+            self._drop(gone)
+            caches.settle(self.cache)
+
+    def _drop(self, gone: Sequence[Row]) -> None:
         keep = [i for i, row in enumerate(self.rows) if row not in gone]
-        if len(keep) == len(self.rows):
-            return
-        self._settle()
         index = mx.array(keep, dtype=mx.int32)
         for entry in self.cache:
             entry.filter(index)

@@ -223,6 +223,9 @@ def prefix_limit(setting_mb: int) -> int:
 RESERVE = 64 << 20
 """Bytes that are no cache's: a pass's activations, a grammar, what the allocator is not exact about."""
 
+_LEAST_RESERVE = 24 << 20
+"""The same where one request runs alone and its passes are as small as they can be."""
+
 
 def kv_most() -> int:
     """Return the bytes that caches could have beside the models in memory, if nothing else ran."""
@@ -243,3 +246,22 @@ def kv_limit() -> int:
     available = machine.memory().available * 0.8 + mx.get_cache_memory() * 0.5
     free = min(total() * 0.9 - mx.get_active_memory(), available)
     return max(0, int(free) - RESERVE)
+
+
+def kv_limit_alone() -> int:
+    """Return the bytes that the cache of a request which runs alone may grow by now.
+
+    A control group's memory is nobody else's, so there all but a little of it. ``kv_most`` promises less: what a
+    process grows by over days must not turn into refusals.
+    """
+    if not machine.bounded():
+        return kv_limit()
+    return max(0, scratch() - _LEAST_RESERVE)
+
+
+def scratch() -> int:
+    """Return the bytes that a piece of work may hold for a moment."""
+    import mlx.core as mx
+
+    available = machine.memory().available + mx.get_cache_memory() * 0.5
+    return max(0, int(min(total() * 0.9 - mx.get_active_memory(), available)))

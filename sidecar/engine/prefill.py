@@ -97,6 +97,11 @@ class Prefill:
         return self._batch.processed
 
     @property
+    def has(self) -> int:
+        """Prompt tokens that the cache has memory for."""
+        return self.processed + self.remaining if self._batch.reserved else self.processed
+
+    @property
     def ready(self) -> bool:
         """Whether only ``finish`` is left."""
         return self.whole or self.remaining <= 1

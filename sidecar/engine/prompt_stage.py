@@ -69,6 +69,11 @@ class PromptStage:
         """Requests whose prompts are being processed."""
         return [r for p in self.prefills.values() for r in p.requests]
 
+    @property
+    def held(self) -> list[tuple[GenerationRequest, int]]:
+        """Return those requests, each with the tokens of its prompt that the cache has memory for."""
+        return [(r, p.has) for p in self.prefills.values() for r in p.requests]
+
     def named(self, pieces: Sequence[tuple[int, int]]) -> list[tuple[Prefill, int]]:
         """Return the prompts that a policy's pieces are of, each with its number of tokens."""
         return [(self.prefills[key], tokens) for key, tokens in pieces if key in self.prefills]

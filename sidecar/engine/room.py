@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sidecar.backend.cache_sizes import layer_sizes
@@ -22,12 +24,25 @@ EVERY = 16
 LEAST_PIECE = 32
 """Tokens of a prompt that are processed at a time however short memory is."""
 
+PATIENCE = 5.0
+"""Seconds for which a request that has no room although nothing runs waits for what others hold for a moment."""
+
 
 class Room:
     """``most``: bytes that caches could ever have on this machine. ``a_pass``: guess of a pass's bytes a token."""
 
-    def __init__(self, ledger: Ledger, prefixes: PrefixCache, *, most: int, a_pass: float = 0.0) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        prefixes: PrefixCache,
+        *,
+        most: int,
+        a_pass: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.ledger = ledger
+        self._clock = clock
+        self._short: dict[int, float] = {}  # since when requests have no room although nothing runs
         self._prefixes = prefixes
         self._most = most
         self._a_pass = a_pass
@@ -35,13 +50,14 @@ class Room:
         self._longest_pass = 0  # tokens of the longest pass that was measured
         self._steps = 0
 
-    def piece(self, tokens: int, remaining: int, rows: int, running: Sequence[Held]) -> int:
+    def piece(self, tokens: int, rows: int, running: Sequence[Held]) -> int:
         """Return how many of ``tokens`` of a prompt may be processed at once, of ``rows`` such prompts together.
 
         What a pass holds beside the caches grows with its tokens (160 MB for 2,000 of the starter) and would not fit
-        where there is just room for the caches, of this prompt's ``remaining`` tokens too.
+        where there is just room for the caches, of what is left of these prompts too. They are among ``running``.
         """
-        room = self.ledger.room(running) - rows * self.ledger.row(remaining) + memory.RESERVE
+        free = self.ledger.free() if len(running) > rows else max(self.ledger.free(), self.ledger.alone())
+        room = free - self.ledger.growth(running) + memory.RESERVE
         return max(LEAST_PIECE, min(tokens, int(room / (self._a_pass * rows)))) if self._a_pass else tokens
 
     def _affords(self, tokens: int) -> bool:
@@ -61,10 +77,12 @@ class Room:
         sizes = layer_sizes(cache, rows)
         self.ledger.layers = tuple(Layer(fixed=f, per_token=p, window=w) for f, p, w in sizes)
 
-    def held(self, rows: Iterable[Row], prompts: Iterable[GenerationRequest]) -> list[Held]:
-        """Return what is in memory, as the ledger sees it."""
-        out = [_held(row.request, len(row.answer)) for row in rows]
-        return out + [_held(request, len(request.resumed)) for request in prompts]
+    def held(self, rows: Iterable[Row], prompts: Iterable[tuple[GenerationRequest, int]]) -> list[Held]:
+        """Return what is in memory, as the ledger sees it. ``prompts``: each with its tokens in memory."""
+        out = [_held(row.request, len(row.answer), None) for row in rows]
+        longest = max((one.tokens for one in out), default=0)  # rows are padded to it
+        out = [replace(one, has=longest) for one in out]
+        return out + [_held(request, len(request.resumed), has) for request, has in prompts]
 
     def fits(self, request: GenerationRequest, running: Sequence[Held]) -> bool:
         """Return whether a request could begin now, if kept prefixes and, for a chat, batch rows made way."""
@@ -96,7 +114,7 @@ class Room:
         self, first: GenerationRequest, others: Sequence[GenerationRequest], running: Sequence[Held]
     ) -> list[GenerationRequest]:
         """Return those of ``others`` that have room together, beside ``first`` and ``running``; nobody makes way."""
-        room = self.ledger.room(running) - self._need(first, running)
+        room = self.ledger.free() - self.ledger.growth(running) - self._need(first, running)
         taken = []
         for request in others:
             room -= self._need(request, running)
@@ -112,7 +130,7 @@ class Room:
             return []
         return self.ledger.set_aside(self._shrink(-self.ledger.room(running)), running)
 
-    def scored(self, tokens: int, rows: Iterable[Row], prompts: Iterable[GenerationRequest]) -> None:
+    def scored(self, tokens: int, rows: Iterable[Row], prompts: Iterable[tuple[GenerationRequest, int]]) -> None:
         """Give up prefixes for the cache of a prompt whose tokens are scored. Raises ApiError where it has no room."""
         need = self.ledger.row(tokens)
         if self._shrink(need - self.ledger.room(self.held(rows, prompts))) > 0:
@@ -120,14 +138,22 @@ class Room:
             raise ApiError(503, text, code="not_enough_memory")
 
     def refuse_what_never_fits(self, waiting: dict[int, GenerationRequest], give_up: Callable[[], None]) -> None:
-        """End requests that can't begin although nothing runs. ``give_up`` drops what only saves time."""
-        if any(self.refusal(request) is not None for request in waiting.values()):
+        """End requests that can't begin although nothing runs. ``give_up`` drops what only saves time.
+
+        What is too large for this machine ends at once; the others after ``PATIENCE``: a picture being decoded, an
+        embedding's pass, the answer of another model or another program may have taken the room for a moment.
+        """
+        short = {n for n, request in waiting.items() if not self.fits(request, [])}
+        if short - self._short.keys():
             give_up()
             memory.give_back()  # what the allocator keeps for the next pass is in nobody's sum
-        for request in list(waiting.values()):
-            if (refusal := self.refusal(request)) is not None:
-                del waiting[request.id]
-                request.sink([refusal])
+        now = self._clock()
+        self._short = {n: self._short.get(n, now) for n in short}
+        for number, since in list(self._short.items()):
+            refusal = self.refusal(waiting[number])
+            if refusal is not None and (refusal.status < 500 or now - since >= PATIENCE):
+                del self._short[number]
+                waiting.pop(number).sink([refusal])
 
     def refusal(self, request: GenerationRequest) -> Failed | None:
         """Return why a request can't begin although nothing runs; None where it can."""
@@ -160,10 +186,11 @@ def _tokens(request: GenerationRequest) -> int:
     return len(request.prompt.tokens) + len(request.resumed)
 
 
-def _held(request: GenerationRequest, answer: int) -> Held:
+def _held(request: GenerationRequest, answer: int, has: int | None) -> Held:
     return Held(
         id=request.id,
         tokens=len(request.prompt.tokens) + answer,
+        has=has,
         batch=request.tier is Tier.BATCH,
         since=request.arrived,
     )

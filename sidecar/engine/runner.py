@@ -71,11 +71,11 @@ class ModelRunner:
         disk: Disk | None = None,
     ) -> None:
         self.loaded = loaded
+        self.company: Callable[[], bool] = lambda: False  # whether another model's requests hold memory
         self.policy = policy
         self.prefixes = prefix_cache
         self._meter = meter
-        self._guesses = guesses
-        self._units = units
+        self._guesses, self._units = guesses, units
         if kv.bits:
             loaded.can.rule_out("keep", "kept prefixes and a quantized key-value cache don't combine")
         self.waiting: dict[int, GenerationRequest] = {}
@@ -129,7 +129,7 @@ class ModelRunner:
     def view(self) -> View:
         """Return what the policy sees."""
         held, ungrouped, can = self._held() if self.waiting else [], self.recovery.ungrouped, self.loaded.can
-        if self.waiting and not (held or self.stage.busy):
+        if self.waiting and not (held or self.stage.busy or self.company()):
             self.room.refuse_what_never_fits(self.waiting, self.forget)
         shared = self._one_prefill.waiting_for_it(self.waiting.values(), self.stage.requests)
         view = View(
@@ -148,7 +148,7 @@ class ModelRunner:
         return without_batch(view) if self._aside.in_pass else view
 
     def _held(self) -> list[Held]:
-        return self.room.held(self.batches, self.stage.requests)
+        return self.room.held(self.batches, self.stage.held)
 
     def _set_aside(self, ids: Sequence[int]) -> None:
         """Put running rows back into the queue for want of memory; each comes back at the token it has."""
@@ -196,12 +196,12 @@ class ModelRunner:
 
     def _prefill(self, prefill: Prefill, tokens: int) -> tuple[str, int]:
         before, rows = prefill.remaining, len(prefill.requests)
-        tokens = self.room.piece(tokens, before, rows, self._held())
-        begun = self.stage.step(prefill, tokens)
-        if begun is not None:
-            self._start(begun)
-            return ("finish", rows) if before <= 1 else ("prefill", before * rows)
-        return "prefill", (before - prefill.remaining) * rows
+        begun = self.stage.step(prefill, self.room.piece(tokens, rows, self._held()))
+        if begun is None:
+            return "prefill", (before - prefill.remaining) * rows
+        del prefill  # and its hold on the caches
+        self._start(begun)
+        return ("finish", rows) if before <= 1 else ("prefill", before * rows)
 
     def _start(self, begun: Begun) -> None:
         """Send first tokens; the rows that go on join their tier's."""

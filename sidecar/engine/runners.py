@@ -44,7 +44,7 @@ def runner_of(
     prefixes = PrefixCache(memory.prefix_limit(settings.prefix_cache_mb), disk.prefixes if disk else None)
     guess = memory.kv_bytes_per_token(loaded.config)
     value = memory.vision_bytes_per_value(loaded.config)
-    ledger = Ledger(memory.kv_limit, [Layer(per_token=guess)], value=value)
+    ledger = Ledger(memory.kv_limit, [Layer(per_token=guess)], alone=memory.kv_limit_alone, value=value)
     return ModelRunner(
         loaded,
         policy=policy,

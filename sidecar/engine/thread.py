@@ -105,7 +105,7 @@ class EngineThread:
                 fail(future, RuntimeError("the model was unloaded; send the request again"))
                 return
             room, count = runner.room, len(tokens)
-            admit = lambda: room.scored(count, runner.batches, runner.stage.requests)  # noqa: E731
+            admit = lambda: room.scored(count, runner.batches, runner.stage.held)  # noqa: E731
             job = ScoreJob(model=runner.loaded, tokens=tokens, top=top, admit=admit, tier=tier, future=future)
             self._embeddings.add(job)
 
@@ -260,6 +260,7 @@ class EngineThread:
                 self.models[path] = runner_of(
                     loaded, self._settings, meter=self._meter, poll=self._poll, units=self._units, kept=self._kept
                 )
+                self.models[path].company = lambda: any(len(r.batches) for p, r in self.models.items() if p != path)
             else:
                 self._embeddings.models[path] = loaded
         except Exception as exc:

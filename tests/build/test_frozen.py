@@ -243,6 +243,33 @@ def test_an_update_under_a_running_sidecar(app: Path, tmp_path: Path, data_dir: 
     shutil.rmtree(bundle)
 
 
+def streamed(record: dict[str, Any], *, kill_at: int = -1) -> list[Any]:
+    """The events of a seeded chat without what differs between any two; the engine is killed at one of them."""
+    url, out = f"http://127.0.0.1:{record['port']}", list[Any]()
+    body = {"model": "starter", "messages": [{"role": "user", "content": "Tell me of the sea."}], "stream": True}
+    body |= {"max_tokens": 40, "temperature": 0.8, "seed": 5}
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=120) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: {"):
+                out.append({k: v for k, v in json.loads(line[6:]).items() if k not in ("id", "created")})
+                if len(out) == kill_at:
+                    os.kill(httpx.get(f"{url}/health", timeout=30).json()["engine"]["pid"], signal.SIGKILL)
+    return out
+
+
+def test_a_killed_engine_costs_no_answer(app: Path, tmp_path: Path, data_dir: Path) -> None:
+    flags = ("--data-dir", str(data_dir), "--prefix-cache-mb", "0")
+    with frozen(app / "mlx-sidecar", tmp_path, *flags) as (_, record):
+        expected = streamed(record)
+        assert len(expected) > 20
+        first = httpx.get(f"http://127.0.0.1:{record['port']}/health", timeout=30).json()["engine"]
+        assert streamed(record, kill_at=8) == expected
+        engine = httpx.get(f"http://127.0.0.1:{record['port']}/health", timeout=30).json()["engine"]
+        assert (first["deaths"], engine["deaths"]) == (0, 1)
+        assert engine["pid"] != first["pid"]
+        assert "SIGKILL" in engine["last_deaths"][0]["reason"]
+
+
 def test_one_process_and_its_pid_is_in_the_record(app: Path, tmp_path: Path) -> None:
     with frozen(app / "mlx-sidecar", tmp_path) as (process, record):
         assert record["pid"] == process.pid

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -13,8 +16,10 @@ from mlx_vlm.models.cache import ArraysCache, KVCache, RotatingKVCache
 from sidecar.backend.cache_sizes import layer_sizes
 from sidecar.engine import memory
 from sidecar.engine.admission import STEP, Held, Layer, Ledger
+from sidecar.engine.embeddings import Passes
+from sidecar.engine.messages import Tier
 from sidecar.engine.prefix_cache import PrefixCache
-from sidecar.engine.room import LEAST_PIECE, Room
+from sidecar.engine.room import LEAST_PIECE, PATIENCE, Room
 
 KIB = 1024
 FULL = Layer(per_token=144 * KIB)  # Qwen3-VL-4B, all layers together
@@ -60,14 +65,62 @@ def test_a_prompt_goes_in_pieces_whose_passes_fit() -> None:
     """1.5 GiB are free and a pass over 20,000 tokens would hold 2: in a bounded group the kernel killed the engine."""
     ledger = Ledger(lambda: 4 * GIB, [FULL])
     room = Room(ledger, PrefixCache(0), most=GIB, a_pass=100 * KIB)
-    assert room.piece(2000, 2000, 1, []) == 2000
-    small = room.piece(20_000, 20_000, 1, [])
+    prompt = Held(id=1, tokens=20_000, batch=False, has=0)
+    assert room.piece(2000, 1, [replace(prompt, tokens=2000)]) == 2000
+    small = room.piece(20_000, 1, [prompt])
     assert ledger.row(20_000) + small * 100 * KIB <= 4 * GIB + memory.RESERVE
     assert 2000 < small < 20_000
-    assert room.piece(20_000, 20_000, 2, []) == LEAST_PIECE, "the caches alone don't fit: it goes on all the same"
+    two = [prompt, replace(prompt, id=2)]
+    assert room.piece(20_000, 2, two) == LEAST_PIECE, "the caches alone don't fit: it goes on all the same"
     room.learn_pass(500, 500 * 400 * KIB)
     room.learn_pass(100, 1)
-    assert room.piece(20_000, 20_000, 1, []) == pytest.approx(small / 4, rel=0.01)
+    assert room.piece(20_000, 1, [prompt]) == pytest.approx(small / 4, rel=0.01)
+
+
+def test_what_is_left_of_a_begun_prompt_is_nobody_elses() -> None:
+    """Of 20,000 tokens 500 are processed: the memory of the others looks free, and is not."""
+    ledger = Ledger(lambda: 4 * GIB, [FULL])
+    begun = Held(id=1, tokens=20_000, batch=False, has=500)
+    assert ledger.fits(8000, [replace(begun, has=20_000)], 0, before_batch=False)
+    assert not ledger.fits(8000, [begun], 0, before_batch=False)
+    beside = [Held(id=1, tokens=20_000, batch=False, has=20_000), Held(id=2, tokens=100, batch=False, has=100)]
+    assert ledger.growth(beside) > ledger.row(19_900), "it will be padded to the longer row"
+
+
+def test_who_runs_alone_may_use_what_is_kept_for_company() -> None:
+    ledger = Ledger(lambda: 0, [FULL], alone=lambda: GIB)
+    assert ledger.fits(2000, [], 0, before_batch=False)
+    assert not ledger.fits(2000, [held(1, 100)], 0, before_batch=False)
+    assert ledger.fits(2000, [held(1, 100, batch=True)], 0, before_batch=True), "it will be alone"
+
+
+def test_nobody_is_refused_for_what_others_hold_for_a_moment() -> None:
+    free, now, given_up = [0], [0.0], []
+    room = Room(Ledger(lambda: free[0], [FULL]), PrefixCache(0), most=GIB, clock=lambda: now[0])
+    sent: dict[int, list[Any]] = {}
+
+    def asked(number: int, tokens: int) -> Any:
+        request = SimpleNamespace(prompt=SimpleNamespace(tokens=[0] * tokens, picture_values=0), resumed=())
+        request.tier, request.sink = Tier.INTERACTIVE, sent.setdefault(number, []).extend
+        return request
+
+    waiting = {1: asked(1, 1000), 2: asked(2, 100_000)}
+    room.refuse_what_never_fits(waiting, lambda: given_up.append(1))
+    assert sent[2][0].status == 400, "it never will fit"
+    assert list(waiting) == [1]
+    now[0] = PATIENCE - 0.1
+    room.refuse_what_never_fits(waiting, lambda: given_up.append(2))
+    assert list(waiting) == [1]
+    free[0] = GIB  # a picture was decoded, and its pixels are gone
+    room.refuse_what_never_fits(waiting, lambda: given_up.append(3))
+    free[0] = 0
+    now[0] = PATIENCE + 1
+    room.refuse_what_never_fits(waiting, lambda: given_up.append(4))
+    assert list(waiting) == [1], "its time begins anew"
+    now[0] += PATIENCE
+    room.refuse_what_never_fits(waiting, lambda: given_up.append(5))
+    assert sent[1][0].status == 503
+    assert given_up == [1, 4]
 
 
 def test_a_row_is_kept_only_where_its_copies_fit() -> None:
@@ -151,3 +204,25 @@ def test_on_metal_the_recommended_working_set_is_wired(monkeypatch: pytest.Monke
     monkeypatch.setattr(mx, "set_cache_limit", lambda size: None)
     memory.set_limits()
     assert wired == ([] if refused else [11 << 30])
+
+
+def test_as_many_texts_are_embedded_at_once_as_fit() -> None:
+    """Eight long texts at once held 60 MB beside chats for whom the last of a group's memory was counted."""
+    free = [1 << 40]
+    passes = Passes(lambda: free[0])
+    model: Any = SimpleNamespace(path=Path("m"), context=512, config={}, tokenizer=_tokens, ranks=False)
+    texts = ["a " * 100, "b " * 10, "c " * 100, "d"]
+    assert passes.rows(model, texts) == 4
+    free[0] = memory.RESERVE // 4 + 250 * (64 << 10)  # 250 tokens at the least that is guessed for one
+    assert passes.rows(model, texts) == 2
+    assert passes.rows(model, texts[1:2] * 4) == 4
+    free[0] = 0
+    assert passes.rows(model, texts) == 1, "it goes on all the same"
+    passes.learn(model, 1000, 1000 * (1 << 10))
+    passes.learn(model, 10, 1 << 30)
+    free[0] = memory.RESERVE // 4 + 450 * (1 << 10)
+    assert passes.rows(model, texts) == 4, "what the longest pass held tells, not the shortest"
+
+
+def _tokens(texts: list[str]) -> dict[str, list[list[int]]]:
+    return {"input_ids": [[0] * len(text.split()) for text in texts]}

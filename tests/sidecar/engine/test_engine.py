@@ -495,6 +495,7 @@ def memory_for(bench: Bench, tokens: int) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ledger, "free", free)
+        patch.setattr(ledger, "alone", free)
         yield
 
 
@@ -581,7 +582,8 @@ def test_what_the_allocator_keeps_is_given_back_before_anybody_is_refused(text: 
     ledger, given_back = text.core.room.ledger, threading.Event()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "give_back", given_back.set)
-        patch.setattr(ledger, "free", lambda: 1 << 33 if given_back.is_set() else 1)
+        for name in ("free", "alone"):
+            patch.setattr(ledger, name, lambda: 1 << 33 if given_back.is_set() else 1)
         client = text.ask(QUESTIONS[0], max_tokens=6)
     assert (client.failure, client.tokens) == (None, expected[0])
     assert given_back.is_set()
@@ -657,3 +659,17 @@ def test_embedding_beside_a_chat(text: Bench, model_dir: Path) -> None:
     assert chat.ended.wait(60)
     assert chat.failure is None
     assert not text.deaths
+
+
+def test_joined_and_grown_caches_answer_alike_a_few_layers_at_a_time(text: Bench) -> None:
+    """As where caches are large: each layer is copied, and the old one given up, before the next."""
+    prompts = [" ".join([QUESTIONS[0]] * 10), QUESTIONS[1]]
+    expected = [text.alone([p], max_tokens=24)[0] for p in prompts]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(caches, "_AT_ONCE", 1)
+        patch.setattr(text.core.room, "piece", lambda tokens, *_: min(tokens, 32))
+        text.forget()
+        clients = [text.send(p, max_tokens=24) for p in prompts]
+        for client in clients:
+            client.ended.wait(60)
+    assert [c.tokens for c in clients] == expected
