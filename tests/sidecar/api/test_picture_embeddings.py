@@ -25,7 +25,7 @@ def picture(seed: int) -> str:
 
 
 RED, NOISE = picture(5), picture(90)
-TEXTS = ["a house with a red roof", "count to ten"]
+TEXTS = ["a house with a red roof, and the quick brown fox jumps over the lazy dog", "count to ten"]
 
 
 @pytest.fixture(scope="module")
