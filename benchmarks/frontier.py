@@ -34,7 +34,7 @@ from sidecar.engine.actions import (
     without_batch,
 )
 from sidecar.engine.messages import Tier
-from sidecar.engine.scheduler import Policy
+from sidecar.engine.scheduler import LEFT_QUANTUM, Policy
 
 CHAT, BATCH = Tier.INTERACTIVE, Tier.BATCH
 
@@ -335,7 +335,8 @@ def points(machines: Sequence[Machine], slowdowns: Sequence[float], work: Work) 
     for machine in machines:
         for mixes in (False, True):
             for slowdown in slowdowns:
-                figures = play(machine, Policy(slowdown=slowdown), work, mixes=mixes, pause=PAUSE)
+                policy = Policy(slowdown=slowdown, alone=LEFT_QUANTUM)
+                figures = play(machine, policy, work, mixes=mixes, pause=PAUSE)
                 yield Point(machine, slowdown, mixes, figures)
 
 

@@ -25,7 +25,7 @@ from sidecar.backend.loader import LoadedModel
 from sidecar.engine.actions import Action, Begin, Decode, Encode, Prefill, View, tier_of
 from sidecar.engine.messages import Tier
 from sidecar.engine.prompt_stage import PromptStage
-from sidecar.engine.scheduler import Policy
+from sidecar.engine.scheduler import LEFT_QUANTUM, Policy
 
 SLICE = 0.02
 """Seconds of a pass of batch work after which it can be left."""
@@ -63,6 +63,8 @@ class Aside:
         self._kept_waiting: float | None = None  # seconds since the last token of a chat that came meanwhile
         runner.stage.blocks = pausing.install_pause(loaded.model, self._between_blocks)
         self._layers = pausing.LayerPauses(loaded.model, self._between_layers)
+        if self._layers.count:
+            runner.policy.alone = LEFT_QUANTUM
 
     @contextlib.contextmanager
     def around(self, action: Action, view: View) -> Iterator[None]:

@@ -72,6 +72,9 @@ ROOM_USED = 0.9
 ALONE_QUANTUM = 0.1
 """Seconds a unit of batch work may take when nothing interactive is there, so that an arrival waits little."""
 
+LEFT_QUANTUM = 0.2
+"""The same where units can be left in their midst (``aside``): larger ones read the weights less often."""
+
 SHORT_STEP = 0.03
 """Seconds of a step below which batch rows by themselves work one step ahead: an arrival waits for that step too."""
 
@@ -99,6 +102,7 @@ class Policy:
     least_batch_share: float = 0.1
     max_rows: int = 8
     slowdown: float = SHARED_SLOWDOWN  # how long interactive tokens may take on average, in times of their own
+    alone: float = ALONE_QUANTUM  # seconds of a unit of batch work when nothing interactive is there
     mixed_passes: bool = True  # whether pieces of prompts may share the rows' pass at all
     costs: Costs = field(default_factory=Costs)
     spent: float = 0.0  # seconds of other work since the last interactive token
@@ -116,7 +120,7 @@ class Policy:
             return self._beside_stream(view)
         lone = not has_work(view, Tier.BATCH) and len(view.waiting) + len(view.prefilling) == 1
         interactive = self._work(view, Tier.INTERACTIVE, LONE_QUANTUM if lone else INTERACTIVE_QUANTUM)
-        batch = self._work(view, Tier.BATCH, max(ALONE_QUANTUM, self.costs.decode(view.rows.get(Tier.BATCH, 0))))
+        batch = self._work(view, Tier.BATCH, max(self.alone, self.costs.decode(view.rows.get(Tier.BATCH, 0))))
         if interactive is not None and batch is not None and 0 < self.cost(batch, view) <= self.credit:
             return batch
         return interactive or batch or Idle()
