@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import numpy as np
 import pytest
 
+from sidecar.backend.passes import PromptBatch, decode, decoding_tokens, mixed
+from sidecar.backend.positions import embed
 from sidecar.engine import aside
 from sidecar.engine.messages import Tier
 from tests.support.benches import Bench, Client, noise
@@ -90,3 +94,43 @@ def test_who_leaves_in_the_midst_of_a_pass_is_taken_out_after_it(bench: Bench, m
     assert all(c.tokens == e[: len(c.tokens)] for c, e in zip(clients, expected, strict=True))
     assert not any(c.failure for c in clients)
     assert bench.on_engine(lambda: not bench.core.busy)
+
+
+def test_passes_inside_a_shared_pass_change_nothing_of_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass that wants some tokens' scores alone, with others of other prompts and positions inside it."""
+    model, layers = bench.loaded.model, bench.core._aside._layers
+    language = model.language_model
+    texts = [list(bench.prompt(t).tokens) for t in ("count to ten", LONG, "name a colour")]
+
+    def begun(number: int) -> PromptBatch:
+        return PromptBatch(model, [number], [texts[number]], [embed(model, texts[number])])
+
+    def shared_pass() -> mx.array:
+        first, second = begun(0), begun(1)
+        _, state = first.finish(cut=True)
+        row, piece = decoding_tokens(model, mx.array([3]), first.cache, state), second.piece(20)
+        scores = mixed(language, [row, piece], [row, piece])
+        mx.eval(scores, [entry.state for entry in second.cache])
+        return scores
+
+    def row_inside() -> mx.array:
+        third = begun(2)
+        _, state = third.finish(cut=True)
+        scores = decode(language, mx.array([[5]]), third.cache, state)
+        mx.eval(scores)
+        return scores
+
+    inside: list[mx.array] = []
+
+    def both() -> tuple[mx.array, mx.array, mx.array]:
+        alone, other = shared_pass(), row_inside()
+        monkeypatch.setattr(layers, "_pause", lambda: inside.append(row_inside()))
+        with layers.during(1000):
+            left = shared_pass()
+        return alone, left, other
+
+    alone, left, other = bench.on_engine(both)
+    assert alone.shape == left.shape
+    assert np.array_equal(np.array(alone), np.array(left))
+    assert inside
+    assert all(np.array_equal(np.array(one), np.array(other)) for one in inside)
