@@ -3,7 +3,7 @@
 Frames are spread evenly over the whole, as mlx-vlm spreads them: so many for a second, four at least where there are
 as many, and no more than the request has room for. Animations (GIF, WebP, PNG) are read by Pillow; videos by OpenCV,
 which mlx-vlm brings along where it is installed from a package index, and which a frozen build holds only if it was
-built with it: 80 MB are too many for what few apps need.
+built with it: its 190 MB are too many for what few apps need.
 """
 
 from __future__ import annotations
