@@ -50,7 +50,7 @@ DOUBT = 0.999
 REGRET = 0.4
 """Seconds that shared passes may have cost more than their parts apart before prompts stay out of them."""
 
-HELD_UP = 3
+HELD_UP = 2
 """By how many times its parts a shared pass may be late before all of that counts, not half of its parts' time."""
 
 
@@ -120,15 +120,21 @@ class Costs:
             self.learn(kind, size, seconds)
 
     def learn_mixed(self, rows: int, tokens: int, seconds: float) -> None:
-        """Record a pass of ``rows`` rows and ``tokens`` of prompts, under its lines and what the tokens added."""
-        if own := self.decode(rows):
-            lines = rows + tokens
-            self.learn("lines", lines if lines <= FINE else _piece_class(lines), seconds)
-            if by_itself := self.of("prefill", tokens):
-                apart = own + by_itself
-                lost = seconds - apart
-                # What other programs held up takes up to some times as long, and says little.
-                self._regret = max(0.0, self._regret + (lost if lost > HELD_UP * apart else min(lost, apart / 2)))
+        """Record a pass of ``rows`` rows and ``tokens`` of prompts, under its lines and by what it lost or saved."""
+        own, by_itself = self.decode(rows), self.of("prefill", tokens)
+        if not own:
+            return
+        lines = rows + tokens if rows + tokens <= FINE else _piece_class(rows + tokens)
+        apart = own + by_itself
+        if by_itself:
+            lost = seconds - apart
+            # What other programs held up takes up to some times as long, and says little.
+            self._regret = max(0.0, self._regret + (lost if lost > HELD_UP * apart else min(lost, apart / 2)))
+            if self._regret >= REGRET:  # for a good while
+                self._regret = max(self._regret, 4 * REGRET)
+            if not self.knows("lines", lines):
+                seconds = min(seconds, 1.6 * HELD_UP * apart)  # so that it is tried again
+        self.learn("lines", lines, seconds)
 
     def mixed(self, rows: int, tokens: int) -> float:
         """Predict the seconds of a pass of ``rows`` rows and ``tokens`` of prompts.
@@ -156,13 +162,15 @@ class Costs:
 
     @property
     def mixing_pays(self) -> bool:
-        """Return whether pieces in passes of rows have cost no more, so far, than by themselves.
+        """Return whether pieces in passes of rows have cost no more, so far, than by themselves, or nearly so.
 
         On a CPU they don't, for the weights are read once. On an H200 a shared pass took 120 ms where a step took 13
         and the piece by itself 30: more kernels are launched, one by one. What passes took too long is summed up, and
         what they saved taken off: a few that other programs held up say nothing, one that is dear by far enough.
         """
-        return self._regret < REGRET
+        lines, own = self._known.get("lines", {}), self.decode(1)
+        bearable = (seconds <= HELD_UP * (own + self.of("prefill", n - 1)) for n, seconds in lines.items())
+        return self._regret < REGRET and (not lines or any(bearable))
 
     def doubt_mixed(self) -> None:
         """Believe a little less in what shared passes cost: after some hundred steps dear ones are tried again.
