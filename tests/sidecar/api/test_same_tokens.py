@@ -151,7 +151,7 @@ CASES = {
     "length": (Case(tokens=12), "length"),
     "call": (Case(tools="required"), "calls"),
     "call-cut": (Case(tools="required", tokens=20), "length"),
-    "picture": (Case(model="starter", question="What do you see?", picture=picture()), "stop"),
+    "picture": (Case(model="tiny-vl", question="What do you see?", tokens=12, picture=picture()), "length"),
 }
 
 
