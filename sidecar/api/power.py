@@ -13,6 +13,7 @@ from fastapi import Request
 
 from sidecar.api import routing
 from sidecar.api.conversation import Body
+from sidecar.api.schemas import error_responses
 from sidecar.models import power
 from sidecar.models.power import Power, Quiet
 
@@ -60,14 +61,14 @@ class Quieting:
         return {"quiet": self._quiet.wanted, "batch_waits": self._held, "why": self._quiet.why, **found}
 
 
-@router.get("/v1/power")
+@router.get("/v1/power", responses=error_responses(401, 403, 503))
 async def state(request: Request) -> dict[str, Any]:
     """Whether quiet mode is on, whether batch work waits and why, and what the machine tells of its power."""
     document: dict[str, Any] = request.app.state.service.quieting.document()
     return document
 
 
-@router.post("/v1/power")
+@router.post("/v1/power", responses=error_responses(400, 401, 403, 408, 413, 415, 422, 503))
 async def change(request: Request, body: PowerRequest) -> dict[str, Any]:
     """Turn quiet mode on or off; chats are never touched by it."""
     quieting: Quieting = request.app.state.service.quieting

@@ -162,6 +162,14 @@ EXAMPLES = int(os.environ.get("MLX_SIDECAR_FUZZ_EXAMPLES", "4"))
 
 
 @pytest.mark.timeout(600 if EXAMPLES < 20 else 7200)
+def test_every_operation_with_a_body_tells_how_it_is_refused(server: Sidecar) -> None:
+    paths: dict[str, dict[str, Any]] = httpx.get(f"{server.url}/openapi.json").json()["paths"]
+    operations = {f"{m} {p}": o for p, methods in paths.items() for m, o in methods.items() if "requestBody" in o}
+    missing = {n: m for n, o in operations.items() if (m := {"400", "401", "403", "413", "422"} - set(o["responses"]))}
+    assert len(operations) > 10
+    assert not missing
+
+
 def test_the_openapi_document_holds(server: Sidecar) -> None:
     document = httpx.get(f"{server.url}/openapi.json").json()
     schema = schemathesis.openapi.from_dict(document)
