@@ -58,6 +58,7 @@ POISON = "engine_died"
 """The code of a request that the engine died of twice."""
 
 _PATIENCE = (2.0, 15.0)  # seconds, by deaths
+_A_PICTURE = 1000  # tokens that a picture's decoding and encoding counts for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,7 @@ class Call:
     deaths: int = 0
     passed: bool = False
     prepared: bool = False
+    prompt_tokens: int = 0
     began: set[int] = field(default_factory=set)
     prefilled: set[int] = field(default_factory=set)
     received: dict[int, list[int]] = field(default_factory=dict)
@@ -199,7 +201,7 @@ class InFlight:
         if isinstance(reply, Prepared):
             if call.prepared:
                 return
-            call.prepared = True
+            call.prepared, call.prompt_tokens = True, sum(reply.prompt_tokens)
         elif isinstance(reply, Began):
             if reply.index in call.began:
                 return
@@ -271,7 +273,14 @@ def _path(request: Request) -> str:
     return "" if isinstance(request, Shed | Cancel) else request.path
 
 
-def _order(call: Call) -> tuple[int, int, int]:
-    """Put first who died most, then loads, then what shows progress soonest."""
+def _order(call: Call) -> tuple[int, int, int, int]:
+    """Put first who died most, then loads, then what shows progress soonest.
+
+    Of chats that is the one with the fewest tokens to process anew: all of them wait for it.
+    """
     kind = 0 if isinstance(call.request, Load) else 1 if isinstance(call.request, Generate | Tokenize) else 2
-    return (-call.deaths, kind, call.request.tier if isinstance(call.request, Generate) else 0)
+    if not isinstance(call.request, Generate):
+        return (-call.deaths, kind, 0, 0)
+    again = call.prompt_tokens + sum(map(len, call.received.values()))
+    seen = call.request.conversation is not None and bool(call.request.conversation.pictures)
+    return (-call.deaths, kind, call.request.tier, again + _A_PICTURE * seen)

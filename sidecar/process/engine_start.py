@@ -28,6 +28,7 @@ from sidecar.process.engine_settings import plain
 log = logging.getLogger("sidecar.server")
 
 _SPARE_AFTER = 5.0  # seconds an engine works before a spare is started beside it
+_SPARE_AGAIN = 1.0  # the same after a death: what kills an engine often kills the next, and its start took 2 s more
 _SPARE_ROOM = 2 << 30  # bytes that must be available for a spare
 _END = 2.0  # seconds a process gets to end by itself
 _BUFFER = 1 << 20
@@ -130,6 +131,7 @@ class Launcher:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._again = False  # whether the engine before died
 
     async def __call__(self, receive: Callable[[Message], None], ended: Callable[[str], None]) -> Child:
         """Return an engine process, the spare if there is one. Raises OSError."""
@@ -137,7 +139,8 @@ class Launcher:
         if child is None or child.lost:
             child = await self._spawn()
         child.adopt(receive, ended, self._rest)
-        self._spare_in(_SPARE_AFTER)
+        self._spare_in(_SPARE_AGAIN if self._again else _SPARE_AFTER)
+        self._again = True
         return child
 
     def prepare(self) -> None:
@@ -153,6 +156,7 @@ class Launcher:
 
     def _rest(self) -> None:
         """No engine, no spare."""
+        self._again = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

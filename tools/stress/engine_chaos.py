@@ -155,6 +155,8 @@ class Answer:
             for line in answer.iter_lines():
                 if line.startswith("data: {"):
                     out.append(told(json.loads(line[6:]), ids))
+                    if "error" in out[-1]:
+                        raise RuntimeError(out[-1]["error"]["message"])
                     self._event()
         # Answers of one request come in any order beside each other; each by itself is in order.
         return sorted(out, key=lambda e: e["choices"][0]["index"] if e.get("choices") else 99)

@@ -246,3 +246,25 @@ def test_what_is_too_long_or_has_no_form_is_refused() -> None:
     huge = asked.Conversation(messages=({"role": "user", "content": "x", "n": 2**80},))
     with pytest.raises(WireError):
         encode(Generate(id=1, path=PATH, samplings=(Sampling(),), conversation=huge))
+
+
+def test_who_has_the_least_to_process_anew_goes_on_first_after_a_death() -> None:
+    """All suspects wait for the one that is tried: a page of 3,000 tokens before a greeting took a second of each."""
+    flight = InFlight(lambda path: None)
+    flight.add(Load(id=0, path=PATH), lambda told: None)
+    flight.take(Loaded(id=flight.to_send()[0].id, model=ModelInfo(path=PATH, kind="chat")))
+    seen = asked.Conversation(messages=(), pictures=(asked.PictureData(data=b"", param="x", side=0),))
+    jobs = [job(9, 1), Generate(id=0, path=PATH, samplings=(Sampling(),), conversation=seen), job(9, 1), job(9, 1)]
+    numbers = [flight.add(one, lambda told: None) for one in jobs]
+    flight.to_send()
+    for number, tokens in zip(numbers, (3000, 20, 40, 30), strict=True):
+        flight.take(messages.Prepared(id=number, prompt_tokens=(tokens,)))
+    flight.take(Piece(id=numbers[3], index=0, tokens=(1,) * 20))
+    flight.died("planted")
+    reload = next(r for r in flight.to_send() if isinstance(r, Load))
+    flight.take(Loaded(id=reload.id, model=ModelInfo(path=PATH, kind="chat")))
+    order = []
+    while sent := [r for r in flight.to_send() if isinstance(r, Generate)]:
+        order += [r.id for r in sent]
+        flight.take(Piece(id=sent[0].id, index=0, tokens=(7,)))
+    assert order == [numbers[2], numbers[3], numbers[1], numbers[0]]
