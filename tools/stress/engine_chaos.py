@@ -386,9 +386,13 @@ def server(folder: Path, data: Path, stall: float = STALL, *, tiny: bool = False
 
     models = folder / "models"
     models.mkdir()
+    (models / "minilm").symlink_to(embedding.folder(data), target_is_directory=True)
     if tiny:
         qwen3_vl(models / TINY.model)
-    (models / "minilm").symlink_to(embedding.folder(data), target_is_directory=True)
+        data = folder / "data"
+        # What a model can do is looked at when it is loaded first, which takes longer than the watchdog will allow.
+        with sidecar(folder / "first", "--model-dir", str(models), data_dir=data) as first, first.client() as http:
+            http.post(f"/v1/models/{TINY.model}/load").raise_for_status()
     flags = ("--prefix-cache-mb", "0", "--stall-timeout", str(stall), "--model-dir", str(models))
     return sidecar(folder / "server", *flags, data_dir=data)
 
