@@ -19,7 +19,7 @@ from sidecar.errors import ApiError, LoadError, bad_request
 from sidecar.models import profiles
 from sidecar.models.downloads import human
 from sidecar.models.downloads.manager import Downloads
-from sidecar.models.downloads.store import pulled_elsewhere
+from sidecar.models.downloads.store import BeingPulled, pulled_elsewhere
 from sidecar.models.profiles import SAMPLING, Book, Profiles
 from sidecar.models.registry import LocalModel, ModelNotFound, Registry, describe
 from sidecar.models.residency import InUse, NotEnoughMemory, Residency
@@ -145,7 +145,7 @@ class ModelUse:
             hub_id = self._registry.hub_id(name)
             if self._downloads.progress(hub_id) or pulled_elsewhere(self._registry.cache, hub_id):
                 raise ApiError(409, f"{name} is being pulled; end that first.", code="model_in_use")
-        delete = partial(self._registry.remove, name)
+        delete = partial(_deleted, self._registry, name)
         try:
             path = (await asyncio.to_thread(self._registry.resolve, name)).path
         except ModelNotFound:
@@ -199,3 +199,10 @@ def _preset(model: ModelInfo, preset: dict[str, Any]) -> ModelInfo:
             thinking_optional=thinking.can_be_off(template),
         )
     return found
+
+
+def _deleted(registry: Registry, name: str) -> int:
+    try:
+        return registry.remove(name)
+    except BeingPulled as exc:  # it began after the look
+        raise ApiError(409, str(exc), code="model_in_use") from exc

@@ -51,6 +51,7 @@ def write(file: Path, key: str, finding: dict[str, Any]) -> None:
     kept = dict(list(document.items())[-200:])
     spare = file.with_name(f".{file.name}.{os.getpid()}")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         spare.write_text(json.dumps(kept, indent=1), "utf-8")
         spare.replace(file)
     except OSError as exc:

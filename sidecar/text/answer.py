@@ -93,6 +93,7 @@ class Answer:
         self._reader = reader
         self._stop = StopMatcher(stops)
         self._waiting: list[tuple[int, Any]] = []  # where the content stood when a token came, and its entry
+        self._untold: tuple[list[int], Delta] = ([], Delta())
         self.repeats = repeats
         self._least = min_tokens  # of tokens still to come
         self.content = ""
@@ -129,6 +130,20 @@ class Answer:
         self._waiting.append((self._stop.fed, entry))
         text = self._detokenizer.add(token)
         return self._shown(self._reader.feed(text) if self._reader is not None else Delta(content=text))
+
+    def told(self, tokens: list[int], delta: Delta, *, entries: bool) -> tuple[list[int], Delta]:
+        """Return the tokens that came and what they showed, with those kept back before; nothing while they are kept.
+
+        With ``entries`` they are kept while the text of one is held back (half a character, what may become a stop
+        string). The next engine is given the tokens that were told and nothing else: it would have no entry for one
+        whose text it shows, or show again what was shown with the entry of a token it was not told of.
+        """
+        self._untold[0].extend(tokens)
+        self._untold[1].add(delta)
+        if entries and self._waiting:
+            return [], Delta()
+        out, self._untold = self._untold, ([], Delta())
+        return out
 
     def finish(self, *, whole: bool = False) -> Delta:
         """Return the answer's end: everything held back. ``whole``: the model ended by itself."""

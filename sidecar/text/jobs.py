@@ -311,6 +311,7 @@ class Jobs:
             running.open.discard(index)
         if not running.open:
             self._ending()
+        tokens, delta = answer.told(tokens, delta, entries=bool(choice.sampling.logprobs) and finish is None)
         if tokens or finish is not None:
             self._emit(piece_of(number, index, choice, running.loaded, tokens, delta, finish))
         if not running.open:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from host_api.protocol.lock import held
+from host_api.protocol.lock import FileLock, held
 from host_api.protocol.state_dir import StateDirError
 from sidecar.models.downloads import HubFile, Listing
 from sidecar.models.files import remove_tree, replace_text
@@ -34,6 +34,13 @@ def default_cache() -> Path:
             return Path(os.path.expandvars(path)).expanduser()
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     return Path(os.path.expandvars(home)).expanduser() / "hub"
+
+
+class BeingPulled(OSError):
+    """A model that can't be deleted, for it is being pulled."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is being pulled; end that first.")
 
 
 class Store:
@@ -135,14 +142,21 @@ class Store:
                 (self.root / folder).rmdir()
 
     def remove(self) -> int:
-        """Delete the model with everything that came of it; the bytes freed. Raises OSError."""
-        freed = 0
-        if self.root.exists():
+        """Delete the model with everything that came of it; the bytes freed. Raises BeingPulled, OSError."""
+        if not self.root.exists():
+            return 0
+        self.locks.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.lock)
+        try:
+            if not lock.try_exclusive():  # a pull that begins now would lose its folders
+                raise BeingPulled(self.root.name.removeprefix("models--").replace("--", "/"))
             freed = self._remove_shared()
             if self.root.exists():
                 freed += sum(p.lstat().st_size for p in self.root.rglob("*") if p.is_file() and not p.is_symlink())
                 remove_tree(self.root)
-        return freed
+            return freed
+        finally:
+            lock.close()
 
     def _remove_shared(self) -> int:
         """Let the hub's library delete what it may share between models (Xet's blobs)."""

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
+from host_api.protocol.lock import FileLock
 from sidecar.models.downloads import Effort, HubFile, Progress, PullError, selection
 from sidecar.models.downloads import hub as hub_api
 from sidecar.models.downloads.hub import Endpoint
 from sidecar.models.downloads.pull import pull
-from sidecar.models.downloads.store import Store, is_whole
+from sidecar.models.downloads.store import BeingPulled, Store, is_whole
 from tests.support.fake_hub import COMMIT, FakeHub, Fault
 from tests.support.pulls import QUICK, fetch
 
@@ -340,3 +341,17 @@ def test_the_hub_is_the_one_of_the_environment(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     ends = hub_api.endpoints(("https://mirror.test", "https://hub.test"))
     assert [(e.url, e.token) for e in ends] == [("https://hub.test", "hf_x"), ("https://mirror.test", None)]
+
+
+def test_a_model_is_not_deleted_under_a_pull_that_has_begun(hub: FakeHub, tmp_path: Path) -> None:
+    """Between the look whether it is pulled and the deletion a pull began, and lost the folders it had made."""
+    store = Store(tmp_path, hub.hub_id)
+    store.prepare()
+    pulling = FileLock(store.lock)
+    assert pulling.try_exclusive()
+    with pytest.raises(BeingPulled, match=hub.hub_id):
+        store.remove()
+    assert (store.root / "blobs").is_dir()
+    pulling.close()
+    store.remove()
+    assert not store.root.exists()

@@ -161,3 +161,31 @@ def test_a_loop_ends_the_answer_as_a_limit_does() -> None:
     count = next(i for i, _ in enumerate(itertools.repeat(0)) if answer.token(b"ab"[i % 2]) and answer.stopped)
     assert LENGTH - 1 <= count < LENGTH + 32
     assert answer.finish_reason("stop") == "length"
+
+
+def test_an_answer_with_scores_goes_on_whole_wherever_the_engine_died() -> None:
+    """The next engine is given the tokens that were told: their texts and entries come once each, wherever it ends."""
+    text = "xabbbcd \u6d77 b\U0001f600bb end"
+    tokens = list(text.encode())
+
+    def run(received: list[int], count: int) -> tuple[list[int], str, list[int]]:
+        answer, told, shown, entries = _answer("bz", "d q"), list[int](), "", list[int]()
+        for token in received:
+            answer.token(token)
+        for at in range(len(received), count):
+            some, delta = answer.told([tokens[at]], answer.token(tokens[at], at), entries=True)
+            told, shown, entries = told + some, shown + delta.content, entries + delta.tokens
+        if count == len(tokens):
+            some, delta = answer.told([], answer.finish(), entries=False)
+            told, shown, entries = told + some, shown + delta.content, entries + delta.tokens
+        return told, shown, entries
+
+    assert run([], len(tokens)) == (tokens, text, list(range(len(tokens))))
+    kept = 0
+    for died in range(len(tokens)):
+        first = run([], died)
+        kept += len(first[0]) < died
+        second = run(first[0], len(tokens))
+        assert first[1] + second[1] == text
+        assert first[2] + second[2] == list(range(len(tokens)))
+    assert kept, "texts were held back"
