@@ -673,3 +673,18 @@ def test_joined_and_grown_caches_answer_alike_a_few_layers_at_a_time(text: Bench
         for client in clients:
             client.ended.wait(60)
     assert [c.tokens for c in clients] == expected
+
+
+def test_the_last_piece_of_a_prompt_computes_the_scores_of_its_last_token_alone(text: Bench) -> None:
+    """Those of 2,048 tokens of Qwen3-VL are 620 MB, in nobody's sum."""
+    prompt = " ".join([QUESTIONS[0]] * 40)
+    vocabulary = text.loaded.config.get("vocab_size") or text.loaded.config["text_config"]["vocab_size"]
+    passes: list[tuple[int, int]] = []
+    text.forget()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text.core.room, "learn_pass", lambda tokens, size: passes.append((tokens, size)))
+        patch.setattr(text.core.room, "piece", lambda *_: 1000)
+        assert text.ask(prompt, max_tokens=2).failure is None
+    tokens, size = passes[-1]
+    assert tokens > 150, "all of it in one piece"
+    assert 0 < size < tokens * vocabulary * 4, "scores of all its tokens are more by themselves"
