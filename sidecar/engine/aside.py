@@ -30,6 +30,10 @@ from sidecar.engine.scheduler import LEFT_QUANTUM, Policy
 SLICE = 0.02
 """Seconds of a pass of batch work after which it can be left."""
 
+LEAVE_PASSES = False
+"""Whether passes are left at all. Off: with the nine kinds of answers that ``tools.stress.engine_chaos`` asks for at
+once an engine that leaves passes was seen to stand still for 5 s, without a kill, for a reason not found yet."""
+
 
 class Work(Protocol):
     """What a runner does for whoever steps aside for it."""
@@ -63,7 +67,7 @@ class Aside:
         self._kept_waiting: float | None = None  # seconds since the last token of a chat that came meanwhile
         runner.stage.blocks = pausing.install_pause(loaded.model, self._between_blocks)
         self._layers = pausing.LayerPauses(loaded.model, self._between_layers)
-        if self._layers.count:
+        if LEAVE_PASSES and self._layers.count:
             runner.policy.alone = LEFT_QUANTUM
 
     @contextlib.contextmanager
@@ -71,7 +75,7 @@ class Aside:
         """Let chats in while the block carries out ``action``, where that is a long unit of batch work alone."""
         long = isinstance(action, Prefill | Decode) and not self.in_pass and not view.rows.get(Tier.INTERACTIVE)
         pauses = 0
-        if long and self._layers.count and tier_of(action, view) is Tier.BATCH:
+        if LEAVE_PASSES and long and self._layers.count and tier_of(action, view) is Tier.BATCH:
             pauses = int(self._runner.policy.cost(action, view) / SLICE)
         if not pauses:
             yield
@@ -119,7 +123,10 @@ class Aside:
             self.in_pass = False
 
     def _urgent(self, slice_: float) -> bool:
-        """Carry out what can't wait for another slice of the pass; return whether there was anything."""
+        """Carry out what can't wait for another slice of the pass; return whether there may be more.
+
+        A token of a running chat is the last: the pass gets a slice between two of them, however long one takes.
+        """
         runner = self._runner
         view = runner.view()
         action = runner.policy.decide(view)
@@ -135,7 +142,7 @@ class Aside:
         runner.perform(action, view)
         if isinstance(action, Decode) or runner.view().rows[Tier.INTERACTIVE] > had:
             self._kept_waiting = 0.0
-        return True
+        return not isinstance(action, Decode)
 
     def _between_blocks(self) -> None:
         """Between two vision blocks: do what is more urgent, then return to the picture."""

@@ -35,6 +35,7 @@ class Arrivals:
         self._poll = self._aside._poll
         self._draw = random.Random(seed)
         self.arrive = arrive  # called at a pause each, in order
+        monkeypatch.setattr(aside, "LEAVE_PASSES", True)
         monkeypatch.setattr(aside, "SLICE", 1e-9)  # a pause after each layer
         monkeypatch.setattr(self._aside, "_poll", self)
 
