@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def test_the_order_of_launches_makes_no_difference(
     app = bundled(tmp_path / "app")
     held: dict[str, Holder] = {}
     stand_in = tmp_path / "mlx-sidecar"  # of one file: what its hosts' environments have of Python is not passed on
-    stand_in.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec {" ".join(FAULTY)} "$@"\n')
+    stand_in.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec {shlex.join(FAULTY)} "$@"\n')
     stand_in.chmod(0o755)
     for name in order.split(","):
         if name == "terminal":

@@ -159,7 +159,7 @@ def install(folder: Path) -> None:
     """Put the tools into ``folder``, for a PATH."""
     for name in ("codesign", "xcrun", "ditto", "spctl"):
         path = folder / name
-        path.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {__file__} {name} "$@"\n')
+        path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{__file__}" {name} "$@"\n')
         path.chmod(0o755)
 
 

@@ -43,7 +43,7 @@ def install(folder: Path, key: Path, team: str, stamps: str) -> None:
     """Put a ``codesign`` into ``folder`` that signs with ``key`` and has ``stamps`` (a URL, or none) stamp the time."""
     words = " ".join(f'{name}="{value}"' for name, value in {"KEY": key, "TEAM": team, "STAMPS": stamps}.items())
     path = folder / "codesign"
-    path.write_text(f'#!/bin/sh\nexec env {words} RCODESIGN="{program()}" {sys.executable} {__file__} "$@"\n')
+    path.write_text(f'#!/bin/sh\nexec env {words} RCODESIGN="{program()}" "{sys.executable}" "{__file__}" "$@"\n')
     path.chmod(0o755)
 
 
