@@ -100,7 +100,7 @@ def read(
     try:
         found = files.read(name, kind, data, wanted)
     except FileError as exc:
-        raise bad_request(f"{param}: {name}: {exc}.", param=param, code="file_unreadable") from exc
+        raise bad_request(f"{param}: {name}: {exc}", param=param, code="file_unreadable") from exc
     spent = sum(len(p.text) for p in found.pages) // CHARACTERS
     allowed = min(affordable, max(0, tokens - spent) // PICTURE_TOKENS)
     if not any(p.text for p in found.pages) and not any(p.picture for p in found.pages):
@@ -130,7 +130,7 @@ def frames(
     try:
         found = files.read(name, "", data, wanted)
     except FileError as exc:
-        raise bad_request(f"{param}: {name}: {exc}.", param=param, code="file_unreadable") from exc
+        raise bad_request(f"{param}: {name}: {exc}", param=param, code="file_unreadable") from exc
     shown = f"{len(found.pages)} of its {found.total} frames, in their order, each after its time"
     out: list[TextPart | ImagePart] = []
     held = f"[{name}: a video of {found.seconds:.1f} s, shown by {shown}]\n"
@@ -198,7 +198,7 @@ def _sound(settings: Settings, part: AudioPart | AudioUrlPart, param: str) -> So
     try:
         found = files.read("sound", "", data, Wanted(sound=True))
     except FileError as exc:
-        raise bad_request(f"{param}: {exc}.", param=param, code="file_unreadable") from exc
+        raise bad_request(f"{param}: {exc}", param=param, code="file_unreadable") from exc
     return SoundData(param=param, samples=found.samples, rate=found.rate)
 
 

@@ -34,7 +34,10 @@ _CACHED = 64 << 20  # bytes of pages kept for the next turn of a conversation
 
 
 class FileError(Exception):
-    """A file that can't be read; the message says what to do."""
+    """A file that can't be read; the message says what to do, and ends as a sentence does."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if message.endswith(("?", ".", "!")) else f"{message}.")
 
 
 class Job(msgspec.Struct):

@@ -164,4 +164,5 @@ def test_what_is_no_video_is_refused_by_name(http: httpx.Client, model: str, par
     found = http.post("/v1/chat/completions", json={"model": model, "messages": [{"role": "user", "content": content}]})
     assert found.status_code == 400
     assert said in found.json()["error"]["message"]
+    assert not found.json()["error"]["message"].endswith(("?.", ".."))
     assert found.json()["error"]["param"].startswith("messages.0.content.0")
