@@ -105,22 +105,15 @@ class Aside:
         slice_ = now - self._since
         if self._kept_waiting is not None:
             self._kept_waiting += slice_
-        self._poll_in_pass()
         self.in_pass = True
         try:
+            self._poll()
             while self._urgent(slice_):
                 self._poll()
         finally:
             self.in_pass = False
         self._since = time.monotonic()
         self.paused_for += self._since - now
-
-    def _poll_in_pass(self) -> None:
-        self.in_pass = True
-        try:
-            self._poll()
-        finally:
-            self.in_pass = False
 
     def _urgent(self, slice_: float) -> bool:
         """Carry out what can't wait for another slice of the pass; return whether there may be more.
