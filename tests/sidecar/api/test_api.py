@@ -31,12 +31,6 @@ def error_of(answer: httpx.Response) -> dict[str, Any]:
     return error
 
 
-@pytest.fixture(scope="module")
-def http(server: Sidecar) -> Any:
-    with server.client() as client:
-        yield client
-
-
 @pytest.mark.parametrize(
     ("change", "param"),
     [

@@ -14,15 +14,8 @@ from PIL import Image
 
 from sidecar.api.decisions import Question, prompt_of
 from sidecar.text.decisions import log_probabilities, tree_of
-from tests.support.servers import Sidecar
 
 STATE = "The parcel came late and the box was torn. I want my money back."
-
-
-@pytest.fixture(scope="module")
-def http(server: Sidecar) -> Any:
-    with server.client() as client:
-        yield client
 
 
 def decided(http: httpx.Client, questions: dict[str, Any], **body: Any) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from sidecar.config import Settings
 from sidecar.engine.messages import ModelInfo, Tier
 from sidecar.errors import ApiError
 from tests.support.benches import Bench
-from tests.support.servers import Sidecar
 
 CHAT = "/v1/chat/completions"
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
@@ -32,12 +30,6 @@ OBJECT = {
 }
 GBNF = 'root ::= "<" word ">" \nword ::= [a-z]+ ("-" [a-z]+)?\n'
 LARK = '%llguidance {}\nstart: "<" WORD ">"\nWORD: /[a-z]+/\n'
-
-
-@pytest.fixture(scope="module")
-def http(server: Sidecar) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
 
 
 def chat(http: httpx.Client, **change: Any) -> dict[str, Any]:

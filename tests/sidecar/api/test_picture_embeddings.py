@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from tests.support import models
-from tests.support.servers import Sidecar
 
 
 def picture(seed: int) -> str:
@@ -35,12 +34,6 @@ def sees(model_dir: Path) -> Iterator[Path]:
     (path / "modules.json").write_text("[]")
     yield path
     shutil.rmtree(path)
-
-
-@pytest.fixture
-def http(server: Sidecar) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
 
 
 def own_vectors(path: Path, work: Path) -> list[list[float]]:

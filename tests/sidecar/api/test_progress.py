@@ -15,13 +15,6 @@ from sidecar.engine.control import Progress
 from sidecar.engine.messages import Tier
 from sidecar.engine.progress import Pace, Watch, fitted
 from tests.support.benches import Bench, noise
-from tests.support.servers import Sidecar
-
-
-@pytest.fixture(scope="module")
-def http(server: Sidecar) -> Any:
-    with server.client() as client:
-        yield client
 
 
 def lines_of(http: httpx.Client, path: str, **body: Any) -> list[str]:

@@ -8,7 +8,6 @@ import io
 import json
 import socket
 import zlib
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,12 +22,6 @@ from tests.support.servers import Sidecar
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "Hello"}]
 BODY = {"model": "starter", "messages": HELLO, "max_tokens": 1, "temperature": 0}
-
-
-@pytest.fixture(scope="module")
-def http(server: Sidecar) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
 
 
 def ask(http: httpx.Client, **change: Any) -> httpx.Response:

@@ -13,7 +13,6 @@ import pytest
 
 from sidecar.backend import folder
 from sidecar.cli import check
-from tests.support.servers import Sidecar
 
 QUERY = "What is the capital of France?"
 DOCUMENTS = [
@@ -60,12 +59,6 @@ def ranker(model_dir: Path) -> Iterator[Path]:
     mx.save_safetensors(str(path / "model.safetensors"), loud, metadata={"format": "mlx"})
     yield path
     shutil.rmtree(path)
-
-
-@pytest.fixture
-def http(server: Sidecar) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
 
 
 def own_scores(path: Path) -> tuple[list[float], int]:

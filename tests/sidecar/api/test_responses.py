@@ -17,7 +17,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from PIL import Image
 from pydantic import BaseModel, TypeAdapter
 
-from tests.support.servers import Sidecar, sidecar
+from tests.support.servers import sidecar
 
 CAPITAL = "What is the capital of France?"
 WEATHER: Any = {
@@ -50,12 +50,6 @@ def events_of(http: httpx.Client, **body: Any) -> list[dict[str, Any]]:
                 found.append(document)
     assert [e["sequence_number"] for e in found] == list(range(len(found)))
     return found
-
-
-@pytest.fixture(scope="module")
-def http(server: Sidecar) -> Any:
-    with server.client() as client:
-        yield client
 
 
 def test_create_and_stream_say_the_same(client: openai.OpenAI, http: httpx.Client) -> None:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.support.scripted_model import Script, scripted_model, tool_call
-from tests.support.servers import Sidecar, sidecar
+from tests.support.servers import sidecar
 
 QUESTION = "Name three colours, each with a thing that has it."
 PARAMETERS = {
@@ -24,12 +24,6 @@ PARAMETERS = {
     "required": ["city", "days"],
     "additionalProperties": False,
 }
-
-
-@pytest.fixture(scope="module")
-def http(server: Sidecar) -> Any:
-    with server.client() as client:
-        yield client
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, data_dir: Path, folder: Pat
         yield running
 
 
-@pytest.fixture(scope="module")
-def http(server: Sidecar) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
-
-
 def chat(name: str, **more: Any) -> dict[str, Any]:
     return {"model": name, "messages": HELLO, "max_tokens": 3, **more}
 

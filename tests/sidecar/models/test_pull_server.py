@@ -45,12 +45,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, hub: FakeHub, cache: Path) 
         yield running
 
 
-@pytest.fixture(scope="module")
-def http(server: Sidecar) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
-
-
 @pytest.fixture(autouse=True)
 def _healthy(hub: FakeHub) -> None:
     hub.faults, hub.rate = [], 0.0

@@ -18,7 +18,6 @@ import pytest
 from PIL import Image
 
 from sidecar.text.files import FileError, Wanted, child, read
-from tests.support.servers import Sidecar
 
 FOX = "The quick brown fox jumps over the lazy dog once more."
 DAY = datetime.datetime(2024, 3, 1, 14, 30)
@@ -174,12 +173,6 @@ def test_a_reader_that_never_ends_or_takes_all_is_ended(monkeypatch: pytest.Monk
         monkeypatch.setattr(child, "_program", lambda program=program: (sys.executable, str(program)))
         with pytest.raises(FileError, match=said):
             read(program.name, "", b"x", Wanted(), seconds=0.5 if program == hangs else 60, memory=64 << 20)
-
-
-@pytest.fixture(scope="module")
-def http(server: Sidecar) -> Any:
-    with server.client() as client:
-        yield client
 
 
 def test_three_apis_read_the_same_file(http: httpx.Client) -> None:

@@ -19,7 +19,6 @@ from sidecar.text.files import frames
 from sidecar.text.files.frames import chosen, clock
 from sidecar.text.files.pages import ReadError, Wanted, is_video
 from sidecar.text.files.reader import read  # as in the child, without one
-from tests.support.servers import Sidecar
 
 RED, GREEN, BLUE = (220, 30, 30), (30, 200, 30), (30, 30, 220)
 
@@ -104,12 +103,6 @@ def test_frames_are_spread_over_the_whole() -> None:
     assert chosen(3, 0.1, Wanted(frames=16)) == [0, 1, 2]
     assert chosen(9000, 300.0, Wanted(frames=3)) == [0, 4500, 8999]
     assert [clock(s) for s in (0, 59.96, 62.5, 3725.04)] == ["0:00.0", "1:00.0", "1:02.5", "1:02:05.0"]
-
-
-@pytest.fixture(scope="module")
-def http(server: Sidecar) -> Any:
-    with server.client() as client:
-        yield client
 
 
 def url(data: bytes, kind: str) -> str:
