@@ -59,7 +59,7 @@ def bare(path: str, turns: int, tokens: int) -> tuple[list[float], list[int]]:
     from mlx_vlm import utils
     from mlx_vlm.models.cache import make_prompt_cache
 
-    from sidecar.engine.prefix_cache import common
+    from sidecar.engine.prefix_disk import common
 
     model, processor = utils.load(path)
     tokenizer = getattr(processor, "tokenizer", processor)

@@ -15,7 +15,7 @@ from sidecar import __version__
 from sidecar.backend import findings
 from sidecar.config import ConfigError, Settings
 from sidecar.engine.pools import started
-from sidecar.engine.prefix_disk import AHEAD, FeatureDisk, PrefixDisk
+from sidecar.engine.prefix_disk import FeatureDisk, PrefixDisk
 from sidecar.engine.sealed import SealedFolder, throw_away
 from sidecar.errors import check_memory
 
@@ -33,11 +33,11 @@ class ModelDisk:
 
 
 class Kept:
-    """The folder and the threads that read and write it."""
+    """The folder and the two threads that read and write it."""
 
     def __init__(self, folder: SealedFolder) -> None:
         self.folder = folder
-        self._threads = started(AHEAD + 1, "kept")
+        self._reader, self._writer = started(1, "kept-read"), started(1, "kept-write")
 
     def of(self, path: Path) -> ModelDisk:
         """Return what is kept of the model in a folder; what was kept of another build of it is removed."""
@@ -48,11 +48,13 @@ class Kept:
         if older:
             self.folder.remove(older)
             log.info("%s has changed: its kept prefixes are thrown away", path.name)
-        return ModelDisk(PrefixDisk(self.folder, label, self._threads), FeatureDisk(self.folder, label, self._threads))
+        threads = {"reader": self._reader, "writer": self._writer}
+        return ModelDisk(PrefixDisk(self.folder, label, **threads), FeatureDisk(self.folder, label, **threads))
 
     def close(self) -> None:
         """Wait for what is being written."""
-        self._threads.shutdown(cancel_futures=True)
+        self._reader.shutdown(cancel_futures=True)
+        self._writer.shutdown(cancel_futures=True)
 
 
 def opened(settings: Settings) -> Kept | None:
@@ -75,4 +77,4 @@ def _edition(settings: Settings) -> str:
         key = sha256((settings.token() or "").encode()).hexdigest()
     except ConfigError:  # a key file that went away since the start
         key = ""
-    return f"1 {__version__} {version('mlx')} {version('mlx-vlm')} {mx.default_device()} {settings.kv_bits} {key}"
+    return f"2 {__version__} {version('mlx')} {version('mlx-vlm')} {mx.default_device()} {settings.kv_bits} {key}"

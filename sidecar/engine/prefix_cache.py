@@ -17,7 +17,7 @@ from typing import Any
 
 from sidecar.backend import caches
 from sidecar.engine.messages import Tier
-from sidecar.engine.prefix_disk import LEAST, LEAST_GAIN, PrefixDisk
+from sidecar.engine.prefix_disk import LEAST, LEAST_GAIN, PrefixDisk, common
 
 log = logging.getLogger("sidecar.engine")
 
@@ -59,18 +59,6 @@ def key_of(tokens: Sequence[int], media: str, media_ids: frozenset[int], salt: s
     return tuple(stand_in if t in media_ids else t for t in tokens), last + 1
 
 
-def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return the length of the common prefix of two tuples."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
 def _size(cache: Sequence[Any]) -> int:
     return sum(int(c.nbytes) for c in cache)
 
@@ -109,8 +97,8 @@ class PrefixCache:
         """
         found = self._best(key, at_least)
         if self._disk is not None:
-            wanted = max(MIN_TOKENS, at_least, found[1] + LEAST_GAIN if found is not None else 0)
-            if (kept := self._disk.load(key, at_least=wanted)) is not None:
+            beyond = found[1] + LEAST_GAIN if found is not None else 0
+            if (kept := self._disk.load(key, at_least=max(MIN_TOKENS, at_least), beyond=beyond)) is not None:
                 return kept
         if found is None:
             return None

@@ -77,6 +77,13 @@ class SealedFolder:
         with self._lock:
             return list(self._files)
 
+    def beginning(self, heads: Iterable[str]) -> list[str]:
+        """Return the names that begin like one of ``heads``, the last used first."""
+        wanted = tuple(heads)
+        with self._lock:
+            found = [(used, name) for name, (_, used) in self._files.items() if name.startswith(wanted)]
+        return [name for _, name in sorted(found, reverse=True)]
+
     def use(self, names: Iterable[str]) -> None:
         """Note that files were of use now; those named first are kept longest."""
         now = time.time()

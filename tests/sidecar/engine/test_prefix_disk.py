@@ -19,7 +19,8 @@ import pytest
 from sidecar.backend import packing
 from sidecar.engine import prefix_disk, sealed
 from sidecar.engine.messages import Tier
-from sidecar.engine.prefix_cache import common, key_of
+from sidecar.engine.prefix_cache import key_of
+from sidecar.engine.prefix_disk import common
 from sidecar.engine.rows import Prompt, Token
 from sidecar.engine.sealed import SealedFolder
 from tests.support.benches import Bench, Client, noise
@@ -100,6 +101,39 @@ def test_a_chat_goes_on_after_a_restart_as_if_it_had_not_been(
     assert cold.cached == 0
     assert cold.tokens == again.tokens
     assert scores(cold) == pytest.approx(scores(again), abs=1e-4)
+
+
+@pytest.mark.parametrize("left", [3, 30, -6], ids=["a block's first tokens", "within a block", "within the end"])
+def test_a_prompt_that_leaves_a_chat_goes_on_from_there_after_a_restart(
+    start: Callable[..., Bench], tmp_path: Path, left: int
+) -> None:
+    """An answer done anew, another question: of the block in which it leaves the chat the beginning is of use."""
+    bench = start()
+    first = bench.ask(STORY, max_tokens=40)
+    bench.ask(longer(bench, first, MORE * 8), max_tokens=4)
+    sequence = (*first.request.prompt.tokens, *first.tokens)
+    at = 128 + left if left > 0 else len(sequence) + left
+    turn = Prompt(tokens=(*sequence[:at], *bench.loaded.tokenizer.encode(" and nothing else, dear.")))
+    saved(bench)
+    shutil.copytree(bench.settings.state_dir, tmp_path / "then")
+    in_memory = bench.ask(turn, logprobs=True)
+    assert in_memory.cached == at
+    again = start(tmp_path / "then").ask(turn, logprobs=True)
+    assert again.cached == (at if left != 3 else 128)
+    assert again.tokens == in_memory.tokens
+    if again.cached == at:
+        assert scores(again) == scores(in_memory), "bit for bit"
+
+
+def test_of_several_blocks_in_question_the_one_that_goes_furthest_is_used(start: Callable[..., Bench]) -> None:
+    bench = start()
+    first = bench.ask(STORY, max_tokens=20)
+    sequence, encode = (*first.request.prompt.tokens, *first.tokens), bench.loaded.tokenizer.encode
+    for cut, words in ((10, " one or two, three"), (40, " five or six, seven"), (20, " eight or nine")):
+        bench.ask(Prompt(tokens=(*sequence[: 192 + cut], *encode(words))), max_tokens=2)
+        saved(bench)
+    turn = Prompt(tokens=(*sequence[: 192 + 38], *encode(" nothing of the kind")))
+    assert start().ask(turn).cached == 192 + 38
 
 
 def test_turns_share_their_blocks_and_nothing_can_be_read(start: Callable[..., Bench]) -> None:
