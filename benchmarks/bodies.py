@@ -21,6 +21,8 @@ import psutil
 from benchmarks import clients
 
 CHAT = "/v1/chat/completions"
+RECEIVED = "received and refused"
+"""A body that is refused after its first megabyte was looked at: what it costs to receive so many bytes."""
 
 
 def bodies(size: int) -> dict[str, tuple[str, Callable[[], bytes]]]:
@@ -37,11 +39,17 @@ def bodies(size: int) -> dict[str, tuple[str, Callable[[], bytes]]]:
 
     part = b'{"type":"image_url","image_url":{"url":"data:image/png;base64,%s"}}' % (b"QUJD" * (size // 64))
     return {
+        RECEIVED: ("/v1/embeddings", lambda: b'{"input":[' + b"," * size + b"]}"),
         "16 pictures": (CHAT, lambda: chat(b"[" + b",".join([part] * 16) + b"]")),
         "one text": (CHAT, text(b"a line of text ")),
         "escaped letters": (CHAT, text(b"\\u0041")),
         "escaped emoji": (CHAT, text(b"\\ud83d\\ude00")),
         "half an emoji in a long text": (CHAT, lambda: chat(b'"\\ud83d' + b"a line of text " * (size // 15) + b'"')),
+        "an emoji in a long text": (
+            CHAT,
+            lambda: chat(b'"' + b"a line of text " * (size // 15) + b'\xf0\x9f\x98\x80"'),
+        ),
+        "an emoji in 10 MB of text": (CHAT, lambda: chat(b'"' + b"a line of text " * 650_000 + b'\xf0\x9f\x98\x80"')),
         "emoji": (CHAT, text("\U0001f600".encode())),
         "line breaks": (CHAT, text(b"\\n")),
         "numbers": ("/v1/embeddings", listed(b'"input"', b"1")),
@@ -91,9 +99,9 @@ def main() -> int:
     parser.add_argument("--mb", type=int, default=63)
     parser.add_argument("--only", default="")
     args = parser.parse_args()
-    rows = []
+    rows, per_mb = [], 0.0
     for name, (path, make) in bodies(args.mb << 20).items():
-        if args.only not in name:
+        if args.only not in name and name != RECEIVED:
             continue
         port = clients.free_port()
         command = [sys.executable, "-m", "sidecar.entry", "serve", "--port", str(port), "--strict-port"]
@@ -103,8 +111,10 @@ def main() -> int:
             body = make()
             status, used, memory, longest = send(url, pid, path, body)
         size = len(body) / 1e6
-        rows.append([name, f"{size:.1f}", str(status), f"{used:.2f}", f"{memory / size:.1f}", f"{longest:.0f}"])
-    head = ["body", "MB", "status", "CPU s", "memory ÷ size", "longest /health ms"]
+        per_mb = used / size if name == RECEIVED else per_mb
+        rows.append([name, f"{size:.1f}", str(status), f"{used:.2f}", f"{max(0.0, used - per_mb * size):.2f}"])
+        rows[-1] += [f"{memory / size:.1f}", f"{longest:.0f}"]
+    head = ["body", "MB", "status", "CPU s", "without receiving it", "memory ÷ size", "longest /health ms"]
     sys.stdout.write(clients.table(head, rows) + "\n")
     return 0
 

