@@ -91,12 +91,12 @@ async def _locked(store: Store, meter: PullMeter, report: Report) -> FileLock:
     """Return the model's lock once no other process pulls it. Raises PullError."""
     lock: FileLock | None = None
     try:
-        store.prepare()
+        store.locks.mkdir(parents=True, exist_ok=True)  # the model's own folders may be deleted until the lock is ours
         lock = FileLock(store.lock)
         while not lock.try_exclusive():
             _tell_of_other(store, meter, report)
             await asyncio.sleep(_POLL)
-        store.prepare()  # who had it may have tidied up
+        store.prepare()
     except (OSError, StateDirError) as exc:
         if lock is not None:
             lock.close()

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,9 +151,10 @@ class Transfer:
         """Compare the hash, then give the content its name. Raises _Bad, PullError."""
         partial = self.store.partial(file)
         self.meter.say("checking", file_completed=file.size)
+        left = threading.Event()
 
         def work() -> bool:
-            if not digest_matches(partial, file, lambda _: None):
+            if not digest_matches(partial, file, lambda _: _unless(left)):
                 return False
             with partial.open("rb") as data:
                 os.fsync(data.fileno())
@@ -161,8 +163,34 @@ class Transfer:
             return True
 
         with _written(partial):
-            if not await asyncio.to_thread(work):
+            if not await _whole(asyncio.create_task(asyncio.to_thread(work)), left):
                 raise _Bad("its hash is not the hub's")
+
+
+class _Left(Exception):
+    """Nobody waits for this any more."""
+
+
+def _unless(left: threading.Event) -> None:
+    if left.is_set():
+        raise _Left
+
+
+async def _whole(work: asyncio.Task[bool], left: threading.Event) -> bool:
+    """Wait for work on another thread; who is cancelled leaves when that has ended, and not before.
+
+    The lock goes with who leaves. A thread that went on would rename a file under the next pull, or bring one back
+    into a folder that was deleted.
+    """
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        left.set()
+        while not work.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({work})
+        work.exception()  # looked at
+        raise
 
 
 def _start(answer: httpx.Response, have: int, size: int) -> int:

@@ -7,18 +7,19 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from host_api.protocol.lock import FileLock
-from sidecar.models.downloads import Effort, HubFile, Progress, PullError, selection
+from sidecar.models.downloads import Effort, HubFile, Progress, PullError, selection, transfer
 from sidecar.models.downloads import hub as hub_api
 from sidecar.models.downloads.hub import Endpoint
 from sidecar.models.downloads.pull import pull
-from sidecar.models.downloads.store import BeingPulled, Store, is_whole
+from sidecar.models.downloads.store import BeingPulled, Store, digest_matches, is_whole
 from tests.support.fake_hub import COMMIT, FakeHub, Fault
 from tests.support.pulls import QUICK, fetch
 
@@ -224,6 +225,40 @@ def test_cancelling_keeps_what_came(hub: FakeHub, tmp_path: Path) -> None:
     fetch(hub, tmp_path)
     check_whole(hub, tmp_path)
     assert hub.sent() - before <= hub.size(WEIGHTS) - 1_200_000
+
+
+def test_a_pull_that_is_left_holds_its_lock_until_its_check_has_ended(hub: FakeHub, tmp_path: Path) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slowly(path: Path, file: HubFile, each: Callable[[int], None]) -> bool:
+        entered.set()
+        go_on.wait(20)
+        return digest_matches(path, file, each)
+
+    async def scene() -> None:
+        ends = [Endpoint(hub.url)]
+        work = asyncio.create_task(
+            pull(hub.hub_id, cache=tmp_path, report=lambda _: None, endpoints=ends, effort=QUICK)
+        )
+        await asyncio.to_thread(entered.wait, 20)
+        for _ in range(2):
+            work.cancel()
+            await asyncio.sleep(0.05)
+        assert not work.done()
+        with pytest.raises(BeingPulled):
+            Store(tmp_path, hub.hub_id).remove()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transfer, "digest_matches", slowly)
+        asyncio.run(scene())
+    store = Store(tmp_path, hub.hub_id)
+    assert store.remove()
+    assert not store.root.exists()
+    fetch(hub, tmp_path)
+    check_whole(hub, tmp_path)
 
 
 def test_two_processes_share_a_pull_and_the_second_sees_how_far_it_is(hub: FakeHub, tmp_path: Path) -> None:
