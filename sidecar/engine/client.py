@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from host_api.protocol.restarts import Backoff, jitter
 from sidecar.engine.control import Hold, LogLine, Message, Pulse, Ready
+from sidecar.engine.failed_loads import FailedLoads, error_of
 from sidecar.engine.inflight import InFlight, Paused, Told
 from sidecar.engine.messages import (
     LOAD_FAILED,
@@ -82,7 +83,8 @@ class EngineClient:
         self._channel: Channel | None = None
         self._starting: asyncio.Task[None] | None = None
         self._lingering: asyncio.TimerHandle | None = None
-        self._flight = InFlight(self._lost)
+        self.failed_loads = FailedLoads()
+        self._flight = InFlight(self._lost, self.failed_loads.note)
         self._failures = 0  # deaths since the last progress
         self._up = False
         self._never_up = 0  # engines in a row that did not come up
@@ -107,6 +109,7 @@ class EngineClient:
     # --- what is asked -------------------------------------------------------------------------------
     async def load(self, path: Path) -> ModelInfo:
         """Load a model folder. Raises LoadError, or ApiError where the engine is the trouble."""
+        self.failed_loads.check(str(path))
         try:
             reply = await self._one(Load(id=0, path=str(path)))
         except ApiError as exc:
@@ -161,7 +164,7 @@ class EngineClient:
             while left:
                 reply = await inbox.get()
                 if isinstance(reply, Refused):
-                    raise _error(reply)
+                    raise error_of(reply)
                 left -= isinstance(reply, Piece) and reply.finish is not None
                 yield reply
         finally:
@@ -203,7 +206,7 @@ class EngineClient:
         finally:
             self._forget(number)
         if isinstance(reply, Refused):
-            raise _error(reply)
+            raise error_of(reply)
         return reply
 
     def _add(self, request: Request) -> tuple[int, asyncio.Queue[Told]]:
@@ -275,6 +278,8 @@ class EngineClient:
         else:
             if isinstance(message, Piece | Loaded | Embedded | Tokenized | Decided):
                 self._failures = 0
+            if isinstance(message, Loaded):
+                self.failed_loads.loaded(message.model.path)
             self._flight.take(message)  # type: ignore[arg-type]
             if isinstance(message, Finished) and not (self._flight.models or self._flight.calls):
                 self._linger()
@@ -321,7 +326,3 @@ class EngineClient:
         channel, self._channel = self._channel, None
         self.pulse = Pulse()
         self._leaving = asyncio.create_task(channel.close())
-
-
-def _error(reply: Refused) -> ApiError:
-    return ApiError(reply.status, reply.message, code=reply.code, param=reply.param)

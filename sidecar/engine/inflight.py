@@ -15,6 +15,9 @@ embeddings show no progress before their end; and nobody waits longer for a susp
 batch would hold up every chat after a death that it had no part in. The patience grows with the deaths, up to no limit
 at all, so that a poison which takes long to kill is alone with the engine in the end.
 
+A load that two engines died of is no poison: nobody asked for anything wrong. It ends as a load that failed, and with
+it what waits for that model (``failed_loads``).
+
 Models are loaded again one by one, the one that the first suspect needs before the others, and suspects don't wait for
 the models of others.
 
@@ -32,6 +35,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from sidecar.engine.failed_loads import refusal
 from sidecar.engine.messages import (
     Began,
     Cancel,
@@ -106,10 +110,13 @@ class Call:
 
 
 class InFlight:
-    """``lost`` is told of a model that can't be loaded again after a death."""
+    """``lost`` is told of a model that can't be loaded again after a death, ``load_died`` of one engines die of."""
 
-    def __init__(self, lost: Callable[[str], None]) -> None:
+    def __init__(
+        self, lost: Callable[[str], None], load_died: Callable[[str, str], None] = lambda path, message: None
+    ) -> None:
         self._lost = lost
+        self._load_died = load_died
         self._next = 1
         self.calls: dict[int, Call] = {}
         self.models: dict[str, ModelInfo] = {}  # that should be in memory
@@ -169,7 +176,7 @@ class InFlight:
             following = [call for call in unsent if self._can_go(call)]  # those still tried have had their time
         needed = {path: -place for place, path in enumerate(c.path for c in reversed(suspects)) if path is not None}
         loads = [c for c in unsent if self._reload(c) and not c.deaths and c not in following]
-        if any(self._reload(c) and c.sent for c in self.calls.values()):
+        if any(self._reload(c) and (c.sent or c in following) for c in self.calls.values()):
             loads = []
         loads.sort(key=lambda call: needed.get(_path(call.request), 1))
         return following + loads[:1]
@@ -237,6 +244,10 @@ class InFlight:
                 self._end(call, Finished(id=number))  # it gave back all it had
             elif not up:
                 continue
+            elif call.deaths and len(sent) == 1 and isinstance(call.request, Load):
+                refused = refusal(number, reason)
+                self._load_died(call.request.path, refused.message)
+                self._end(call, refused)
             elif call.deaths and len(sent) == 1:
                 text = f"The engine died of this request twice ({reason}); it is not tried again."
                 self._end(call, Refused(id=number, status=500, message=text, code=POISON))

@@ -22,6 +22,7 @@ from sidecar.engine.asked import SoundData as SoundData
 from sidecar.engine.asked import Tier as Tier
 
 LOAD_FAILED = "model_load_failed"  # the code of a refused load
+LOAD_DIED = "model_load_died"  # the same of one that two engines died of
 VERSION = 1  # both sides are of one program; another number means that it was replaced while it ran
 
 

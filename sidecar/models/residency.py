@@ -183,6 +183,7 @@ class Residency:
 
         Where both don't fit side by side the old one goes first.
         """
+        self._engine.failed_loads.check(str(path))  # before anything makes room for it
         size, need = await asyncio.to_thread(_need, path)
         going = self._victims(kind)
         try:

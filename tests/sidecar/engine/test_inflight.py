@@ -9,9 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.engine import asked, control, messages
+from sidecar.engine.failed_loads import FailedLoads
 from sidecar.engine.inflight import POISON, InFlight, Paused, Told
-from sidecar.engine.messages import Began, Embed, Generate, Load, Loaded, ModelInfo, Piece, Refused, Request, Sampling
+from sidecar.engine.messages import (
+    LOAD_DIED,
+    Began,
+    Embed,
+    Generate,
+    Load,
+    Loaded,
+    ModelInfo,
+    Piece,
+    Refused,
+    Request,
+    Sampling,
+)
 from sidecar.engine.wire import LONGEST, Reader, WireError, encode
+from sidecar.errors import ApiError
 
 PATH = "/models/a"
 
@@ -144,6 +158,52 @@ def test_a_model_that_cannot_be_loaded_again_takes_its_requests_along() -> None:
     assert lost == [PATH]
     assert isinstance(told[-1], Refused)
     assert not flight.calls
+
+
+def test_a_load_that_two_engines_died_of_is_a_failed_load_and_no_poison() -> None:
+    lost: list[str] = []
+    failed: list[str] = []
+    flight, engine = InFlight(lost.append, lambda path, message: failed.append(path)), FakeEngine()
+    for path in (PATH, "/models/b"):
+        flight.add(Load(id=0, path=path), lambda told: None)
+    pump(flight, engine)
+    waits: list[Told] = []
+    others: list[Told] = []
+    flight.add(job(2, 1), waits.append)
+    flight.add(Embed(id=0, path="/models/b", inputs=("x",)), others.append)
+    pump(flight, engine)
+    flight.died("killed")
+    for _ in range(2):
+        (load,) = flight.to_send()
+        assert isinstance(load, Load)
+        assert load.path == PATH
+        flight.died("it was at one piece of work for 5 s")
+    assert [(r.status, r.code) for r in waits if isinstance(r, Refused)] == [(503, LOAD_DIED)]
+    assert "5 s" in str(waits[-1])
+    assert (failed, lost) == ([PATH], [PATH])
+    (load,) = flight.to_send()
+    assert isinstance(load, Load)
+    assert load.path == "/models/b"
+    engine.take(flight, load)
+    assert [type(r) for r in flight.to_send()] == [Embed]
+    assert not any(isinstance(r, Refused) for r in others)
+
+
+def test_a_model_that_engines_die_of_is_tried_later_each_time() -> None:
+    now = [0.0]
+    failed = FailedLoads(lambda: now[0])
+    for wait in (30, 60, 120, 240, 480, 600, 600):
+        failed.note(PATH, "It died.")
+        with pytest.raises(ApiError, match=f"again in {wait} s") as caught:
+            failed.check(PATH)
+        assert (caught.value.status_code, caught.value.retry_after) == (503, wait)
+        failed.check("/models/b")
+        now[0] += wait
+        failed.check(PATH)
+    failed.loaded(PATH)
+    failed.note(PATH, "It died.")
+    with pytest.raises(ApiError, match="again in 30 s"):
+        failed.check(PATH)
 
 
 def test_chats_go_on_first_and_no_long_batch_holds_them_up() -> None:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from tests.support import models
 from tests.support.servers import Sidecar, sidecar, wait_for
 
 STORY: Any = {
@@ -272,6 +274,39 @@ def test_an_engine_that_dies_of_a_request_twice_refuses_that_one_alone(tmp_path:
         assert health["engine"]["deaths"] == 6
         assert "exit status 70" in health["engine"]["last_deaths"][0]["reason"]
         assert running.process.poll() is None
+
+
+def test_a_model_that_engines_die_of_while_loading_is_told_as_such_and_others_go_on(
+    tmp_path: Path, data_dir: Path
+) -> None:
+    env = hooked(
+        tmp_path / "hook",
+        "import os, sys\n"
+        "if 'engine' in sys.orig_argv:\n"
+        "    from sidecar.engine import thread\n"
+        "    real = thread.EngineThread._load\n"
+        "    thread.EngineThread._load = lambda self, path, future: (\n"
+        "        os._exit(9) if path.name == 'other' else real(self, path, future))\n",
+    )
+    models.qwen3_vl(tmp_path / "models" / "other", layers=1, hidden=64)
+    flags = ("--model-dir", str(tmp_path / "models"), "--max-resident", "2")
+    with sidecar(tmp_path, *flags, env=env, data_dir=data_dir) as running, running.client() as http:
+        body = STORY | {"stream": False, "max_tokens": 24}
+        expected = http.post("/v1/chat/completions", json=body).json()["choices"]
+        with ThreadPoolExecutor(5) as pool:
+            chat = pool.submit(http.post, "/v1/chat/completions", json=body)
+            asked = [pool.submit(http.post, "/v1/chat/completions", json=body | {"model": "other"}) for _ in range(3)]
+            answers = [one.result() for one in asked]
+            assert chat.result().json()["choices"] == expected
+        deaths = http.get("/health").json()["engine"]["deaths"]
+        for answer in [*answers, http.post("/v1/models/other/load", json={})]:
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (503, "model_load_died")
+            assert "exit status 9" in error["message"]
+            assert "no request is at fault" in error["message"]
+            assert 1 <= int(answer.headers["retry-after"]) <= 30
+        assert http.post("/v1/chat/completions", json=body).json()["choices"] == expected
+        assert http.get("/health").json()["engine"]["deaths"] == deaths, "it isn't tried again at once"
 
 
 def test_a_server_whose_engines_do_not_come_up_leaves(tmp_path: Path, data_dir: Path) -> None:
