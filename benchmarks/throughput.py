@@ -10,6 +10,7 @@ turns. The figure is ours ÷ bare, the median over the rounds.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import threading
@@ -146,7 +147,11 @@ def main() -> int:
     sys.stdout.write(f"{path.name}, prompts of {args.prompt}, answers of {args.tokens} tokens\n")
     sys.stdout.write(clients.table(["requests", "ours tok/s", "bare tok/s", "ours ÷ bare", "range"], rows) + "\n")
     engine.stop()
-    return 1 if died else 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # As the engine's process ends. At a usual end MLX's destructors abort the process ("terminate called without an
+    # active exception") where a thread that used mlx-vlm's stream has ended before.
+    os._exit(1 if died else 0)
 
 
 if __name__ == "__main__":

@@ -540,7 +540,7 @@ def test_prompts_of_about_one_length_go_together_as_far_as_their_time_and_the_ro
     assert Policy(max_rows=2).decide(View(waiting=queue)) == Begin(1, (2,))
     assert Policy(max_rows=3).decide(View(waiting=queue, rows={BATCH: 1})) == Begin(1, (2, 4))
     slow = Policy()
-    slow.costs.learn("prefill", 64, 1.0)
+    slow.costs.learn("prefill", 64, 2.0)
     assert slow.decide(View(waiting=queue)) == Begin(1, (2,))
     begun = Prefilling(id=1, tier=CHAT, priority=0, arrived=0, remaining=70, rows=4)
     assert Policy(max_rows=4).decide(View(waiting=queue[2:], prefilling=(begun,))) == Prefill(1, 16)
