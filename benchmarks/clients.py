@@ -15,7 +15,7 @@ import socket
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,20 @@ def content(text: str, image: str | None) -> Any:
 async def chat(
     client: httpx.AsyncClient, model: str, text: str, *, tokens: int, image: str | None = None, extra: Any = None
 ) -> Chat:
-    """Stream one chat and time it, token by token where the server says which tokens a chunk has (``logprobs``).
+    """Stream one chat and time it, token by token (``streamed``). Raises httpx.HTTPError."""
+    start = time.perf_counter()
+    stamps: list[float] = []
+    async for count in streamed(client, model, text, tokens=tokens, image=image, extra=extra):
+        stamps += [time.perf_counter()] * count
+    if not stamps:
+        raise httpx.HTTPError("no token came")
+    return Chat(stamps[0] - start, [b - a for a, b in itertools.pairwise(stamps)])
+
+
+async def streamed(
+    client: httpx.AsyncClient, model: str, text: str, *, tokens: int, image: str | None = None, extra: Any = None
+) -> AsyncIterator[int]:
+    """Stream an answer; give how many tokens each chunk brings, by ``logprobs`` where the server says it.
 
     Elsewhere a chunk with text counts as one. Raises httpx.HTTPError.
     """
@@ -86,8 +99,6 @@ async def chat(
         "logprobs": True,
         **(extra or {}),
     }
-    start = time.perf_counter()
-    stamps: list[float] = []
     async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
         if answer.status_code != 200:
             await answer.aread()
@@ -99,10 +110,7 @@ async def chat(
             if "error" in chunk:
                 raise httpx.HTTPError(str(chunk["error"])[:200])
             if chunk.get("choices"):
-                stamps += [time.perf_counter()] * tokens_of(chunk["choices"][0])
-    if not stamps:
-        raise httpx.HTTPError("no token came")
-    return Chat(stamps[0] - start, [b - a for a, b in itertools.pairwise(stamps)])
+                yield tokens_of(chunk["choices"][0])
 
 
 def tokens_of(choice: dict[str, Any]) -> int:
@@ -117,22 +125,15 @@ def tokens_of(choice: dict[str, Any]) -> int:
 async def job(
     client: httpx.AsyncClient, model: str, number: int, load: Load, *, tokens: int, images: bool, extra: Any
 ) -> None:
-    """One batch job after another until cancelled."""
+    """One batch job after another until cancelled; its tokens count as they come."""
     turn = 0
     while True:
         image = picture(number * 37 + turn) if images else None
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": content(f"Job {number}.{turn}. {JOB}", image)}],
-            "max_tokens": tokens,
-            "temperature": 0.0,
-            **(extra or {}),
-        }
+        text = f"Job {number}.{turn}. {JOB}"
         turn += 1
         try:
-            answer = await client.post("/v1/chat/completions", json=body)
-            answer.raise_for_status()
-            load.tokens += answer.json()["usage"]["completion_tokens"]
+            async for count in streamed(client, model, text, tokens=tokens, image=image, extra=extra):
+                load.tokens += count
             load.jobs += 1
         except (httpx.HTTPError, KeyError) as exc:
             load.failures += 1

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sidecar.engine.actions import Prefilling, View, Waiting
-from sidecar.engine.costs import CHUNKS, Costs, chunk_class
+from sidecar.engine.costs import CHUNKS, Costs, chunk_class, filled
 from sidecar.engine.messages import Tier
 
-SHARED_SLOWDOWN = 1.7
-"""How long interactive tokens may take on average with batch work in their passes, in times of their own."""
+SHARED_SLOWDOWN = 1.65
+"""How long passes of interactive tokens may take on average with batch work in them, in times of their own.
+
+Rows that join and leave come on top: a chat's mean is then 1.7."""
 
 SAME_PRICE = 1.5
 """Up to how many times the cost of the least piece of a prompt counts as the same."""
@@ -47,23 +49,23 @@ def share_out(prompts: Sequence[Prefilling], room: int) -> tuple[tuple[int, int]
 
 
 def beside(
-    view: View, costs: Costs, saved: float, *, shared: int, usual: float, seconds: float
+    view: View, costs: Costs, saved: float, *, shared: int, usual: float, smooth: float, seconds: float
 ) -> tuple[tuple[int, int], ...]:
     """Return the pieces for the interactive rows' own pass, with ``shared`` batch rows in it.
 
     A chat's prompt gets all that fits into ``seconds``, the rest of the gap, and ``LEAST_PIECE`` tokens at least.
-    Batch prompts get what keeps the pass within ``usual`` seconds. Where not even the least
-    piece does (on a GPU a piece costs most by being begun), passes that were shorter pay for one: with ``saved``
-    seconds it gets what comes at about that price, within the gap.
+    Batch prompts get what keeps the pass within ``usual`` seconds, or nothing where it does more to wait for a pass of
+    up to ``smooth``. Where not even the least piece fits that (on a GPU a piece costs most by being begun), passes that
+    were shorter pay for one: with ``saved`` seconds it gets what comes at about that price, within the gap.
     """
     rows = view.rows[Tier.INTERACTIVE]
     own, base = costs.decode(rows), costs.decode(rows + shared)
     if not own:
         return ()
     if chats := mixing(view, Tier.INTERACTIVE):
-        return share_out(chats, max(LEAST_PIECE, costs.piece(rows + shared, seconds)))
+        return share_out(chats, max(filled(rows + shared, LEAST_PIECE), costs.piece(rows + shared, seconds)))
     prompts = mixing(view, Tier.BATCH)
-    room = costs.piece(rows + shared, max(usual, base))
+    room = costs.bargain(rows + shared, max(usual, base), smooth)
     if prompts and not room:
         added = costs.mixed(rows + shared, CHUNKS[0]) - base
         most = min(base + added * SAME_PRICE, max(seconds, base + added))

@@ -53,7 +53,7 @@ from sidecar.engine.actions import (
     has_work,
     tier_of,
 )
-from sidecar.engine.costs import CHUNKS, Costs, chunk_class
+from sidecar.engine.costs import CHUNKS, Costs, chunk_class, filled
 from sidecar.engine.messages import Tier
 from sidecar.engine.pieces import LEAST_PIECE, SAME_PRICE, SHARED_SLOWDOWN, beside, group_with, mixing, share_out
 
@@ -63,7 +63,7 @@ BATCH_BESIDE_DECODE = 0.5
 KEEP_SHARED = 1.2
 """How much longer than ``slowdown`` a pass may take with rows that share it already: moving them has its price."""
 
-SMOOTH = 2.1
+SMOOTH = 2.0
 """How long a single pass may take, in times of a token's own, where those before it were shorter than ``slowdown``."""
 
 ROOM_USED = 0.9
@@ -174,14 +174,21 @@ class Policy:
         if self._pieces(view, Tier.INTERACTIVE):
             most = 0
         elif mixing(view, Tier.BATCH):
-            most = self._max_shared_rows(view, min(gap, own * self.slowdown), LEAST_PIECE)
+            most = self._max_shared_rows(view, min(gap, own * self.slowdown))
         else:
             most = self._max_shared_rows(view, gap - least)
         # Rows join only where nothing else was done since the last token: that gap is longer as it is.
         shared = min(most, view.shared_rows) if self.spent else most
-        usual = min(gap, own * max(self.slowdown, SMOOTH), own * self.slowdown + self.saved) - self.spent
+        smooth = min(gap, own * max(self.slowdown, SMOOTH)) - self.spent
+        usual = min(smooth, own * self.slowdown + self.saved - self.spent)
         pieces = beside(
-            view, self.costs, max(self.saved, self.credit), shared=shared, usual=usual, seconds=gap - self.spent
+            view,
+            self.costs,
+            max(self.saved, self.credit),
+            shared=shared,
+            usual=usual,
+            smooth=smooth,
+            seconds=gap - self.spent,
         )
         stream = Decode(Tier.INTERACTIVE, shared, pieces)
         room = gap - self.spent - self.costs.decode(view.rows[Tier.INTERACTIVE] + shared)
@@ -208,19 +215,15 @@ class Policy:
         own = self.costs.decode(view.rows[Tier.INTERACTIVE])
         return own * (1 + (self.gap_bound - 1) * ROOM_USED)
 
-    def _max_shared_rows(self, view: View, limit: float, tokens: int = 0) -> int:
-        """Return how many batch rows may share the interactive ones' pass, which may take ``limit`` seconds.
-
-        ``tokens``: of a prompt that are to go with them.
-        """
+    def _max_shared_rows(self, view: View, limit: float) -> int:
+        """Return how many batch rows may share the interactive ones' pass, which may take ``limit`` seconds."""
         own = view.rows[Tier.INTERACTIVE]
         if not view.can_share or not self.costs.knows("decode", own):
             return 0
         alone, n = self.costs.decode(own), view.rows.get(Tier.BATCH, 0)
         while n:
             keep = KEEP_SHARED if n <= view.shared_rows else 1.0
-            fits = self.costs.decode(own + n) <= min(limit, alone * self.slowdown * keep)
-            if fits and (not tokens or self.costs.mixed(own + n, tokens) <= limit * keep):
+            if self.costs.decode(own + n) <= min(limit, alone * self.slowdown * keep):
                 break
             n -= 1
         return n
@@ -272,7 +275,7 @@ class Policy:
             return Prefill(first.id, first.remaining if first.whole else self._chunk(first, room))
         if rows and not resting:
             limit = max(room, self.costs.decode(1) * self.slowdown)
-            return Decode(tier, 0, share_out(mixed, max(LEAST_PIECE, self.costs.piece(rows, limit))))
+            return Decode(tier, 0, share_out(mixed, max(filled(rows, LEAST_PIECE), self.costs.piece(rows, limit))))
         return None
 
     def _begins(self, fresh: Waiting, begun: Sequence[Prefilling], mixed: Sequence[Prefilling]) -> bool:

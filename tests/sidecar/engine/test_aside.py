@@ -40,7 +40,7 @@ class Arrivals:
         monkeypatch.setattr(self._aside, "_poll", self)
 
     def __call__(self) -> None:
-        if self.arrive and self._aside.in_pass and self._draw.random() < 0.3:
+        if self.arrive and self._aside.in_pass and self._draw.random() < 0.6:
             self.arrive.pop(0)()
         self._poll()
 

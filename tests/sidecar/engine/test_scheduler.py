@@ -291,6 +291,37 @@ def test_a_pass_costs_by_its_lines() -> None:
     assert costs.mixed(1, 16) == pytest.approx(0.11)
 
 
+TILES = {4: 0.069, 8: 0.080, 12: 0.093, 16: 0.101, 20: 0.112, 24: 0.122, 28: 0.132, 32: 0.144}
+
+
+def costs_of_lines(lines: dict[int, float]) -> Costs:
+    """What is known where a row takes 60 ms and passes were measured at these sizes."""
+    costs = Costs()
+    costs.learn("decode", 1, 0.06)
+    costs.learn("prefill", 16, 0.1)
+    costs.learn("prefill", 32, 0.15)
+    for size, seconds in lines.items():
+        costs.learn_mixed(1, size - 1, seconds)
+    return costs
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+def test_a_pass_is_filled_to_a_size_that_kernels_work_at(rows: int) -> None:
+    costs = costs_of_lines(TILES)
+    for milliseconds in range(60, 150, 5):
+        for tokens in (costs.piece(rows, milliseconds / 1000), costs.bargain(rows, milliseconds / 1000, 0.15)):
+            assert tokens == 0 or (rows + tokens) % 4 == 0
+
+
+def test_two_sizes_in_turns_where_that_does_more_than_one_between_them() -> None:
+    steep = costs_of_lines({4: 0.075, 8: 0.092, 12: 0.102, 16: 0.105, 20: 0.108})
+    assert steep.bargain(1, 0.1, 0.13) == 0, "7 tokens cost 32 ms, 19 cost 48: better to wait for that"
+    assert steep.bargain(1, 0.11, 0.13) == 19
+    assert steep.bargain(1, 0.1, 0.095) == 7, "no pass may take so long"
+    even = costs_of_lines({4: 0.068, 8: 0.08, 12: 0.09, 16: 0.1, 20: 0.11})
+    assert [even.bargain(1, s, 0.13) for s in (0.075, 0.095, 0.105)] == [3, 11, 15], "alike passes are smoother"
+
+
 def test_a_chats_prompt_shares_the_pass_of_another_chat_within_the_gap() -> None:
     machine = learned()
     machine.can_mix = True
