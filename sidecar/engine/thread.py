@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidecar.config import Settings
+from sidecar.engine import imports
 from sidecar.engine.actions import Call, Idle, View, has_work, without_batch
 from sidecar.engine.commands import Commands, fail, settle, tell
 from sidecar.engine.control import Progress
@@ -68,12 +69,12 @@ class EngineThread:
     def load(self, path: Path) -> Future[LoadedModel]:
         """Load a model folder; the future raises ``loader.LoadError``."""
         future: Future[LoadedModel] = Future()
-        self._put(lambda: self._load(path, future), heavy=True)
+        self._put(lambda: self._load_stepwise(path, future), heavy=True)
         return future
 
     def warm(self) -> None:
         """Import what every model needs."""
-        self._put(self._import)
+        self._put(lambda: imports.warm(self._alive))
 
     def unload(self, path: Path) -> Future[None]:
         """Let a model's memory go; what still uses it ends with an error."""
@@ -172,9 +173,13 @@ class EngineThread:
         self._beat = time.monotonic()
         any(runner.save(lambda: self._put(lambda: None)) for runner in self.models.values())
 
-    def _import(self) -> None:
-        self._beat = time.monotonic()  # a hang is noticed here as well
-        _import()
+    def _alive(self) -> None:
+        """Begin another step of the work now running: a hang is noticed from here on."""
+        self._beat = time.monotonic()
+
+    def _load_stepwise(self, path: Path, future: Future[LoadedModel]) -> None:
+        with imports.stepwise(self._alive):
+            self._load(path, future)
 
     def _busy(self) -> bool:
         if self._held:  # then only what is not batch work counts
@@ -320,11 +325,3 @@ def urgency(view: View) -> Tier:
     tiers = [t for t, count in view.rows.items() if count]
     tiers += [w.tier for w in view.waiting] + [p.tier for p in view.prefilling] + list(view.encoding)
     return min(tiers, default=Tier.BATCH)
-
-
-def _import() -> None:
-    import sidecar.backend.loader
-    import sidecar.engine.runner
-
-    _ = sidecar.engine.runner
-    sidecar.backend.loader.settle()

@@ -50,11 +50,16 @@ OWNER = 450 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The model that is asked. ``in_vain``: seconds for which an allocation is waited to fail."""
+    """The model that is asked. ``in_vain``: seconds for which an allocation is waited to fail.
+
+    ``room``: bytes of address space that are left at most for that. A small model fits into what malloc has already:
+    with nothing left the first new mapping fails, a thread's stack or a picture's pixels.
+    """
 
     model: str = "starter"
     tokens: int = 48
     in_vain: float = 5.0
+    room: int = 4 << 20
 
     def ask(self, text: str, **more: Any) -> dict[str, Any]:
         """Return the body of a greedy chat."""
@@ -63,7 +68,7 @@ class Subject:
 
 
 STARTER = Subject()
-TINY = Subject(model="tiny", tokens=96, in_vain=1.0)
+TINY = Subject(model="tiny", tokens=96, in_vain=3.0, room=0)
 
 
 def picture() -> list[dict[str, Any]]:
@@ -205,7 +210,7 @@ class Kills:
         http: httpx.Client,
         *,
         patience: float,
-        in_vain: float,
+        of: Subject,
         tell: Callable[[str], None],
     ) -> None:
         self.answers = answers
@@ -216,7 +221,7 @@ class Kills:
         self._running = running
         self._http = http
         self._patience = patience
-        self._in_vain = in_vain
+        self._of = of
         self._tell = tell
         # Resident bytes that only an engine with a model has: this one has seen every kind of answer.
         self._owner = min(OWNER, psutil.Process(self._pid()).memory_info().rss - (48 << 20))
@@ -243,11 +248,11 @@ class Kills:
         if pid is None:
             return
         self.engines.add(pid)
-        harm(pid, way, rng)
-        if way == MEMORY and not self._died_within(pid, self._in_vain):  # it needed no more than it had
+        harm(pid, way, rng, self._of.room)
+        if way == MEMORY and not self._died_within(pid, self._of.in_vain):  # it needed no more than it had
             spare(pid)
             way = "SIGKILL"
-            harm(pid, way, rng)
+            harm(pid, way, rng, self._of.room)
         if way in ("SIGSTOP", MEMORY):
             self._died_within(pid, self._patience)
         died = time.monotonic()
@@ -303,7 +308,7 @@ def run(
     with httpx.Client(base_url=running.url, timeout=300, limits=httpx.Limits(max_connections=20)) as http:
         for answer in answers:
             answer.expected = answer.once(http)
-        work = Kills(running, answers, http, patience=patience, in_vain=of.in_vain, tell=tell)
+        work = Kills(running, answers, http, patience=patience, of=of, tell=tell)
         threads = [threading.Thread(target=a.loop, args=(http, work.stop), daemon=True) for a in answers]
         for thread in threads:
             thread.start()
@@ -320,10 +325,10 @@ def run(
     return Outcome(work.done, sum(a.asked for a in answers), work.pauses, wrong, [pid for pid in left if pid != now])
 
 
-def harm(pid: int, way: str, rng: random.Random) -> None:
+def harm(pid: int, way: str, rng: random.Random, room: int = STARTER.room) -> None:
     """Kill, stop or abort a process, or bound its address space so that an allocation fails soon (Linux)."""
     if way == MEMORY:
-        size = psutil.Process(pid).memory_info().vms + rng.randrange(4 << 20)
+        size = psutil.Process(pid).memory_info().vms + rng.randrange(room + 1)
         resource.prlimit(pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
     else:
         os.kill(pid, getattr(signal, way))
