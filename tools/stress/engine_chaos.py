@@ -81,6 +81,17 @@ def picture() -> list[dict[str, Any]]:
     return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "Describe this picture."}]
 
 
+def large_picture(of: Subject) -> dict[str, Any]:
+    """Return a chat with a picture of 12 megapixels, which needs 50 MB that nothing has lying about."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (4000, 3000), (200, 30, 90)).save(file, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What colour?"}]
+    return of.ask("", max_tokens=4, max_pixels=60_000) | {"messages": [{"role": "user", "content": content}]}
+
+
 def cases(of: Subject) -> dict[str, tuple[str, dict[str, Any]]]:
     """Return each answer's path and body by name."""
     chat, ask = "/v1/chat/completions", of.ask
@@ -223,6 +234,9 @@ class Kills:
         self._patience = patience
         self._of = of
         self._tell = tell
+        self._large = Answer("large picture", "/v1/chat/completions", large_picture(of))
+        self._large.expected = self._large.once(http)
+        self._asking: list[threading.Thread] = []
         # Resident bytes that only an engine with a model has: this one has seen every kind of answer.
         self._owner = min(OWNER, psutil.Process(self._pid()).memory_info().rss - (48 << 20))
 
@@ -249,6 +263,8 @@ class Kills:
             return
         self.engines.add(pid)
         harm(pid, way, rng, self._of.room)
+        if way == MEMORY:
+            self._ask_for_much()
         if way == MEMORY and not self._died_within(pid, self._of.in_vain):  # it needed no more than it had
             spare(pid)
             way = "SIGKILL"
@@ -268,6 +284,26 @@ class Kills:
         self.pauses.append(time.monotonic() - died)
         first = next((a.name for a in self.answers if a.events), "nothing")
         self._tell(f"{len(self.pauses)}: {way}, {first} went on after {self.pauses[-1]:.2f} s")
+
+    def _ask_for_much(self) -> None:
+        """Ask, beside all else, for what needs memory anew; that answer is compared as well."""
+
+        def ask() -> None:
+            try:
+                if not same(got := self._large.once(self._http), self._large.expected):
+                    self.answers[0].wrong.append(f"large picture: {got} should be {self._large.expected}"[:800])
+            except Exception as exc:
+                self.answers[0].wrong.append(f"large picture: {type(exc).__name__}: {exc}"[:500])
+            if self.answers[0].wrong:
+                self.stop.set()
+
+        self._asking.append(threading.Thread(target=ask, daemon=True))
+        self._asking[-1].start()
+
+    def finish(self, patience: float) -> None:
+        """Wait for what was asked beside the answers."""
+        for thread in self._asking:
+            thread.join(patience)
 
     def _died_within(self, pid: int, seconds: float) -> bool:
         """Wait until the server has noticed the end of an engine; return whether it came in time."""
@@ -319,6 +355,7 @@ def run(
         work.stop.set()
         for thread in threads:
             thread.join(patience)
+        work.finish(patience)
     left = [pid for pid in work.engines if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
     now = httpx.get(f"{running.url}/health", timeout=30).json()["engine"]["pid"]
     wrong = [one for a in answers for one in a.wrong]
