@@ -97,6 +97,21 @@ def _prepare_uvicorn() -> None:
         package.Config = Config  # type: ignore[attr-defined]  # its own modules take it from there
 
 
+@contextlib.contextmanager
+def _absent(*names: str) -> Iterator[None]:
+    """Let packages that the framework imports where they are installed look as if they weren't.
+
+    Forms are of another program in the same environment; their parser took 1 MB of a server that reads none.
+    """
+    names = tuple(name for name in names if name not in sys.modules)
+    sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type]  # None: not to be imported
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
+
+
 def _fail(code: ExitCode, message: str) -> int:
     sys.stderr.write(f"mlx-sidecar: {message}\n")
     sys.stderr.flush()
@@ -106,9 +121,10 @@ def _fail(code: ExitCode, message: str) -> int:
 async def _serve(settings: Settings, sock: socket.socket, life: Lifecycle, token: str | None) -> int:
     gc.disable()  # while modules are imported there is nothing to collect
     _prepare_uvicorn()
-    from uvicorn.server import Server as UvicornServer
+    with _absent("python_multipart", "multipart"):
+        from uvicorn.server import Server as UvicornServer
 
-    from sidecar.api.app import create_app
+        from sidecar.api.app import create_app
     from sidecar.api.service import Service
     from sidecar.engine.client import EngineClient
     from sidecar.engine.metrics import Meter
