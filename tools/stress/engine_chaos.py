@@ -384,7 +384,8 @@ def where_everything_stands(running: Sidecar) -> str:
         if pid is not None:
             os.kill(pid, signal.SIGUSR1)
     time.sleep(2)
-    return f"{json.dumps(health)}\n{running.output.read_text()[-12_000:]}\n{running.logs()[-12_000:]}"
+    stands = running.logs().rpartition("where everything stands")[2]
+    return f"{json.dumps(health)}\n{stands[:6000]}\n{running.output.read_text()[-12_000:]}"
 
 
 def _interrupted(*_: object) -> None:
