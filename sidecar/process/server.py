@@ -121,6 +121,7 @@ def _fail(code: ExitCode, message: str) -> int:
 async def _serve(settings: Settings, sock: socket.socket, life: Lifecycle, token: str | None) -> int:
     gc.disable()  # while modules are imported there is nothing to collect
     _prepare_uvicorn()
+    sys.modules["pydantic.v1"] = None  # type: ignore[assignment]  # looked for with every answer, where it's used or not
     with _absent("python_multipart", "multipart"):
         from uvicorn.server import Server as UvicornServer
 
