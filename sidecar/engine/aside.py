@@ -30,10 +30,6 @@ from sidecar.engine.scheduler import LEFT_QUANTUM, Policy
 SLICE = 0.02
 """Seconds of a pass of batch work after which it can be left."""
 
-LEAVE_PASSES = False
-"""Whether passes are left at all. Off: with the nine kinds of answers that ``tools.stress.engine_chaos`` asks for at
-once an engine that leaves passes was seen to stand still for 5 s, without a kill, for a reason not found yet."""
-
 
 class Work(Protocol):
     """What a runner does for whoever steps aside for it."""
@@ -67,7 +63,7 @@ class Aside:
         self._kept_waiting: float | None = None  # seconds since the last token of a chat that came meanwhile
         runner.stage.blocks = pausing.install_pause(loaded.model, self._between_blocks)
         self._layers = pausing.LayerPauses(loaded.model, self._between_layers)
-        if LEAVE_PASSES and self._layers.count:
+        if self._layers.count:
             runner.policy.alone = LEFT_QUANTUM
 
     @contextlib.contextmanager
@@ -75,7 +71,7 @@ class Aside:
         """Let chats in while the block carries out ``action``, where that is a long unit of batch work alone."""
         long = isinstance(action, Prefill | Decode) and not self.in_pass and not view.rows.get(Tier.INTERACTIVE)
         pauses = 0
-        if LEAVE_PASSES and long and self._layers.count and tier_of(action, view) is Tier.BATCH:
+        if long and self._layers.count and tier_of(action, view) is Tier.BATCH:
             pauses = int(self._runner.policy.cost(action, view) / SLICE)
         if not pauses:
             yield

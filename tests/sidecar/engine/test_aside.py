@@ -35,7 +35,6 @@ class Arrivals:
         self._poll = self._aside._poll
         self._draw = random.Random(seed)
         self.arrive = arrive  # called at a pause each, in order
-        monkeypatch.setattr(aside, "LEAVE_PASSES", True)
         monkeypatch.setattr(aside, "SLICE", 1e-9)  # a pause after each layer
         monkeypatch.setattr(self._aside, "_poll", self)
 
@@ -135,3 +134,31 @@ def test_passes_inside_a_shared_pass_change_nothing_of_it(bench: Bench, monkeypa
     assert np.array_equal(np.array(alone), np.array(left))
     assert inside
     assert all(np.array_equal(np.array(one), np.array(other)) for one in inside)
+
+
+def test_what_a_model_remembers_of_a_pass_is_as_if_it_had_not_been_left(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positions that another prompt leaves behind in the model are not taken for those of the pass that goes on."""
+    model, layers = bench.loaded.model, bench.core._aside._layers
+    language = model.language_model
+    tokens = list(bench.prompt(LONG).tokens)
+
+    def remembered() -> str:
+        prompt = PromptBatch(model, [0], [tokens], [embed(model, tokens)])
+        _, state = prompt.finish(cut=True)
+        return repr(state.positions.kept)
+
+    def overwrite() -> None:
+        language._rope_deltas = mx.array([[99]])
+        language._position_ids = mx.zeros((3, 1, 1), dtype=mx.int32)
+
+    def both() -> tuple[str, str]:
+        alone = remembered()
+        monkeypatch.setattr(layers, "_pause", overwrite)
+        with layers.during(1000):
+            return alone, remembered()
+
+    alone, left = bench.on_engine(both)
+    assert "array" in alone
+    assert left == alone
