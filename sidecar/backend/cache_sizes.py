@@ -26,6 +26,15 @@ def layer_sizes(cache: Sequence[Any], rows: int) -> list[tuple[float, float, int
     return out
 
 
+def capacity(cache: Sequence[Any]) -> int:
+    """Return how many tokens each row of a cache has memory for: buffers grow in steps. 0 where no layer tells."""
+    for entry in _flat(cache):
+        arrays = _arrays(entry)
+        if arrays and arrays[0].ndim == 4 and not getattr(entry, "max_size", 0):
+            return int(arrays[0].shape[2])
+    return 0
+
+
 def _flat(cache: Sequence[Any]) -> list[Any]:
     out: list[Any] = []
     for entry in cache:

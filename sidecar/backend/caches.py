@@ -14,6 +14,7 @@ from mlx_vlm import apc
 from mlx_vlm.generate import ar
 from mlx_vlm.models.cache import BatchKVCache, KVCache
 
+from sidecar.backend import heap
 
 @dataclass(frozen=True, kw_only=True)
 class KVQuantization:
@@ -45,7 +46,8 @@ def extend(cache: list[Any], other: list[Any]) -> list[Any]:
 
 def snapshot(cache: Sequence[Any], row: int) -> list[Any] | None:
     """Return a copy of one row's cache; None where a layer can't be copied."""
-    copy: list[Any] | None = apc.snapshot_prompt_cache_row(cache, row)
+    with heap.exact():
+        copy: list[Any] | None = apc.snapshot_prompt_cache_row(cache, row)
     return copy
 
 
@@ -68,10 +70,6 @@ def shared(cache: list[Any], length: int) -> list[Any] | None:
     return clone(cache)
 
 
-_AT_ONCE = 32 << 20
-"""Bytes of caches that are copied at once."""
-
-
 def settle(*caches: list[Any]) -> None:
     """Compute what was done to caches with the same layers (joined, filtered) some layers at a time.
 
@@ -84,11 +82,17 @@ def settle(*caches: list[Any]) -> None:
         arrays = [array for state in flat for _, array in state if array is not None]
         states += arrays
         size += sum(array.nbytes for array in arrays)
-        if size > _AT_ONCE:
-            mx.eval(states)
+        if size > heap.at_once():
+            _evaluate(states)
             states, size = [], 0
     if size:
+        _evaluate(states)
+
+
+def _evaluate(states: Sequence[mx.array]) -> None:
+    with heap.exact():
         mx.eval(states)
+    heap.trim_if_short()  # the old ones are free now
 
 
 def grow(cache: Sequence[Any], tokens: int) -> bool:
@@ -110,11 +114,11 @@ def grow(cache: Sequence[Any], tokens: int) -> bool:
         )
         states += [entry.keys, entry.values]
         size += int(entry.nbytes)
-        if size > _AT_ONCE:
-            mx.eval(states)
+        if size > heap.at_once():
+            _evaluate(states)
             states, size = [], 0
     if size:
-        mx.eval(states)
+        _evaluate(states)
     return all(type(entry) in (KVCache, BatchKVCache) and entry.keys is not None for entry in cache)
 
 

@@ -26,6 +26,7 @@ A timeline on a model of 144 KiB a token with 3 GiB free:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -54,7 +55,8 @@ class Held:
     """A running row or begun prompt: its tokens, and whether it is batch work.
 
     ``since``: monotonic seconds of its arrival; ``has``: tokens that its cache has memory for by now, None: all of the
-    longest row's.
+    longest row's. A row that is in another pass than the longest has less, and is padded when it joins. ``lasts``: it
+    waited long for memory, and is set aside like a chat's.
     """
 
     id: int
@@ -62,6 +64,12 @@ class Held:
     batch: bool
     since: float = 0.0
     has: int | None = None
+    lasts: bool = False
+
+    @property
+    def yields(self) -> bool:
+        """Whether it makes way for a chat."""
+        return self.batch and not self.lasts
 
 
 class Ledger:
@@ -85,6 +93,12 @@ class Ledger:
         self._value = value
         self._seen = 0  # values of the largest picture that was measured
 
+    def now(self) -> Ledger:
+        """Return a ledger that goes on by what is free at this moment, for many questions at once."""
+        out, free, alone = copy.copy(self), self.free(), self.alone()
+        out.free, out.alone = (lambda: free), (lambda: alone)
+        return out
+
     def learn_vision(self, values: int, size: int) -> None:
         """Learn from a prompt's pictures of so many values that they took ``size`` bytes while they were looked at."""
         if values > self._seen:
@@ -106,7 +120,9 @@ class Ledger:
         longest = max((r.tokens for r in running), default=0)
         own = self.row(max(tokens + STEP, longest))
         padding = max(0.0, self.row(tokens + STEP) - self.row(longest)) * len(running) if running else 0.0
-        return own + padding + self.vision(values, running)
+        # No less than its claim as soon as it runs: else it would be put back at once.
+        claim = self.growth([*running, Held(id=0, tokens=tokens, batch=False, has=0)]) - self.growth(running)
+        return max(own + padding, claim) + self.vision(values, running)
 
     def room(self, running: Sequence[Held]) -> float:
         """Return the bytes that nobody has a claim on; less than nothing when rows that run have too little to grow."""
@@ -115,11 +131,14 @@ class Ledger:
     def growth(self, running: Sequence[Held]) -> float:
         """Return the bytes that ``running`` take with ``HEADROOM`` tokens more each: caches grow ``STEP`` at a time.
 
-        What is left of begun prompts is in it, and what they will be padded with beside longer rows.
+        What is left of begun prompts is in it, and what they and rows of other passes will be padded with.
         """
         longest = max((r.tokens for r in running), default=0)
         ahead = self.row(-(-(longest + HEADROOM) // STEP) * STEP)
-        return sum(ahead - self.row(longest if r.has is None else min(r.has, longest)) for r in running)
+        return sum(max(0.0, ahead - self._taken(r, longest)) for r in running)
+
+    def _taken(self, one: Held, longest: int) -> float:
+        return self.row(longest if one.has is None else one.has)
 
     def fits(self, tokens: int, running: Sequence[Held], spare: float, *, before_batch: bool, values: int = 0) -> bool:
         """Return whether a request of so many tokens can begin if ``spare`` bytes are given up.
@@ -130,33 +149,39 @@ class Ledger:
             return True
         if not before_batch:
             return False
-        chats = [r for r in running if not r.batch]
-        freed = sum(self.row(r.tokens) for r in running if r.batch)
+        chats = [r for r in running if not r.yields]
+        freed = sum(self._freed(r) for r in running if r.yields)
         return self.need(tokens, chats, values) <= self.room(chats) + freed + spare
 
     def make_way(self, tokens: int, running: Sequence[Held], values: int = 0) -> list[int]:
         """Return the batch rows to set aside for a request of so many tokens, the latest first."""
         rest, freed, out = list(running), 0.0, list[int]()
-        for one in sorted((r for r in running if r.batch), key=lambda r: -r.since):
+        for one in sorted((r for r in running if r.yields), key=lambda r: -r.since):
             if self.need(tokens, rest, values) <= self.room(rest) + freed:
                 break
             rest.remove(one)
-            freed += self.row(one.tokens)
+            freed += self._freed(one)
             out.append(one.id)
         return out
 
     def set_aside(self, missing: float, running: Sequence[Held]) -> list[int]:
         """Return which rows to set aside for ``missing`` bytes: batch rows, the latest first, then chats.
 
-        One row always stays. Empty where nothing is missing.
+        What they would have grown by is then not missing, either. One always stays. Empty where nothing is missing.
         """
-        order = sorted((r for r in running if r.batch), key=lambda r: -r.since)
-        order += sorted((r for r in running if not r.batch), key=lambda r: -r.since)
+        order = sorted((r for r in running if r.yields), key=lambda r: -r.since)
+        order += sorted((r for r in running if not r.yields), key=lambda r: -r.since)
         order = order[: max(0, len(running) - 1)]
-        out = []
+        rest, out = list(running), list[int]()
         for one in order:
             if missing <= 0:
                 break
-            missing -= self.row(one.tokens)
+            before = self.growth(rest)
+            rest.remove(one)
+            missing -= self._freed(one) + before - self.growth(rest)
             out.append(one.id)
         return out
+
+    def _freed(self, one: Held) -> float:
+        """Return the bytes that are free when a row is set aside."""
+        return self.row(one.tokens if one.has is None else one.has)

@@ -29,6 +29,7 @@ from typing import Any
 import mlx.core as mx
 
 from sidecar.backend import mixing
+from sidecar.backend.cache_sizes import capacity
 from sidecar.backend.families import Capabilities
 from sidecar.backend.passes import RowState
 from sidecar.engine.choosing import Chosen, Row
@@ -55,6 +56,12 @@ class DecodeBatch:
     def rows(self) -> list[Row]:
         """All rows, lane by lane."""
         return [row for lane in self._lanes for row in lane.rows]
+
+    @property
+    def held(self) -> list[tuple[Row, int]]:
+        """Return all rows, each with the tokens that its lane's cache has memory for; 0 where the cache doesn't say."""
+        sizes = ((lane, capacity(lane.cache)) for lane in self._lanes)
+        return [(row, size) for lane, size in sizes for row in lane.rows]
 
     @property
     def in_flight(self) -> bool:

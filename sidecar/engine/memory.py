@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import logging
 import sys
 from dataclasses import dataclass
 from typing import Any
 
+from sidecar.backend import heap
 from sidecar.engine import machine
 
 log = logging.getLogger("sidecar.engine")
@@ -89,26 +89,55 @@ def give_back() -> None:
 
     gc.collect()
     mx.clear_cache()
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
+    heap.trim()
 
 
 _LOOK = 0.1  # seconds
 _looked = 0.0
 
 
-def trim_if_short(now: float) -> None:
-    """Return freed memory to the system where little else is left, a few times a second at most. Engine thread.
+def look(now: float) -> None:
+    """Return freed memory to the system where little else is left. Engine thread, before each unit of work.
 
-    What MLX and the C library keep for the next pass is of use while there is room: up to a sixteenth of memory.
+    What MLX and the C library keep for the next pass is of use while there is room: up to a sixteenth of memory. In a
+    control group that is small it is looked at each time, so that the ledger sees what is there: of a gigabyte, 120 MB
+    were neither used nor free. Elsewhere a few times a second at most.
     """
     global _looked
-    if now - _looked < _LOOK:
+    bounded = machine.bounded()
+    if now - _looked < _LOOK and not bounded:
         return
     _looked = now
-    if machine.memory().available < RESERVE:
+    here = machine.memory()
+    if "mlx.core" not in sys.modules:
+        return
+    if bounded:
+        _mind(short=here.available < here.total // 4)
+    if bounded and here.available < here.total // 8:
+        heap.trim()
+        here = machine.memory()
+    if here.available < (RESERVE // 2 if bounded else RESERVE):
         give_back()
+
+
+def _mind(*, short: bool) -> None:
+    """Let MLX and the C library keep nothing of what is freed where memory is short, a sixteenth of it elsewhere.
+
+    MLX keeps a cache's old buffers when it is joined, for no new one is of their size: that sixteenth was what killed
+    engines, for it is neither in MLX's count of what is active nor free.
+    """
+    if short == heap.is_short():
+        return
+    import mlx.core as mx
+
+    heap.mind(short=short)
+    mx.set_cache_limit(0 if short else _freed(total()))
+    if short:
+        mx.clear_cache()
+
+
+def _freed(size: int) -> int:
+    return min(size // 16, 2 << 30)
 
 
 def total() -> int:
@@ -135,29 +164,13 @@ def set_limits() -> None:
 
     size = total()
     mx.set_memory_limit(int(size * 0.9))
-    freed = min(size // 16, 2 << 30)
-    mx.set_cache_limit(freed)
+    mx.set_cache_limit(_freed(size))
     if mx.metal.is_available():
         with contextlib.suppress(RuntimeError, ValueError):
             mx.set_wired_limit(size)
     if sys.platform == "linux":
-        _keep_freed(freed)
+        heap.keep_freed(_freed(size))
     _set = True
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-
-
-def _keep_freed(size: int) -> None:
-    """Let the C library keep ``size`` bytes of freed memory, as MLX's own cache does on Metal.
-
-    MLX's CPU backend takes every array from ``malloc``, which hands large ones back to the system at once: their pages
-    are then faulted in anew at every step (joining eight rows took 290 ms in place of 11).
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(_M_TRIM_THRESHOLD, size)
 
 
 _peak = 0
@@ -239,9 +252,15 @@ def kv_most() -> int:
 
 
 def kv_limit() -> int:
-    """Return the bytes by which caches may grow now: over what MLX holds, within nine tenths of memory."""
+    """Return the bytes by which caches may grow now: over what MLX holds, within nine tenths of memory.
+
+    Where other programs may want some of it a fifth of what is available is left to them; a control group's memory is
+    nobody else's.
+    """
     import mlx.core as mx
 
+    if machine.bounded():
+        return max(0, scratch() - RESERVE)
     # Freed buffers are used again where their sizes fit: about half of them.
     available = machine.memory().available * 0.8 + mx.get_cache_memory() * 0.5
     free = min(total() * 0.9 - mx.get_active_memory(), available)

@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from sidecar.backend import mixing
+from sidecar.backend.cache_sizes import capacity
 from sidecar.backend.caches import KVQuantization
 from sidecar.backend.families import Capabilities
 from sidecar.backend.passes import PromptBatch, RowState
@@ -99,7 +100,7 @@ class Prefill:
     @property
     def has(self) -> int:
         """Prompt tokens that the cache has memory for."""
-        return self.processed + self.remaining if self._batch.reserved else self.processed
+        return max(self.processed, capacity(self._batch.cache))
 
     @property
     def ready(self) -> bool:

@@ -102,6 +102,13 @@ class PromptStage:
                 return True
         return False
 
+    def put_back(self, ids: Sequence[int]) -> None:
+        """Put begun prompts back into the queue for want of memory, a group whole; they begin again."""
+        for key, prefill in list(self.prefills.items()):
+            if any(r.id in ids for r in prefill.requests):
+                del self.prefills[key]
+                self._recovery.put_back(prefill.requests)
+
     def check_cancelled(self, request: GenerationRequest) -> None:
         """Raise Cancelled if the request was cancelled while its picture is encoded."""
         if request.id in self._cancelled:

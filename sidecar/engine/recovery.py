@@ -93,6 +93,12 @@ class Recovery:
             row.request.resumed = tuple(row.answer)
             self._again(row.request)
 
+    def put_back(self, requests: Sequence[GenerationRequest]) -> None:
+        """Put prompts back into the queue for want of memory."""
+        for request in requests:
+            log.info("the prompt of request %d is put back: memory is short", request.id)
+            self._again(request)
+
     def resume(self, rows: Sequence[Row], exc: Exception) -> None:
         """Put the rows of a pass that failed back into the queue; one that failed alone twice ends with the error."""
         check_memory(exc)

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sidecar.backend.cache_sizes import layer_sizes
 from sidecar.engine import memory
 from sidecar.engine.actions import Waiting
-from sidecar.engine.admission import Held, Layer, Ledger
+from sidecar.engine.admission import STEP, Held, Layer, Ledger
 from sidecar.engine.choosing import Row
 from sidecar.engine.messages import Tier
+from sidecar.engine.patience import Patience
 from sidecar.engine.prefix_cache import PrefixCache
 from sidecar.engine.rows import Failed, GenerationRequest
 from sidecar.errors import ApiError
 
 EVERY = 16
-"""Steps between two looks at the room that running rows have."""
+"""Units between two looks at the room that running rows have, while they have ``PLENTY``."""
 
+PLENTY = 1 << 30
+"""Bytes of room."""
+
+SLACK = STEP // 2
+"""Tokens by which there may be less room than there should be before anybody is set aside."""
 
 LEAST_PIECE = 32
 """Tokens of a prompt that are processed at a time however short memory is."""
@@ -41,14 +47,15 @@ class Room:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ledger = ledger
-        self._clock = clock
+        self._clock, self._patience = clock, Patience(clock)
         self._short: dict[int, float] = {}  # since when requests have no room although nothing runs
         self._prefixes = prefixes
         self._most = most
         self._a_pass = a_pass
         prefixes.affords = self._affords
         self._longest_pass = 0  # tokens of the longest pass that was measured
-        self._steps = 0
+        self._units = 0
+        self._plenty = False
 
     def piece(self, tokens: int, rows: int, running: Sequence[Held]) -> int:
         """Return how many of ``tokens`` of a prompt may be processed at once, of ``rows`` such prompts together.
@@ -77,20 +84,38 @@ class Room:
         sizes = layer_sizes(cache, rows)
         self.ledger.layers = tuple(Layer(fixed=f, per_token=p, window=w) for f, p, w in sizes)
 
-    def held(self, rows: Iterable[Row], prompts: Iterable[tuple[GenerationRequest, int]]) -> list[Held]:
-        """Return what is in memory, as the ledger sees it. ``prompts``: each with its tokens in memory."""
-        out = [_held(row.request, len(row.answer), None) for row in rows]
-        longest = max((one.tokens for one in out), default=0)  # rows are padded to it
-        out = [replace(one, has=longest) for one in out]
-        return out + [_held(request, len(request.resumed), has) for request, has in prompts]
+    def held(self, rows: Iterable[tuple[Row, int]], prompts: Iterable[tuple[GenerationRequest, int]]) -> list[Held]:
+        """Return what is in memory, as the ledger sees it. Each row and prompt comes with the tokens it has memory for.
+
+        0 of a row: as many as the longest row has tokens.
+        """
+        lasts = self._patience.lasts
+        out = [_held(row.request, len(row.answer), has, lasts(row.request, row=True)) for row, has in rows]
+        longest = max((one.tokens for one in out), default=0)
+        out = [one if one.has else replace(one, has=longest) for one in out]
+        return out + [_held(r, len(r.resumed), has, lasts(r, row=False)) for r, has in prompts]
 
     def fits(self, request: GenerationRequest, running: Sequence[Held]) -> bool:
         """Return whether a request could begin now, if kept prefixes and, for a chat, batch rows made way."""
+        return self._fits(self.ledger, request, running)
+
+    def _fits(self, ledger: Ledger, request: GenerationRequest, running: Sequence[Held]) -> bool:
         chat = request.tier is Tier.INTERACTIVE
         spare, values = self._prefixes.bytes, request.prompt.picture_values
-        return self.ledger.fits(_tokens(request), running, spare, before_batch=chat, values=values)
+        return ledger.fits(_tokens(request), running, spare, before_batch=chat, values=values)
 
-    def seen(self, request: GenerationRequest, running: Sequence[Held], *, alone: bool) -> Waiting:
+    def who_fits(
+        self, waiting: Collection[GenerationRequest], running: Sequence[Held], *, batch_rests: bool = False
+    ) -> set[int]:
+        """Return which of the queue may begin now: who fits, but for those held back by one that is late.
+
+        ``batch_rests``: no batch work goes, and none holds anybody back.
+        """
+        ledger = self.ledger.now()
+        fit = {r.id for r in waiting if self._fits(ledger, r, running)}
+        return fit - self._patience.held_back((r for r in waiting if not (batch_rests and r.tier is Tier.BATCH)), fit)
+
+    def seen(self, request: GenerationRequest, *, fits: bool, alone: bool) -> Waiting:
         """Return a queued request as the policy sees it. ``alone``: in no group."""
         return Waiting(
             id=request.id,
@@ -100,8 +125,13 @@ class Room:
             tokens=len(request.prompt.tokens),
             images=request.prompt.inputs is not None,
             alone=alone,
-            fits=self.fits(request, running),
+            fits=fits,
         )
+
+    def begins(self, requests: Iterable[GenerationRequest]) -> None:
+        """Note that requests leave the queue."""
+        for request in requests:
+            self._patience.begins(request)
 
     def make_way(self, request: GenerationRequest, running: Sequence[Held]) -> list[int]:
         """Give up prefixes for a request that begins; return the batch rows to set aside for it."""
@@ -124,13 +154,22 @@ class Room:
         return taken
 
     def relieve(self, running: Sequence[Held]) -> list[int]:
-        """Give up prefixes where running rows have too little room to grow; return the rows to set aside."""
-        self._steps += 1
-        if self._steps % EVERY:
-            return []
-        return self.ledger.set_aside(self._shrink(-self.ledger.room(running)), running)
+        """Give up prefixes where what runs has too little room to grow; return the rows and prompts to set aside.
 
-    def scored(self, tokens: int, rows: Iterable[Row], prompts: Iterable[tuple[GenerationRequest, int]]) -> None:
+        While there is plenty it is looked at every ``EVERY`` units: rows grow by no more meanwhile, but a join, another
+        model or another program may have taken the rest.
+        """
+        self._units += 1
+        if self._plenty and self._units % EVERY:
+            return []
+        missing, slack = -self.ledger.room(running), min(memory.RESERVE / 2, self.ledger.row(SLACK))
+        self._plenty = missing < -PLENTY
+        # Who was just let in is not put back for a little that others took since.
+        return [] if missing <= slack else self.ledger.set_aside(self._shrink(missing), running)
+
+    def scored(
+        self, tokens: int, rows: Iterable[tuple[Row, int]], prompts: Iterable[tuple[GenerationRequest, int]]
+    ) -> None:
         """Give up prefixes for the cache of a prompt whose tokens are scored. Raises ApiError where it has no room."""
         need = self.ledger.row(tokens)
         if self._shrink(need - self.ledger.room(self.held(rows, prompts))) > 0:
@@ -186,11 +225,12 @@ def _tokens(request: GenerationRequest) -> int:
     return len(request.prompt.tokens) + len(request.resumed)
 
 
-def _held(request: GenerationRequest, answer: int, has: int | None) -> Held:
+def _held(request: GenerationRequest, answer: int, has: int, lasts: bool) -> Held:
     return Held(
         id=request.id,
         tokens=len(request.prompt.tokens) + answer,
         has=has,
+        lasts=lasts,
         batch=request.tier is Tier.BATCH,
         since=request.arrived,
     )

@@ -72,6 +72,7 @@ class ModelRunner:
     ) -> None:
         self.loaded = loaded
         self.company: Callable[[], bool] = lambda: False  # whether another model's requests hold memory
+        self.batch_rests: Callable[[], bool] = lambda: False  # whether batch work is to wait
         self.policy = policy
         self.prefixes = prefix_cache
         self._meter = meter
@@ -132,11 +133,13 @@ class ModelRunner:
         if self.waiting and not (held or self.stage.busy or self.company()):
             self.room.refuse_what_never_fits(self.waiting, self.forget)
         shared = self._one_prefill.waiting_for_it(self.waiting.values(), self.stage.requests)
+        queue = [r for r in self.waiting.values() if r.id not in shared]
+        rests = self._aside.in_pass or self.batch_rests()
+        fit = self.room.who_fits(queue, held, batch_rests=rests) if queue else set()
         view = View(
             waiting=tuple(
-                self.room.seen(r, held, alone=bool(r.resumed or r.id in ungrouped or can.group))
-                for r in self.waiting.values()
-                if r.id not in shared
+                self.room.seen(r, fits=r.id in fit, alone=bool(r.resumed or r.id in ungrouped or can.group))
+                for r in queue
             ),
             prefilling=tuple(p.seen() for p in self.stage.prefills.values()),
             rows={tier: self.batches.count(tier) for tier in Tier},
@@ -148,13 +151,14 @@ class ModelRunner:
         return without_batch(view) if self._aside.in_pass else view
 
     def _held(self) -> list[Held]:
-        return self.room.held(self.batches, self.stage.held)
+        return self.room.held(self.batches.held, self.stage.held)
 
     def _set_aside(self, ids: Sequence[int]) -> None:
         """Put running rows back into the queue for want of memory; each comes back at the token it has."""
         for batch in (self.batches.shared, self.batches.separate):
             self._remove(batch, gone := [row for row in batch.rows if row.request.id in ids])
             self.recovery.set_aside(gone)
+        self.stage.put_back(ids)
 
     def may_begin(self, request_id: int) -> bool:
         """Return whether a waiting request has room without another one making way."""
@@ -184,11 +188,15 @@ class ModelRunner:
             if action.group_with:
                 others = [self.waiting[n] for n in action.group_with]
                 group = self.room.admitted(request, others, self._held())
+                self.room.begins([request, *group])
                 self.stage.begin_group([request, *(self.waiting.pop(r.id) for r in group)])
                 return "", 0
+            self.room.begins([request])
             self.stage.begin(request)
             return ("", 0) if request.prompt.inputs is not None else ("begin", 1)
-        if isinstance(action, PrefillAction):
+        if not self._aside.in_pass:
+            self._set_aside(self.room.relieve(self._held()))
+        if isinstance(action, PrefillAction) and action.id in self.stage.prefills:
             return self._prefill(self.stage.prefills[action.id], action.tokens)
         if isinstance(action, Decode):
             return self._decode(action)
@@ -244,8 +252,6 @@ class ModelRunner:
 
     def _decode(self, action: Decode) -> tuple[str, int]:
         started = time.monotonic()
-        if not self._aside.in_pass:
-            self._set_aside(self.room.relieve(self._held()))
         running = list(self.batches)
         try:
             batch = self.batches.arrange(action.tier, action.shared_rows)
@@ -266,6 +272,7 @@ class ModelRunner:
             ahead = alone and self.policy.ahead(action.tier, size)
             settled = settled and (ahead or not batch.in_flight)
             produced = batch.step(ahead=ahead, guesses=self._guesses if alone else 0)
+        del prompts  # and their hold on the caches, for rows that join
         self._deliver_all(batch, produced)
         self._meter.steps([row.request.tier for row, _ in produced], time.monotonic() - started)
         for one in begun:

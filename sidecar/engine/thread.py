@@ -22,7 +22,7 @@ from sidecar.engine.actions import Call, Idle, View, has_work, without_batch
 from sidecar.engine.commands import Commands, fail, settle, tell
 from sidecar.engine.control import Progress
 from sidecar.engine.embeddings import EmbeddingJob, EmbeddingQueue, Vectors, first
-from sidecar.engine.memory import trim_if_short
+from sidecar.engine.memory import look
 from sidecar.engine.messages import Tier
 from sidecar.engine.metrics import Meter
 from sidecar.engine.progress import EVERY, Watch
@@ -106,7 +106,7 @@ class EngineThread:
                 fail(future, RuntimeError("the model was unloaded; send the request again"))
                 return
             room, count = runner.room, len(tokens)
-            admit = lambda: room.scored(count, runner.batches, runner.stage.held)  # noqa: E731
+            admit = lambda: room.scored(count, runner.batches.held, runner.stage.held)  # noqa: E731
             job = ScoreJob(model=runner.loaded, tokens=tokens, top=top, admit=admit, tier=tier, future=future)
             self._embeddings.add(job)
 
@@ -157,8 +157,7 @@ class EngineThread:
                 self._poll(block=idle)
                 if not self._stopping and self._busy():
                     self._beat = time.monotonic()
-                    if "mlx.core" in sys.modules:
-                        trim_if_short(self._beat)
+                    look(self._beat)
                     self._work()
             for runner in self.models.values():
                 runner.fail_all(503, "The server stopped before this answer was finished.")
@@ -265,6 +264,7 @@ class EngineThread:
                 self.models[path] = runner_of(
                     loaded, self._settings, meter=self._meter, poll=self._poll, units=self._units, kept=self._kept
                 )
+                self.models[path].batch_rests = lambda: self._held
                 self.models[path].company = lambda: any(len(r.batches) for p, r in self.models.items() if p != path)
             else:
                 self._embeddings.models[path] = loaded

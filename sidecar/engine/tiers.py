@@ -28,6 +28,11 @@ class TierBatches:
     def __len__(self) -> int:
         return len(self.shared) + len(self.separate)
 
+    @property
+    def held(self) -> list[tuple[Row, int]]:
+        """Return all rows, each with the tokens that it has memory for."""
+        return [*self.shared.held, *self.separate.held]
+
     def count(self, tier: Tier) -> int:
         """Return how many rows of a tier run."""
         return sum(row.request.tier is tier for row in self)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.backend import caches
+from sidecar.backend import caches, heap
 from sidecar.engine import memory
 from sidecar.engine.actions import Action, Decode, View
 from sidecar.engine.messages import Tier
@@ -666,7 +666,7 @@ def test_joined_and_grown_caches_answer_alike_a_few_layers_at_a_time(text: Bench
     prompts = [" ".join([QUESTIONS[0]] * 10), QUESTIONS[1]]
     expected = [text.alone([p], max_tokens=24)[0] for p in prompts]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(caches, "_AT_ONCE", 1)
+        patch.setattr(heap, "at_once", lambda: 1)
         patch.setattr(text.core.room, "piece", lambda tokens, *_: min(tokens, 32))
         text.forget()
         clients = [text.send(p, max_tokens=24) for p in prompts]
