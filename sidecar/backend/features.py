@@ -78,9 +78,13 @@ class FeatureMemory:
         if size > self._limit:
             return False
         self._kept[key] = (_copied(value), size)
-        while self.size > self._limit:
-            self._kept.popitem(last=False)
+        self.shrink(self._limit)
         return True
+
+    def shrink(self, limit: int) -> None:
+        """Drop what was used least recently until at most ``limit`` bytes are held."""
+        while self._kept and self.size > limit:
+            self._kept.popitem(last=False)
 
     def save(self, done: Callable[[], None]) -> bool:
         """Bring one picture's features to the disk; return whether they are on their way. See ``Disk.save``."""

@@ -4,16 +4,19 @@ Theory of operation
 -------------------
 A request is admitted by what it needs now: its prompt, and ``STEP`` tokens of its answer. How long an answer may become
 says nothing of how long it gets, so rows grow as they go; ``free`` is what the machine has left at the moment, of which
-``HEADROOM`` tokens of growth belong to every row that runs. Rows decoded together are padded to the longest, and count
-so. When room ends, kept prefixes go first, then batch rows are set aside, the latest first, then chats, but never the
-last row: all of them come back exactly where they were, by processing their prompt and answer anew. An interactive
-request takes the room of batch rows; a batch request takes nobody's. What does not fit while nothing else runs never
-will, and is refused with the numbers. Prefixes are given up only for who then begins. Margins are for company: who runs
-alone may use what others' growth and scratch are otherwise kept for (``alone``).
+``HEADROOM`` tokens of growth belong to every row that runs. Rows decoded together are padded to the longest, so rows
+join where there is room for that; else they are stepped in turns, which takes longer and no more memory. When room
+ends, kept prefixes go first, then batch rows are set aside, the latest first, then chats, but never the last row: all
+of them come back exactly where they were, by processing their prompt and answer anew. An interactive request takes the
+room of batch rows; a batch request takes nobody's, but one that has waited for long keeps others from passing it by
+(``patience``). What does not fit while nothing else runs never will, and is refused with the numbers. Prefixes are
+given up only for who then begins. Margins are for company: who runs alone may use what others' growth and scratch are
+otherwise kept for (``alone``).
 
 A picture's work is in the sum: what a vision tower holds while it looks at a picture grows with its pixels (30 MB for
 192 × 192 of the starter, a gigabyte for a page that a processor cuts in seventeen). It is measured at the largest
-picture there was; until there was one it is guessed, and a guess makes a picture wait for others but refuses none.
+picture there was; until there was one it is guessed, and a guess makes a picture wait for others but refuses none. A
+sound's work is counted in the same way, by what the processor made of it.
 
 A timeline on a model of 144 KiB a token with 3 GiB free:
 
@@ -51,12 +54,40 @@ class Layer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Media:
+    """Numbers that a prompt's pictures (width × height × 3 of each) and sounds (samples or spectra) are to a model."""
+
+    pictures: int = 0
+    sounds: int = 0
+
+
+NO_MEDIA = Media()
+
+
+class Sense:
+    """What a tower holds for each number it is given: guessed as ``value`` bytes until it was measured."""
+
+    def __init__(self, value: float) -> None:
+        self._value = value
+        self._seen = 0  # numbers of the largest that was measured
+
+    def learn(self, numbers: int, size: int) -> None:
+        """Learn that so many numbers took ``size`` bytes while they were worked on; the most there were tell."""
+        if numbers > self._seen:
+            self._seen, self._value = numbers, max(0.0, size / numbers)
+
+    def bytes(self, numbers: int, *, company: bool) -> float:
+        """Return the bytes for so many numbers; without company it is nothing until it is known."""
+        return numbers * self._value if self._seen or company else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Held:
     """A running row or begun prompt: its tokens, and whether it is batch work.
 
-    ``since``: monotonic seconds of its arrival; ``has``: tokens that its cache has memory for by now, None: all of the
-    longest row's. A row that is in another pass than the longest has less, and is padded when it joins. ``lasts``: it
-    waited long for memory, and is set aside like a chat's.
+    ``since``: monotonic seconds of its arrival; ``has``: tokens that its cache has memory for by now, None: just for
+    those there are; ``longest``: tokens of the longest in its pass, whose padding it has. ``lasts``: it waited long for
+    memory, and is set aside like a chat's.
     """
 
     id: int
@@ -64,6 +95,7 @@ class Held:
     batch: bool
     since: float = 0.0
     has: int | None = None
+    longest: int = 0
     lasts: bool = False
 
     @property
@@ -75,8 +107,8 @@ class Held:
 class Ledger:
     """``free``: bytes the machine has left now, over what is in use. ``layers``: until they are measured, a guess.
 
-    ``alone``: the same for a request that runs alone. ``value``: bytes that the vision tower is guessed to hold for
-    each of a picture's values (width × height × 3).
+    ``alone``: the same for a request that runs alone. ``value`` and ``heard``: bytes that towers are guessed to hold
+    for each number of a picture and of a sound.
     """
 
     def __init__(
@@ -86,12 +118,12 @@ class Ledger:
         *,
         alone: Callable[[], int] | None = None,
         value: float = 0.0,
+        heard: float = 0.0,
     ) -> None:
         self.free = free
         self.alone = alone or free
         self.layers = tuple(layers)
-        self._value = value
-        self._seen = 0  # values of the largest picture that was measured
+        self.sight, self.hearing = Sense(value), Sense(heard)
 
     def now(self) -> Ledger:
         """Return a ledger that goes on by what is free at this moment, for many questions at once."""
@@ -99,30 +131,34 @@ class Ledger:
         out.free, out.alone = (lambda: free), (lambda: alone)
         return out
 
-    def learn_vision(self, values: int, size: int) -> None:
-        """Learn from a prompt's pictures of so many values that they took ``size`` bytes while they were looked at."""
-        if values > self._seen:
-            self._seen, self._value = values, max(0.0, size / values)
+    def learn_media(self, media: Media, size: int) -> None:
+        """Learn that a prompt's pictures, or its sounds, took ``size`` bytes; of both together nothing is learnt."""
+        if not media.sounds:
+            self.sight.learn(media.pictures, size)
+        elif not media.pictures:
+            self.hearing.learn(media.sounds, size)
 
-    def vision(self, values: int, running: Sequence[Held]) -> float:
-        """Return the bytes that looking at pictures of so many values takes; alone it is nothing until it is known."""
-        return values * self._value if self._seen or running else 0.0
+    def work(self, media: Media, running: Sequence[Held]) -> float:
+        """Return the bytes that looking at pictures and listening to sounds takes."""
+        company = bool(running)
+        return self.sight.bytes(media.pictures, company=company) + self.hearing.bytes(media.sounds, company=company)
 
     def row(self, tokens: int) -> float:
         """Return the bytes of a row of so many tokens."""
         return sum(layer.bytes(tokens) for layer in self.layers)
 
-    def need(self, tokens: int, running: Sequence[Held], values: int = 0) -> float:
+    def need(self, tokens: int, running: Sequence[Held], media: Media = NO_MEDIA) -> float:
         """Return the bytes by which memory grows when a request of so many tokens begins beside ``running``.
 
-        In one pass with them it pads the shorter rows to its length, or is padded to theirs. ``values``: of pictures.
+        Not less than its claim as soon as it runs: else it would be put back at once.
         """
-        longest = max((r.tokens for r in running), default=0)
-        own = self.row(max(tokens + STEP, longest))
-        padding = max(0.0, self.row(tokens + STEP) - self.row(longest)) * len(running) if running else 0.0
-        # No less than its claim as soon as it runs: else it would be put back at once.
-        claim = self.growth([*running, Held(id=0, tokens=tokens, batch=False, has=0)]) - self.growth(running)
-        return max(own + padding, claim) + self.vision(values, running)
+        claim = self.growth([Held(id=0, tokens=tokens, batch=False, has=0)])
+        return max(self.row(tokens + STEP), claim) + self.work(media, running)
+
+    def join(self, rows: int, has: int, others: int, they_have: int) -> float:
+        """Return the bytes by which memory grows when two passes' rows, with memory for so many tokens each, join."""
+        apart = rows * self.row(has) + others * self.row(they_have)
+        return (rows + others) * self.row(max(has, they_have)) - apart
 
     def room(self, running: Sequence[Held]) -> float:
         """Return the bytes that nobody has a claim on; less than nothing when rows that run have too little to grow."""
@@ -131,36 +167,41 @@ class Ledger:
     def growth(self, running: Sequence[Held]) -> float:
         """Return the bytes that ``running`` take with ``HEADROOM`` tokens more each: caches grow ``STEP`` at a time.
 
-        What is left of begun prompts is in it, and what they and rows of other passes will be padded with.
+        What is left of begun prompts is in it.
         """
-        longest = max((r.tokens for r in running), default=0)
-        ahead = self.row(-(-(longest + HEADROOM) // STEP) * STEP)
-        return sum(max(0.0, ahead - self._taken(r, longest)) for r in running)
+        return sum(map(self._growth, running))
 
-    def _taken(self, one: Held, longest: int) -> float:
-        return self.row(longest if one.has is None else one.has)
+    def _growth(self, one: Held) -> float:
+        ahead = -(-(max(one.tokens, one.longest) + HEADROOM) // STEP) * STEP
+        return max(0.0, self.row(ahead) - self._taken(one))
 
-    def fits(self, tokens: int, running: Sequence[Held], spare: float, *, before_batch: bool, values: int = 0) -> bool:
+    def _taken(self, one: Held) -> float:
+        """Return the bytes that a row has, which are free when it is set aside."""
+        return self.row(max(one.tokens, one.longest) if one.has is None else one.has)
+
+    def fits(
+        self, tokens: int, running: Sequence[Held], spare: float, *, before_batch: bool, media: Media = NO_MEDIA
+    ) -> bool:
         """Return whether a request of so many tokens can begin if ``spare`` bytes are given up.
 
         ``before_batch``: batch rows would be set aside for it.
         """
-        if self.need(tokens, running, values) <= self.room(running) + spare:
+        if self.need(tokens, running, media) <= self.room(running) + spare:
             return True
         if not before_batch:
             return False
         chats = [r for r in running if not r.yields]
-        freed = sum(self._freed(r) for r in running if r.yields)
-        return self.need(tokens, chats, values) <= self.room(chats) + freed + spare
+        freed = sum(self._taken(r) for r in running if r.yields)
+        return self.need(tokens, chats, media) <= self.room(chats) + freed + spare
 
-    def make_way(self, tokens: int, running: Sequence[Held], values: int = 0) -> list[int]:
+    def make_way(self, tokens: int, running: Sequence[Held], media: Media = NO_MEDIA) -> list[int]:
         """Return the batch rows to set aside for a request of so many tokens, the latest first."""
         rest, freed, out = list(running), 0.0, list[int]()
         for one in sorted((r for r in running if r.yields), key=lambda r: -r.since):
-            if self.need(tokens, rest, values) <= self.room(rest) + freed:
+            if self.need(tokens, rest, media) <= self.room(rest) + freed:
                 break
             rest.remove(one)
-            freed += self._freed(one)
+            freed += self._taken(one)
             out.append(one.id)
         return out
 
@@ -172,16 +213,10 @@ class Ledger:
         order = sorted((r for r in running if r.yields), key=lambda r: -r.since)
         order += sorted((r for r in running if not r.yields), key=lambda r: -r.since)
         order = order[: max(0, len(running) - 1)]
-        rest, out = list(running), list[int]()
+        out = list[int]()
         for one in order:
             if missing <= 0:
                 break
-            before = self.growth(rest)
-            rest.remove(one)
-            missing -= self._freed(one) + before - self.growth(rest)
+            missing -= self._taken(one) + self._growth(one)
             out.append(one.id)
         return out
-
-    def _freed(self, one: Held) -> float:
-        """Return the bytes that are free when a row is set aside."""
-        return self.row(one.tokens if one.has is None else one.has)

@@ -34,6 +34,11 @@ class Row:
     seen: Lookup | None = None  # what guesses are looked up in
 
     @property
+    def tokens(self) -> int:
+        """Return how many tokens its prompt and answer have by now."""
+        return len(self.request.prompt.tokens) + len(self.answer)
+
+    @property
     def on_host(self) -> bool:
         """Return whether the next choice needs the last token's value."""
         return self.request.constraint is not None or self.request.sampling.penalised

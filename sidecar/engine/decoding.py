@@ -5,7 +5,8 @@ Theory of operation
 A step of a ``DecodeBatch`` gives each of its rows one token. Rows stand in lanes: those of a lane share a forward pass,
 because the weights are then read once for all of them. Most models have a single lane. Where a model can't decode rows
 together (``Capabilities.batch``), or two rows' caches can't be joined, each row has a lane of its own and the lanes are
-stepped one after another: slower, and right. A row that is tried again after a fault is alone in its lane, too, so that
+stepped one after another: slower, and right. So it is for a while where memory is too short for a short row's padding
+to the length of the others (``regroup``). A row that is tried again after a fault is alone in its lane, too, so that
 whatever was wrong with it can't take another row down.
 
 A lane works one token ahead. With a step of 20 ms on the device and 2 ms of reading and sending:
@@ -23,8 +24,8 @@ A lane that breaks (an exception in its pass) is dropped with its rows, which ``
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -40,12 +41,31 @@ from sidecar.errors import check_memory
 log = logging.getLogger("sidecar.engine")
 
 
-class DecodeBatch:
-    """Rows stepped together. ``broken``: rows whose lane broke at the last step, and why."""
+class Standing(NamedTuple):
+    """A row in its lane. ``has``: tokens that the lane's cache has memory for, 0 where that isn't known.
 
-    def __init__(self, model: Any, can: Capabilities) -> None:
+    ``longest``: tokens of the longest row of the lane.
+    """
+
+    row: Row
+    has: int
+    longest: int
+
+
+Joins = Callable[[int, int, int, int], bool]
+"""Says whether so many rows with memory for so many tokens may join so many others with theirs."""
+
+
+class DecodeBatch:
+    """Rows stepped together. ``broken``: rows whose lane broke at the last step, and why.
+
+    ``room``: says whether there is room for the padding when two lanes join.
+    """
+
+    def __init__(self, model: Any, can: Capabilities, room: Joins = lambda *_: True) -> None:
         self._model = model
         self._can = can
+        self._room = room
         self._lanes: list[Lane] = []
         self.broken: list[tuple[list[Row], Exception]] = []
 
@@ -58,10 +78,19 @@ class DecodeBatch:
         return [row for lane in self._lanes for row in lane.rows]
 
     @property
-    def held(self) -> list[tuple[Row, int]]:
-        """Return all rows, each with the tokens that its lane's cache has memory for; 0 where the cache doesn't say."""
-        sizes = ((lane, capacity(lane.cache)) for lane in self._lanes)
-        return [(row, size) for lane, size in sizes for row in lane.rows]
+    def held(self) -> list[Standing]:
+        """Return all rows with what they have memory for."""
+        return [
+            Standing(row, capacity(lane.cache), longest)
+            for lane in self._lanes
+            for longest in [max(row.tokens for row in lane.rows)]
+            for row in lane.rows
+        ]
+
+    @property
+    def apart(self) -> bool:
+        """Whether rows that could share a pass have one each for want of memory."""
+        return len(self._lanes) > 1 and not self._can.batch
 
     @property
     def in_flight(self) -> bool:
@@ -99,7 +128,7 @@ class DecodeBatch:
         """Return whether rows of another batch can be decoded in the same pass as rows of this one."""
         if not (self._lanes and other._lanes):
             return not self._can.batch
-        return not self._can.batch and any(a.joins(b) for a in self._lanes for b in other._lanes)
+        return not self._can.batch and any(self._joins(a, b) for a in self._lanes for b in other._lanes)
 
     def absorb(self, other: DecodeBatch) -> None:
         """Take in the rows of another batch, in flight or not; it is empty afterwards."""
@@ -107,8 +136,20 @@ class DecodeBatch:
         for lane in lanes:
             self._take(lane)
 
+    def _joins(self, one: Lane, other: Lane) -> bool:
+        return one.joins(other) and self._room(
+            len(one.rows), capacity(one.cache), len(other.rows), capacity(other.cache)
+        )
+
+    def regroup(self) -> None:
+        """Let lanes join that were kept apart for want of memory, where there is room by now."""
+        if self.apart:
+            lanes, self._lanes = self._lanes, []
+            for lane in lanes:
+                self._take(lane)
+
     def _take(self, lane: Lane) -> None:
-        into = None if self._can.batch else next((known for known in self._lanes if known.joins(lane)), None)
+        into = None if self._can.batch else next((known for known in self._lanes if self._joins(known, lane)), None)
         if into is not None:
             try:
                 into.join(lane)
@@ -121,7 +162,7 @@ class DecodeBatch:
 
     def split(self, part: Sequence[Row]) -> DecodeBatch:
         """Take rows out into a batch of their own; all go on exactly where they were."""
-        out = DecodeBatch(self._model, self._can)
+        out = DecodeBatch(self._model, self._can, self._room)
         for lane in list(self._lanes):
             going = [row for row in lane.rows if row in part]
             if len(going) == len(lane.rows):

@@ -221,6 +221,19 @@ def vision_bytes_per_value(config: dict[str, Any]) -> float:
     return 2 * 4 * (4 * hidden + 2 * inner) / (3 * patch * patch) if patch else 0.0
 
 
+def hearing_bytes_per_value(config: dict[str, Any]) -> float:
+    """Guess from ``config.json`` what an audio tower holds for each number of a spectrum; 0 when it doesn't say.
+
+    As of a vision tower; a spectrum's frame has 80 to 128 numbers, and two or four of them become one of the tower's.
+    """
+    part = config.get("audio_config")
+    if not isinstance(part, dict):
+        return 0.0
+    hidden = _number(part, "hidden_size", "d_model", "conf_hidden_size")
+    inner = _number(part, "intermediate_size", "encoder_ffn_dim", "conf_intermediate_size") or 4 * hidden
+    return 2 * 4 * (4 * hidden + 2 * inner) / (2 * 80)
+
+
 def pass_bytes_per_token(config: dict[str, Any]) -> float:
     """Guess from ``config.json`` what a pass over a prompt holds for each token beside its cache; 64 KiB at least."""
     part = next((p for p in (config.get(n) for n in ("text_config", "language_config", "llm_config")) if p), config)

@@ -53,6 +53,7 @@ class PromptStage:
         self._features = pausing.feature_cache()
         self._towers = features.FeatureMemory(disk=disk)
         features.remember(loaded.model, self._towers)
+        room.features = self._towers
         self._cancelled: set[int] = set()
         self.prefills: dict[int, Prefill] = {}
         self.encoding: list[Encoding] = []
@@ -132,7 +133,7 @@ class PromptStage:
                 vision_cache=self._features,
             )
             if images and not self.encoding[-1].disturbed:
-                self._room.ledger.learn_vision(request.prompt.picture_values, memory.peak_since() - held)
+                self._room.ledger.learn_media(request.prompt.numbers, memory.peak_since() - held)
             self.check_cancelled(request)
             hit = None
             if not self._loaded.can.keep and prompt.length == len(tokens):

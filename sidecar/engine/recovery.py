@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from sidecar.backend.families import Capabilities
 from sidecar.engine.choosing import Row
-from sidecar.engine.rows import Failed, GenerationRequest
+from sidecar.engine.rows import Done, Failed, GenerationRequest
 from sidecar.errors import check_memory
 
 log = logging.getLogger("sidecar.engine")
@@ -92,6 +92,16 @@ class Recovery:
             log.info("request %d is set aside: memory is short", row.request.id)
             row.request.resumed = tuple(row.answer)
             self._again(row.request)
+
+    def full(self, rows: Sequence[Row], *, company: bool) -> None:
+        """End rows that fill the memory by themselves, as at the end of a context; in company they wait."""
+        if company:
+            self.set_aside(rows)
+            return
+        for row in rows:
+            log.warning("request %d ends early: with %d tokens it fills the memory", row.request.id, len(row.answer))
+            self.forget(row.request.id)
+            row.request.sink([Done("length")])
 
     def put_back(self, requests: Sequence[GenerationRequest]) -> None:
         """Put prompts back into the queue for want of memory."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from sidecar.backend.cache_sizes import layer_sizes
 from sidecar.engine import memory
 from sidecar.engine.actions import Waiting
 from sidecar.engine.admission import STEP, Held, Layer, Ledger
-from sidecar.engine.choosing import Row
+from sidecar.engine.decoding import Standing
 from sidecar.engine.messages import Tier
 from sidecar.engine.patience import Patience
 from sidecar.engine.prefix_cache import PrefixCache
@@ -34,6 +34,17 @@ PATIENCE = 5.0
 """Seconds for which a request that has no room although nothing runs waits for what others hold for a moment."""
 
 
+class Kept(Protocol):
+    """What only saves time, and is given up where memory is short."""
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+
+    def shrink(self, limit: int) -> None:
+        """Drop entries until at most ``limit`` bytes are held."""
+
+
 class Room:
     """``most``: bytes that caches could ever have on this machine. ``a_pass``: guess of a pass's bytes a token."""
 
@@ -52,6 +63,7 @@ class Room:
         self._prefixes = prefixes
         self._most = most
         self._a_pass = a_pass
+        self.features: Kept | None = None  # of pictures and sounds
         prefixes.affords = self._affords
         self._longest_pass = 0  # tokens of the longest pass that was measured
         self._units = 0
@@ -84,16 +96,19 @@ class Room:
         sizes = layer_sizes(cache, rows)
         self.ledger.layers = tuple(Layer(fixed=f, per_token=p, window=w) for f, p, w in sizes)
 
-    def held(self, rows: Iterable[tuple[Row, int]], prompts: Iterable[tuple[GenerationRequest, int]]) -> list[Held]:
-        """Return what is in memory, as the ledger sees it. Each row and prompt comes with the tokens it has memory for.
+    def held(self, rows: Iterable[Standing], prompts: Iterable[tuple[GenerationRequest, int]]) -> list[Held]:
+        """Return what is in memory, as the ledger sees it. ``prompts``: each with the tokens it has memory for."""
+        lasts, out = self._patience.lasts, list[Held]()
+        for row, has, longest in rows:
+            one = _held(row.request, len(row.answer), lasts(row.request, row=True))
+            out.append(replace(one, has=has or longest, longest=longest))
+        prompts_held = (replace(_held(r, len(r.resumed), lasts(r, row=False)), has=has) for r, has in prompts)
+        return [*out, *prompts_held]
 
-        0 of a row: as many as the longest row has tokens.
-        """
-        lasts = self._patience.lasts
-        out = [_held(row.request, len(row.answer), has, lasts(row.request, row=True)) for row, has in rows]
-        longest = max((one.tokens for one in out), default=0)
-        out = [one if one.has else replace(one, has=longest) for one in out]
-        return out + [_held(r, len(r.resumed), has, lasts(r, row=False)) for r, has in prompts]
+    def may_join(self, rows: int, has: int, others: int, they_have: int, running: Sequence[Held]) -> bool:
+        """Return whether two passes' rows, with memory for so many tokens each, may join: there is room to pad them."""
+        more = self.ledger.join(rows, has, others, they_have)
+        return more <= 0 or more <= self.ledger.room(running)
 
     def fits(self, request: GenerationRequest, running: Sequence[Held]) -> bool:
         """Return whether a request could begin now, if kept prefixes and, for a chat, batch rows made way."""
@@ -101,8 +116,7 @@ class Room:
 
     def _fits(self, ledger: Ledger, request: GenerationRequest, running: Sequence[Held]) -> bool:
         chat = request.tier is Tier.INTERACTIVE
-        spare, values = self._prefixes.bytes, request.prompt.picture_values
-        return ledger.fits(_tokens(request), running, spare, before_batch=chat, values=values)
+        return ledger.fits(_tokens(request), running, self._spare, before_batch=chat, media=request.prompt.numbers)
 
     def who_fits(
         self, waiting: Collection[GenerationRequest], running: Sequence[Held], *, batch_rests: bool = False
@@ -138,17 +152,17 @@ class Room:
         self._shrink(self._need(request, running) - self.ledger.room(running))
         if request.tier is not Tier.INTERACTIVE:
             return []
-        return self.ledger.make_way(_tokens(request), running, request.prompt.picture_values)
+        return self.ledger.make_way(_tokens(request), running, request.prompt.numbers)
 
     def admitted(
         self, first: GenerationRequest, others: Sequence[GenerationRequest], running: Sequence[Held]
     ) -> list[GenerationRequest]:
         """Return those of ``others`` that have room together, beside ``first`` and ``running``; nobody makes way."""
-        room = self.ledger.free() - self.ledger.growth(running) - self._need(first, running)
-        taken = []
+        room = self.ledger.free() - self.ledger.growth(running)
+        taken, longest = list[GenerationRequest](), _tokens(first)
         for request in others:
-            room -= self._need(request, running)
-            if room < 0:
+            longest = max(longest, _tokens(request))  # all are padded to it
+            if (len(taken) + 2) * self.ledger.need(longest, running) > room:
                 break
             taken.append(request)
         return taken
@@ -167,9 +181,7 @@ class Room:
         # Who was just let in is not put back for a little that others took since.
         return [] if missing <= slack else self.ledger.set_aside(self._shrink(missing), running)
 
-    def scored(
-        self, tokens: int, rows: Iterable[tuple[Row, int]], prompts: Iterable[tuple[GenerationRequest, int]]
-    ) -> None:
+    def scored(self, tokens: int, rows: Iterable[Standing], prompts: Iterable[tuple[GenerationRequest, int]]) -> None:
         """Give up prefixes for the cache of a prompt whose tokens are scored. Raises ApiError where it has no room."""
         need = self.ledger.row(tokens)
         if self._shrink(need - self.ledger.room(self.held(rows, prompts))) > 0:
@@ -200,9 +212,10 @@ class Room:
             return None
         tokens = len(request.prompt.tokens)
         need = int(self._need(request, []))
-        have = int(self.ledger.free() + self._prefixes.bytes)
-        with_pictures = " with pictures" if request.prompt.picture_values else ""
-        text = f"A prompt of {tokens} tokens{with_pictures} needs {need >> 20} MiB of memory"
+        have = int(self.ledger.free() + self._spare)
+        numbers = request.prompt.numbers
+        media = " and ".join(["pictures"] * bool(numbers.pictures) + ["sounds"] * bool(numbers.sounds))
+        text = f"A prompt of {tokens} tokens{f' with {media}' if media else ''} needs {need >> 20} MiB of memory"
         if need > self._most:
             text = f"{text}, and this machine has {self._most >> 20} MiB beside the model; shorten it."
             return Failed(400, text, "context_length_exceeded")
@@ -210,26 +223,41 @@ class Room:
         return Failed(503, text, "not_enough_memory")
 
     def _need(self, request: GenerationRequest, running: Sequence[Held]) -> float:
-        return self.ledger.need(_tokens(request), running, request.prompt.picture_values)
+        return self.ledger.need(_tokens(request), running, request.prompt.numbers)
 
     def _shrink(self, missing: float) -> float:
-        """Give up prefixes for ``missing`` bytes; return what is missing still."""
-        if missing <= 0 or not self._prefixes.bytes:
-            return missing
-        before = self._prefixes.bytes
-        self._prefixes.shrink(max(0, int(before - missing)))
-        return missing - (before - self._prefixes.bytes)
+        """Give up prefixes, then what towers gave, for ``missing`` bytes; return what is missing still."""
+        if missing > 0 and self._prefixes.bytes:
+            before = self._prefixes.bytes
+            self._prefixes.shrink(max(0, int(before - missing)))
+            missing -= before - self._prefixes.bytes
+        if missing > 0 and self.features is not None:
+            before = self.features.size
+            self.features.shrink(max(0, int(before - missing)))
+            missing -= before - self.features.size
+        return missing
+
+    @property
+    def _spare(self) -> int:
+        """Bytes of what only saves time."""
+        return self._prefixes.bytes + (self.features.size if self.features is not None else 0)
+
+    def full(self, running: Sequence[Held]) -> bool:
+        """Return whether the only row there is can't have its next token: nothing is left to give up for it."""
+        if len(running) != 1 or running[0].tokens < (running[0].has or 0) - 1:
+            return False
+        missing = self.ledger.growth(running) - max(self.ledger.alone(), self.ledger.free())
+        return self._shrink(missing) > 0
 
 
 def _tokens(request: GenerationRequest) -> int:
     return len(request.prompt.tokens) + len(request.resumed)
 
 
-def _held(request: GenerationRequest, answer: int, has: int, lasts: bool) -> Held:
+def _held(request: GenerationRequest, answer: int, lasts: bool) -> Held:
     return Held(
         id=request.id,
         tokens=len(request.prompt.tokens) + answer,
-        has=has,
         lasts=lasts,
         batch=request.tier is Tier.BATCH,
         since=request.arrived,

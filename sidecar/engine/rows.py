@@ -7,9 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sidecar.engine.admission import Media
 from sidecar.engine.messages import Sampling, Tier
 
 _ids = itertools.count(1)
+
+SOUNDS = ("input_features", "audio")
+"""What the names of a processor's arrays of sounds begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +32,11 @@ class Prompt:
     preopens_thinking: bool = False
 
     @property
-    def picture_values(self) -> int:
-        """How many numbers the pictures are for the vision tower: width × height × 3 of each, as it is scaled."""
-        return _size((self.inputs or {}).get("pixel_values"))
+    def numbers(self) -> Media:
+        """How many numbers the pictures are for their tower, as they are scaled, and the sounds for theirs."""
+        given = self.inputs or {}
+        heard = [_size(v) for name, v in given.items() if name.startswith(SOUNDS) and "mask" not in name]
+        return Media(pictures=_size(given.get("pixel_values")), sounds=sum(heard))
 
 
 def _size(value: Any) -> int:

@@ -80,7 +80,7 @@ class ModelRunner:
         if kv.bits:
             loaded.can.rule_out("keep", "kept prefixes and a quantized key-value cache don't combine")
         self.waiting: dict[int, GenerationRequest] = {}
-        self.batches = TierBatches(loaded.model, loaded.can)
+        self.batches = TierBatches(loaded.model, loaded.can, self._may_join)
         self.room, self.recovery = room, Recovery(loaded.can, again=self.submit)
         self.stage = PromptStage(loaded, prefix_cache, room, meter=meter, kv=kv, recovery=self.recovery, disk=disk)
         self._aside = Aside(self, loaded, poll)
@@ -153,12 +153,21 @@ class ModelRunner:
     def _held(self) -> list[Held]:
         return self.room.held(self.batches.held, self.stage.held)
 
+    def _may_join(self, rows: int, has: int, others: int, they_have: int) -> bool:
+        return self.room.may_join(rows, has, others, they_have, self._held())
+
     def _set_aside(self, ids: Sequence[int]) -> None:
         """Put running rows back into the queue for want of memory; each comes back at the token it has."""
         for batch in (self.batches.shared, self.batches.separate):
             self._remove(batch, gone := [row for row in batch.rows if row.request.id in ids])
             self.recovery.set_aside(gone)
         self.stage.put_back(ids)
+
+    def _make_room(self) -> None:
+        """See that what runs has room to go on: others are set aside; who has nobody left to be set aside ends."""
+        self._set_aside(self.room.relieve(self._held()))
+        if self.room.full(self._held()):
+            self.recovery.full(self.batches.take_all(), company=self.company())
 
     def may_begin(self, request_id: int) -> bool:
         """Return whether a waiting request has room without another one making way."""
@@ -195,7 +204,7 @@ class ModelRunner:
             self.stage.begin(request)
             return ("", 0) if request.prompt.inputs is not None else ("begin", 1)
         if not self._aside.in_pass:
-            self._set_aside(self.room.relieve(self._held()))
+            self._make_room()
         if isinstance(action, PrefillAction) and action.id in self.stage.prefills:
             return self._prefill(self.stage.prefills[action.id], action.tokens)
         if isinstance(action, Decode):
@@ -237,7 +246,7 @@ class ModelRunner:
                 over = True
             if over:
                 ended.append(row)
-        fresh = DecodeBatch(self.loaded.model, self.loaded.can)
+        fresh = self.batches.fresh()
         try:
             fresh.add(begun.rows, begun.cache, begun.chosen, begun.state)
             for row in ended:
@@ -264,7 +273,7 @@ class ModelRunner:
         alone = size == len(running) and not self.stage.busy
         prompts = [] if batch.in_flight or not size else self.stage.named(action.pieces)
         begun: list[Begun] = []
-        kind, amount, settled = "decode", size, batch.steady
+        kind, amount, settled = "decode", size, batch.steady and not batch.apart
         if prompts:
             kind, amount = "mixed", sum(min(n, p.remaining) * len(p.requests) for p, n in prompts)
             produced, begun = shared_pass.step(batch, prompts, self.stage, self.recovery)

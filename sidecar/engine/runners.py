@@ -43,8 +43,13 @@ def runner_of(
     disk = kept.of(loaded.path) if kept is not None else None
     prefixes = PrefixCache(memory.prefix_limit(settings.prefix_cache_mb), disk.prefixes if disk else None)
     guess = memory.kv_bytes_per_token(loaded.config)
-    value = memory.vision_bytes_per_value(loaded.config)
-    ledger = Ledger(memory.kv_limit, [Layer(per_token=guess)], alone=memory.kv_limit_alone, value=value)
+    ledger = Ledger(
+        memory.kv_limit,
+        [Layer(per_token=guess)],
+        alone=memory.kv_limit_alone,
+        value=memory.vision_bytes_per_value(loaded.config),
+        heard=memory.hearing_bytes_per_value(loaded.config),
+    )
     return ModelRunner(
         loaded,
         policy=policy,

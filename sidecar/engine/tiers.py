@@ -6,20 +6,26 @@ Rows move between the two batches with their caches, exactly where they were; no
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from sidecar.backend.families import Capabilities
 from sidecar.engine.choosing import Row
-from sidecar.engine.decoding import DecodeBatch
+from sidecar.engine.decoding import DecodeBatch, Joins, Standing
 from sidecar.engine.messages import Tier
 
 
 class TierBatches:
     """``shared``: interactive rows and the batch rows in their pass. ``separate``: the other batch rows."""
 
-    def __init__(self, model: Any, can: Capabilities) -> None:
-        self.shared = DecodeBatch(model, can)
-        self.separate = DecodeBatch(model, can)
+    def __init__(self, model: Any, can: Capabilities, room: Joins) -> None:
+        self._make = partial(DecodeBatch, model, can, room)
+        self.shared = self._make()
+        self.separate = self._make()
+
+    def fresh(self) -> DecodeBatch:
+        """Return an empty batch for rows that begin."""
+        return self._make()
 
     def __iter__(self) -> Iterator[Row]:
         yield from self.shared.rows
@@ -29,8 +35,8 @@ class TierBatches:
         return len(self.shared) + len(self.separate)
 
     @property
-    def held(self) -> list[tuple[Row, int]]:
-        """Return all rows, each with the tokens that it has memory for."""
+    def held(self) -> list[Standing]:
+        """Return all rows with what they have memory for."""
         return [*self.shared.held, *self.separate.held]
 
     def count(self, tier: Tier) -> int:
@@ -45,7 +51,7 @@ class TierBatches:
     @property
     def can_share(self) -> bool:
         """Whether batch rows can be decoded in the interactive rows' pass."""
-        return self.shared.can_share(self.separate)
+        return bool(self.shared_rows) or self.shared.can_share(self.separate)
 
     def of(self, tier: Tier) -> DecodeBatch:
         """Return the batch that a tier's rows begin in and that is stepped for it."""
@@ -62,7 +68,9 @@ class TierBatches:
             self.separate.absorb(self.shared.split(present[missing:]))
         elif missing > 0:
             self.shared.absorb(self.separate.split(sorted(self.separate.rows, key=_rank)[:missing]))
-        return self.of(tier)
+        batch = self.of(tier)
+        batch.regroup()
+        return batch
 
     def take_all(self) -> list[Row]:
         """Drop everything; return the rows there were."""

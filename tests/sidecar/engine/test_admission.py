@@ -19,7 +19,7 @@ from mlx_vlm.models.cache import ArraysCache, KVCache, RotatingKVCache
 from sidecar.backend import heap
 from sidecar.backend.cache_sizes import layer_sizes
 from sidecar.engine import machine, memory
-from sidecar.engine.admission import STEP, Held, Layer, Ledger
+from sidecar.engine.admission import STEP, Held, Layer, Ledger, Media
 from sidecar.engine.embeddings import Passes
 from sidecar.engine.messages import Tier
 from sidecar.engine.patience import BATCH, CHAT, TENURE, Patience
@@ -41,12 +41,23 @@ def test_a_chat_without_a_limit_needs_its_prompt_and_a_step() -> None:
     assert ledger.need(200_000, []) > ledger.room([]), "27 GiB don't go into 6"
 
 
-def test_rows_in_one_pass_are_padded_to_the_longest() -> None:
-    ledger = Ledger(lambda: 0, [FULL])
-    short = [held(i, 20) for i in range(3)]
-    alone = ledger.need(20_000, [])
-    assert ledger.need(20_000, short) == alone + 3 * (ledger.row(20_000 + STEP) - ledger.row(20))
-    assert ledger.need(20, [held(1, 20_000)]) == ledger.row(79 * STEP), "caches grow by steps"
+def test_rows_join_only_where_there_is_room_to_pad_them() -> None:
+    """A chat of 1,337 tokens and a job of 340 took 60 MB more in one pass, of 73 that were left, and old buffers."""
+    free = [0]
+    ledger = Ledger(lambda: free[0], [FULL])
+    assert ledger.join(1, 1536, 1, 512) == ledger.row(1024)
+    assert ledger.join(2, 256, 3, 1024) == 2 * ledger.row(768)
+    assert ledger.need(4, [held(1, 20_000)]) == ledger.row(4 + STEP), "short ones wait for no padding"
+    room = Room(ledger, PrefixCache(0), most=GIB)
+    rows = [
+        Held(id=1, tokens=1337, batch=False, has=1536, longest=1337),
+        Held(id=2, tokens=340, batch=True, has=512, longest=340),
+    ]
+    assert not room.may_join(1, 1536, 1, 512, rows)
+    assert room.may_join(1, 512, 1, 512, rows), "that takes nothing"
+    free[0] = int(ledger.row(1024))
+    assert room.may_join(1, 1536, 1, 512, rows)
+    assert not room.may_join(1, 1536, 1, 512, [*rows, Held(id=3, tokens=100, batch=False, has=0)]), "it is another's"
 
 
 def test_a_picture_needs_what_its_vision_tower_holds() -> None:
@@ -54,15 +65,17 @@ def test_a_picture_needs_what_its_vision_tower_holds() -> None:
     ledger = Ledger(lambda: GIB, [FULL], value=100.0)
     chat, page = [held(1, 100)], 13 << 20
     assert ledger.fits(100, chat, 0, before_batch=False)
-    assert not ledger.fits(100, chat, 0, before_batch=False, values=page), "1.3 GB are guessed, and it waits"
-    assert ledger.fits(100, [], 0, before_batch=False, values=page), "a guess refuses nothing"
-    ledger.learn_vision(1 << 20, 272 << 20)
-    ledger.learn_vision(1 << 10, 900 << 20)
-    assert ledger.vision(2 << 20, []) == 544 << 20, "what the largest one took tells, not the smallest"
-    assert not ledger.fits(100, [], 0, before_batch=False, values=page), "3.4 GB are known"
+    assert not ledger.fits(100, chat, 0, before_batch=False, media=Media(pictures=page)), (
+        "1.3 GB are guessed, and it waits"
+    )
+    assert ledger.fits(100, [], 0, before_batch=False, media=Media(pictures=page)), "a guess refuses nothing"
+    ledger.learn_media(Media(pictures=1 << 20), 272 << 20)
+    ledger.learn_media(Media(pictures=1 << 10), 900 << 20)
+    assert ledger.work(Media(pictures=2 << 20), []) == 544 << 20, "what the largest one took tells, not the smallest"
+    assert not ledger.fits(100, [], 0, before_batch=False, media=Media(pictures=page)), "3.4 GB are known"
     rows = [held(1, 100), held(2, 200, batch=True)]
     roomy = Ledger(lambda: 200 << 20, [FULL], value=300.0)
-    assert roomy.make_way(100, rows, 1 << 20) == [2]
+    assert roomy.make_way(100, rows, Media(pictures=1 << 20)) == [2]
     assert roomy.make_way(100, rows) == []
 
 
@@ -86,19 +99,17 @@ def test_what_is_left_of_a_begun_prompt_is_nobody_elses() -> None:
     """Of 20,000 tokens 500 are processed: the memory of the others looks free, and is not."""
     ledger = Ledger(lambda: 4 * GIB, [FULL])
     begun = Held(id=1, tokens=20_000, batch=False, has=500)
-    assert ledger.fits(8000, [replace(begun, has=20_000)], 0, before_batch=False)
-    assert not ledger.fits(8000, [begun], 0, before_batch=False)
-    beside = [Held(id=1, tokens=20_000, batch=False, has=20_000), Held(id=2, tokens=100, batch=False, has=100)]
-    assert ledger.growth(beside) > ledger.row(19_900), "it will be padded to the longer row"
+    assert ledger.fits(10_000, [replace(begun, has=20_000)], 0, before_batch=False)
+    assert not ledger.fits(10_000, [begun], 0, before_batch=False)
 
 
-def test_a_row_of_another_pass_is_padded_when_it_joins() -> None:
-    """A chat of 1,337 tokens and a job of 340 joined where 61 MB were claimed for it, and 17 by the sum."""
+def test_a_row_grows_with_the_longest_of_its_pass() -> None:
     ledger = Ledger(lambda: 0, [FULL])
-    apart = [Held(id=1, tokens=1337, batch=False, has=1536), Held(id=2, tokens=340, batch=True, has=512)]
-    assert ledger.growth(apart) == ledger.row(1024)
-    assert ledger.growth([replace(one, has=1536) for one in apart]) == 0
-    assert ledger.set_aside(1, apart) == [2]
+    short = Held(id=2, tokens=40, batch=True, has=1024, longest=1000)
+    assert ledger.growth([short]) == ledger.row(256)
+    assert ledger.growth([replace(short, has=1280)]) == 0
+    assert ledger.growth([replace(short, has=256, longest=40)]) == 0
+    assert ledger.set_aside(1, [held(1, 10), short, held(3, 10)]) == [2]
 
 
 @given(st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 9)), max_size=6), st.integers(1, 5000))
@@ -242,7 +253,7 @@ def test_nobody_is_refused_for_what_others_hold_for_a_moment() -> None:
     sent: dict[int, list[Any]] = {}
 
     def asked(number: int, tokens: int) -> Any:
-        request = SimpleNamespace(prompt=SimpleNamespace(tokens=[0] * tokens, picture_values=0), resumed=())
+        request = SimpleNamespace(prompt=SimpleNamespace(tokens=[0] * tokens, numbers=Media()), resumed=(), id=number)
         request.tier, request.sink = Tier.INTERACTIVE, sent.setdefault(number, []).extend
         return request
 

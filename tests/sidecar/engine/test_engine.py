@@ -521,8 +521,8 @@ def test_what_pictures_take_is_measured_and_one_without_room_waits_for_the_other
     ledger = eyes.core.room.ledger
     prompt = eyes.prompt("what is in this image?", noise(7))
     expected = eyes.ask(prompt, max_tokens=4).tokens
-    values = prompt.picture_values
-    took = ledger.vision(values, [])
+    values = prompt.numbers.pictures
+    took = ledger.work(prompt.numbers, [])
     assert 4 * values < took < 100_000 * values, "at least its pixels as floats"
     eyes.forget()
     eyes.on_engine(eyes.core.stage.forget)
