@@ -28,7 +28,7 @@ def keep(loaded: LoadedModel, prefixes: PrefixCache, batch: DecodeBatch, row: Ro
         tokens = [*row.request.prompt.tokens, *row.answer[: row.fed]]
         cache, at = batch.place(row)
         key, _ = key_of(tokens, row.request.prompt.media, loaded.media_ids, row.request.salt)
-        prefixes.store(key, cache, at, row.request.tier)
+        prefixes.store(key, cache, at, row.request.tier, given_up=batch.company(row) == 1)
     except Exception as exc:
         check_memory(exc)
         if loaded.can.rule_out("keep", f"its caches can't be kept ({first_line(exc)})"):

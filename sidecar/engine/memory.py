@@ -116,7 +116,7 @@ def look(now: float) -> None:
     if bounded and here.available < here.total // 8:
         heap.trim()
         here = machine.memory()
-    if here.available < (RESERVE // 2 if bounded else RESERVE):
+    if here.available < (_LEAST_RESERVE if bounded else RESERVE):
         give_back()
 
 
@@ -249,8 +249,16 @@ def prefix_limit(setting_mb: int) -> int:
 RESERVE = 64 << 20
 """Bytes that are no cache's: a pass's activations, a grammar, what the allocator is not exact about."""
 
+_RESERVE_BOUNDED = 36 << 20
+"""The same in a control group, where caches that are made anew come from the system and nothing else is kept."""
+
 _LEAST_RESERVE = 24 << 20
 """The same where one request runs alone and its passes are as small as they can be."""
+
+
+def reserve() -> int:
+    """Return the bytes that are left to what is no cache's."""
+    return _RESERVE_BOUNDED if machine.bounded() else RESERVE
 
 
 def kv_most() -> int:
@@ -273,7 +281,7 @@ def kv_limit() -> int:
     import mlx.core as mx
 
     if machine.bounded():
-        return max(0, scratch() - RESERVE)
+        return max(0, scratch() - reserve())
     # Freed buffers are used again where their sizes fit: about half of them.
     available = machine.memory().available * 0.8 + mx.get_cache_memory() * 0.5
     free = min(total() * 0.9 - mx.get_active_memory(), available)

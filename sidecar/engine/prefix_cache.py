@@ -122,11 +122,21 @@ class PrefixCache:
             return None
         return best, length
 
-    def store(self, key: tuple[int, ...], cache: Sequence[Any], row: int, tier: Tier) -> None:
-        """Keep row ``row`` of ``cache``, which holds exactly the tokens of ``key``; as much of its start as fits."""
-        if len(key) < MIN_TOKENS or not self._limit or self._keeps(key, tier) or not self.affords(len(key)):
+    def store(
+        self, key: tuple[int, ...], cache: Sequence[Any], row: int, tier: Tier, *, given_up: bool = False
+    ) -> None:
+        """Keep row ``row`` of ``cache``, which holds exactly the tokens of ``key``; as much of its start as fits.
+
+        ``given_up``: nobody else has use for the cache: where it can be it is kept itself, and nothing is copied.
+        """
+        if len(key) < MIN_TOKENS or not self._limit or self._keeps(key, tier):
             return
-        copy = caches.snapshot(cache, row)
+        if given_up and caches.can_be_cut(cache, len(key)):
+            copy: list[Any] | None = list(cache)
+        elif self.affords(len(key)):
+            copy = caches.snapshot(cache, row)
+        else:
+            return
         if copy is None:
             return
         size = _size(copy)

@@ -76,7 +76,7 @@ class Room:
         where there is just room for the caches, of what is left of these prompts too. They are among ``running``.
         """
         free = self.ledger.free() if len(running) > rows else max(self.ledger.free(), self.ledger.alone())
-        room = free - self.ledger.growth(running) + memory.RESERVE
+        room = free - self.ledger.growth(running) + memory.reserve()
         return max(LEAST_PIECE, min(tokens, int(room / (self._a_pass * rows)))) if self._a_pass else tokens
 
     def _affords(self, tokens: int) -> bool:
@@ -142,11 +142,6 @@ class Room:
             fits=fits,
         )
 
-    def begins(self, requests: Iterable[GenerationRequest]) -> None:
-        """Note that requests leave the queue."""
-        for request in requests:
-            self._patience.begins(request)
-
     def make_way(self, request: GenerationRequest, running: Sequence[Held]) -> list[int]:
         """Give up prefixes for a request that begins; return the batch rows to set aside for it."""
         self._shrink(self._need(request, running) - self.ledger.room(running))
@@ -176,10 +171,11 @@ class Room:
         self._units += 1
         if self._plenty and self._units % EVERY:
             return []
-        missing, slack = -self.ledger.room(running), min(memory.RESERVE / 2, self.ledger.row(SLACK))
+        missing, slack = -self.ledger.room(running), min(memory.reserve() / 2, self.ledger.row(SLACK))
         self._plenty = missing < -PLENTY
+        missing = self._shrink(missing)
         # Who was just let in is not put back for a little that others took since.
-        return [] if missing <= slack else self.ledger.set_aside(self._shrink(missing), running)
+        return [] if missing <= slack else self.ledger.set_aside(missing, running)
 
     def scored(self, tokens: int, rows: Iterable[Standing], prompts: Iterable[tuple[GenerationRequest, int]]) -> None:
         """Give up prefixes for the cache of a prompt whose tokens are scored. Raises ApiError where it has no room."""

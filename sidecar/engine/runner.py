@@ -197,10 +197,8 @@ class ModelRunner:
             if action.group_with:
                 others = [self.waiting[n] for n in action.group_with]
                 group = self.room.admitted(request, others, self._held())
-                self.room.begins([request, *group])
                 self.stage.begin_group([request, *(self.waiting.pop(r.id) for r in group)])
                 return "", 0
-            self.room.begins([request])
             self.stage.begin(request)
             return ("", 0) if request.prompt.inputs is not None else ("begin", 1)
         if not self._aside.in_pass:

@@ -79,6 +79,27 @@ def test_a_picture_needs_what_its_vision_tower_holds() -> None:
     assert roomy.make_way(100, rows) == []
 
 
+def test_kept_prefixes_go_before_what_towers_gave_and_both_before_anybody_waits() -> None:
+    """Features of pictures were counted nowhere, up to 256 MB of them, and never given up."""
+
+    class Features:
+        size = 50 << 20
+
+        def shrink(self, limit: int) -> None:
+            self.size = limit
+
+    free = [0]
+    room = Room(Ledger(lambda: free[0], [Layer(per_token=1 << 20)]), PrefixCache(0), most=GIB)
+    room.features = features = Features()
+    rows = [Held(id=n, tokens=200, batch=False, since=float(n), has=200) for n in (1, 2)]
+    free[0] = 80 << 20  # they grow by 56 MiB each
+    assert room.relieve(rows) == []
+    assert features.size == 50 - 32 << 20
+    free[0] = 0
+    assert room.relieve(rows) == [2]
+    assert features.size == 0
+
+
 def test_a_prompt_goes_in_pieces_whose_passes_fit() -> None:
     """1.5 GiB are free and a pass over 20,000 tokens would hold 2: in a bounded group the kernel killed the engine."""
     ledger = Ledger(lambda: 4 * GIB, [FULL])
@@ -163,29 +184,32 @@ def test_nobody_waits_for_memory_without_end() -> None:
     assert patience.held_back([old, later, _request(5, Tier.INTERACTIVE, -1)], {3, 5}) == {3}
 
 
-def test_a_job_that_waited_long_keeps_its_room_for_a_while() -> None:
-    now, made_way = [0.0], list[int]()
+def test_a_job_that_is_late_keeps_its_room_for_a_while() -> None:
+    """One was set aside for chat after chat: its prompt was processed five times for five tokens."""
+    now = [0.0]
     patience = Patience(lambda: now[0])
-    job = _request(1, Tier.BATCH, 0)
-    patience.held_back([job], set())
+    job, chat = _request(1, Tier.BATCH, 0), _request(2, Tier.INTERACTIVE, 0)
+    patience.held_back([job], {1})
+    now[0] = BATCH - 1
+    assert not patience.lasts(job, row=True)
     now[0] = BATCH
-    patience.begins(job)
-    now[0] += 1000
-    assert patience.lasts(job, row=False), "while its prompt is processed"
-    assert patience.lasts(job, row=True)
+    assert not patience.lasts(chat, row=True), "chats need no tenure"
+    assert patience.lasts(job, row=False)
+    now[0] += 100
+    assert patience.lasts(job, row=True), "its prompt took long"
     now[0] += TENURE - 1
     assert patience.lasts(job, row=True)
     now[0] += 1
     assert not patience.lasts(job, row=True)
-    other = _request(2, Tier.BATCH, 0)
-    patience.held_back([other], set())
-    patience.begins(other)
-    assert not patience.lasts(other, row=True), "it waited for nothing"
+    now[0] += BATCH - 1
+    assert not patience.lasts(job, row=False)
+    now[0] += 1
+    assert patience.lasts(job, row=False), "it is late again"
     ledger = Ledger(lambda: 0, [FULL])
     rows = [held(1, 1000, batch=True), held(2, 1000)]
     assert ledger.make_way(500, rows) == [1]
     rows[0] = replace(rows[0], lasts=True)
-    assert ledger.make_way(500, rows) == made_way
+    assert ledger.make_way(500, rows) == []
     assert ledger.set_aside(1, rows) == [2], "the latest of those that last"
 
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ import pytest
 from sidecar.backend import caches, heap
 from sidecar.engine import memory
 from sidecar.engine.actions import Action, Decode, View
+from sidecar.engine.admission import STEP
+from sidecar.engine.lanes import Lane
 from sidecar.engine.messages import Tier
-from sidecar.engine.rows import Event, GenerationRequest, Prompt, Token
+from sidecar.engine.rows import Done, Event, GenerationRequest, Prompt, Token
 from sidecar.errors import LoadError
 from sidecar.text.prompt import build_prompt
 from tests.support.benches import Bench, Client, noise
@@ -489,9 +492,7 @@ def memory_for(bench: Bench, tokens: int) -> Iterator[None]:
     ledger = bench.core.room.ledger
 
     def free() -> int:
-        rows = [*bench.core.batches]
-        longest = max((len(r.request.prompt.tokens) + len(r.answer) for r in rows), default=0)
-        return int(ledger.row(tokens) - len(rows) * ledger.row(longest))
+        return int(ledger.row(tokens) - sum(ledger.row(has) for _, has, _ in bench.core.batches.held))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ledger, "free", free)
@@ -688,3 +689,63 @@ def test_the_last_piece_of_a_prompt_computes_the_scores_of_its_last_token_alone(
     tokens, size = passes[-1]
     assert tokens > 150, "all of it in one piece"
     assert 0 < size < tokens * vocabulary * 4, "scores of all its tokens are more by themselves"
+
+
+def test_rows_without_room_for_padding_go_apart_and_join_when_there_is_room(text: Bench) -> None:
+    prompts = [" ".join([QUESTIONS[0]] * 10), QUESTIONS[1]]
+    params: dict[str, Any] = {"max_tokens": 24, "temperature": 0.8, "seed": 3, "logit_bias": ((2, -100.0),)}
+    expected = [text.alone([p], **params)[0] for p in prompts]
+    room, lanes = [False], list[int]()
+    real = text.core.batches.arrange
+
+    def watched(*args: Any) -> Any:
+        batch = real(*args)
+        if len(batch) == 2:
+            lanes.append(len(batch._lanes))
+            room[0] = len(lanes) > 5
+        return batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text.core.room, "may_join", lambda *_: room[0])
+        patch.setattr(text.core.batches, "arrange", watched)
+        with text.held():
+            clients = [text.send(p, **params) for p in prompts]
+        for client in clients:
+            assert client.ended.wait(60)
+    assert [c.tokens for c in clients] == expected
+    assert lanes[0] == 2
+    assert lanes[-1] == 1, f"they joined: {lanes}"
+
+
+def test_nothing_else_holds_the_caches_of_rows_that_join(text: Bench) -> None:
+    """The prompts of a mixed pass did: the old cache of 35 MB was there beside the joined one, and 44 were left."""
+    held: list[list[str]] = []
+    join = Lane.join
+
+    def watched(lane: Lane, other: Lane) -> None:
+        gone = [weakref.ref(entry) for entry in other.cache]
+        join(lane, other)
+        held.append([repr(entry()) for entry in gone if entry() is not None])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Lane, "join", watched)
+        first = text.send(QUESTIONS[1], max_tokens=60, logit_bias=((2, -100.0),))
+        wait_for(lambda: len(first.tokens) > 3)
+        text.ask(" ".join([QUESTIONS[2]] * 6), max_tokens=4)
+        assert first.ended.wait(60)
+    assert held
+    assert not any(held)
+
+
+def test_a_row_that_fills_the_memory_ends_as_at_the_end_of_a_context(text: Bench) -> None:
+    """Nobody is left who could be set aside for it: the next token would be the engine's end, twice, and then a 500."""
+    prompt = " ".join([QUESTIONS[0]] * 40)
+    with pytest.MonkeyPatch.context() as patch:
+        row = text.send(prompt, max_tokens=300, logit_bias=((2, -100.0),))
+        wait_for(lambda: len(row.tokens) > 1)
+        for name in ("free", "alone"):
+            patch.setattr(text.core.room.ledger, name, lambda: 0)
+        assert row.ended.wait(120)
+    assert row.failure is None
+    assert row.events[-1] == Done("length")
+    assert (len(row.request.prompt.tokens) + len(row.tokens) + 1) % STEP == 0, "just before its cache would grow"

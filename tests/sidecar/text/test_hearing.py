@@ -13,6 +13,7 @@ import pytest
 from mlx_audio.resample import resample_audio_array  # type: ignore[import-untyped]
 from mlx_vlm.utils import read_audio
 
+from sidecar.engine.admission import Media
 from sidecar.engine.asked import SoundData
 from sidecar.engine.rows import Prompt
 from sidecar.errors import ApiError
@@ -134,6 +135,22 @@ def test_answers_to_sounds_are_mlx_vlms_own(engine: Engine, reference: Reference
     together = [(ask, engine.submit(ask.label, ask.prompt)) for ask in (low, high, both)]
     engine.finish()
     assert differences(together) == []
+
+
+def test_what_a_sound_takes_is_in_the_ledger(engine: Engine) -> None:
+    """Nobody counted it: a minute of sound beside chats that had the last of the memory was one too many."""
+    prompt = prompt_of(engine, (QUESTION, (tone(440, 2.0),)))
+    assert prompt.numbers.sounds >= 2 * 100 * 80, "a hundred frames a second"
+    assert prompt.numbers.pictures == 0
+    assert prompt_of(engine, (QUESTION, ())).numbers == Media()
+    engine.set()
+    engine.forget()
+    engine.submit("sound", prompt)
+    engine.finish()
+    ledger = engine.runner.room.ledger
+    took = ledger.work(prompt.numbers, [])
+    assert took >= 4 * prompt.numbers.sounds, "at least its spectrum as floats"
+    assert ledger.need(100, [], prompt.numbers) == ledger.need(100, []) + took
 
 
 def test_kept_prefixes_never_mix_sounds(engine: Engine, reference: Reference, tmp_path: Path) -> None:
