@@ -16,6 +16,7 @@ from mlx_vlm.models.cache import BatchKVCache, KVCache
 
 from sidecar.backend import heap
 
+
 @dataclass(frozen=True, kw_only=True)
 class KVQuantization:
     """How the KV cache is quantized, if at all."""
