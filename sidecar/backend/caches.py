@@ -52,6 +52,24 @@ def snapshot(cache: Sequence[Any], row: int) -> list[Any] | None:
     return copy
 
 
+def given_up(cache: Sequence[Any], tokens: int) -> list[Any] | None:
+    """Return a single row's cache of ``tokens`` tokens to be kept as it is; None where it must be copied for that.
+
+    Nobody may go on with it. The buffers are the same ones, a little longer than the tokens.
+    """
+    out = list[Any]()
+    for entry in cache:
+        if type(entry) is BatchKVCache and entry.keys is not None and entry.keys.shape[0] == 1:
+            if entry.left_padding.item():
+                return None
+            row = KVCache()
+            row.keys, row.values, row.offset = entry.keys, entry.values, entry._idx
+            out.append(row)
+        else:
+            out.append(entry)
+    return out if can_be_cut(out, tokens) else None
+
+
 def clone(cache: list[Any], length: int | None = None) -> list[Any] | None:
     """Return a copy of a single row's cache, of its first ``length`` tokens if given; None where it can't be copied."""
     source = cache if length is None else apc._dense_checkpoint_prefix(cache, length)

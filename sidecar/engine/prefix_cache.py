@@ -131,12 +131,9 @@ class PrefixCache:
         """
         if len(key) < MIN_TOKENS or not self._limit or self._keeps(key, tier):
             return
-        if given_up and caches.can_be_cut(cache, len(key)):
-            copy: list[Any] | None = list(cache)
-        elif self.affords(len(key)):
+        copy = caches.given_up(cache, len(key)) if given_up else None
+        if copy is None and self.affords(len(key)):
             copy = caches.snapshot(cache, row)
-        else:
-            return
         if copy is None:
             return
         size = _size(copy)

@@ -4,11 +4,13 @@ First the server loads its models in a roomy group, which tells what the program
 starts anew in a group of that and ``--factor`` times the weights, with ``--no-memory-check``: the server would rather
 not load a model with so little to spare. Chats short and long, with pictures, seeds, several
 choices and schemas, batch jobs without a limit, completions of several prompts and embeddings are asked for minutes, by
-more clients than fit, and one answer is compared with what it was in the roomy group. Needs Linux, root and a memory
-controller (``tools/stress/limited.py``).
+more clients than fit, and some greedy answers (short and long, with a picture, batch jobs that are set aside and come
+back) are compared with what they were in the roomy group. Needs Linux, root and a memory controller
+(``tools/stress/limited.py``).
 
 What counts: processes the kernel killed, answers with a status of 5xx, engines that died, greedy answers that differ,
-and how much of the limit the processes' own memory took at most and in the median (files' pages don't count).
+clients that gave up (a chat's after 300 s, a batch job's, which has a tenth of the time, after 900), and how much of
+the limit the processes' own memory took at most and in the median (files' pages don't count).
 
     python -m tools.stress.memory_limit --minutes 10
 """
@@ -37,7 +39,7 @@ from tools.stress import limited
 from tools.stress.engine_chaos import picture
 
 CLIENTS = 8
-_CHECK: dict[str, Any] = {"model": "starter", "prompt": "Once upon a time", "max_tokens": 24, "temperature": 0}
+PATIENCE, PATIENCE_OF_JOBS = 300, 900  # seconds
 _WORDS = (
     "harbour",
     "boat",
@@ -53,6 +55,25 @@ _WORDS = (
     "river",
     "cloud",
 )
+
+
+def checks() -> list[tuple[str, dict[str, Any]]]:
+    """Return greedy requests, each with its path, whose answers must be what they are with memory to spare."""
+    long = " ".join(_WORDS * 60)
+    chat: dict[str, Any] = {"model": "starter", "temperature": 0, "max_tokens": 40}
+
+    def said(content: Any, **more: Any) -> tuple[str, dict[str, Any]]:
+        return "/v1/chat/completions", {**chat, "messages": [{"role": "user", "content": content}], **more}
+
+    return [
+        ("/v1/completions", {"model": "starter", "prompt": "Once upon a time", "max_tokens": 24, "temperature": 0}),
+        said("What is the sea?"),
+        said(f"What is this list about? {long}"),
+        said(picture()),
+        said("Write a long story.", service_tier="flex", max_tokens=120),
+        said(f"{long} What comes next?", service_tier="flex"),
+        said("Name a colour.", response_format={"type": "json_object"}),
+    ]
 
 
 @contextmanager
@@ -91,12 +112,18 @@ def asked(rng: random.Random, words: int) -> tuple[str, dict[str, Any]]:
     return "/v1/chat/completions", chat
 
 
+Checked = list[tuple[str, dict[str, Any], Any]]
+"""Paths, bodies, and the choices that answers must have."""
+
+
 class Load:
     """Clients that ask until it is over. ``bad``: answers that should not be."""
 
-    def __init__(self, running: Sidecar, *, seed: int, words: int, expected: Any) -> None:
+    def __init__(self, running: Sidecar, *, seed: int, words: int, expected: Checked) -> None:
         self.statuses: Counter[int] = Counter()
         self.bad: list[str] = []
+        self.compared = 0
+        self.longest = {"chat": 0.0, "job": 0.0}  # seconds
         self._running = running
         self._seed = seed
         self._words = words
@@ -118,32 +145,44 @@ class Load:
         rng = random.Random(self._seed * 1000 + number)
         with self._running.client() as http:
             while not self._over.is_set():
-                check = rng.random() < 0.1
-                path, body = ("/v1/completions", _CHECK) if check else asked(rng, self._words)
+                expected = None
+                if rng.random() < 0.2:
+                    path, body, expected = rng.choice(self._expected)
+                else:
+                    path, body = asked(rng, self._words)
+                kind, began = "job" if "service_tier" in body else "chat", time.monotonic()
                 try:
-                    answer = http.post(path, json=body, timeout=300)
+                    answer = http.post(path, json=body, timeout=PATIENCE if kind == "chat" else PATIENCE_OF_JOBS)
                 except httpx.HTTPError as exc:
-                    self.bad.append(f"{path}: {type(exc).__name__} {exc}")
+                    self.bad.append(f"{path} ({kind}): {type(exc).__name__} {exc}")
                     continue
+                self.longest[kind] = max(self.longest[kind], time.monotonic() - began)
                 self.statuses[answer.status_code] += 1
                 if answer.status_code >= 500:
                     self.bad.append(f"{answer.status_code} {answer.text[:200]}")
-                elif check and answer.json().get("choices") != self._expected:
-                    self.bad.append("a greedy answer is not what it was in the roomy group")
+                elif expected is not None:
+                    self.compared += 1
+                    if answer.json().get("choices") != expected:
+                        self.bad.append(f"a greedy answer is not what it was in the roomy group: {str(body)[:120]}")
 
 
-def programs(data: Path, folder: Path) -> tuple[int, int, Any]:
-    """Return the weights' bytes, what the processes take beside them at rest, and the answer to compare with."""
+def programs(data: Path, folder: Path) -> tuple[int, int, Checked]:
+    """Return the weights' bytes, what the processes take beside them at rest, and answers to compare with."""
     from sidecar.models.starter import embedding
 
     files = [*(data / "models" / "starter").glob("*.safetensors"), *embedding.folder(data).glob("*.safetensors")]
     weights = sum(file.stat().st_size for file in files)
-    with limited.group(psutil.virtual_memory().total // 2) as group, server(folder, data, group) as running:
-        with running.client() as http:
-            http.post("/v1/embeddings", json={"model": "minilm", "input": "x"}).raise_for_status()
-            expected = http.post("/v1/completions", json=_CHECK).raise_for_status().json()["choices"]
-            engine = http.get("/health").json()["engine"]["pid"]
+    roomy = limited.group(psutil.virtual_memory().total // 2)
+    with roomy as group, server(folder, data, group) as running, running.client() as http:
+        http.post("/v1/embeddings", json={"model": "minilm", "input": "x"}).raise_for_status()
+        first, *others = checks()
+        http.post(first[0], json=first[1], timeout=PATIENCE).raise_for_status()
+        engine = http.get("/health").json()["engine"]["pid"]
         sizes = [psutil.Process(pid).memory_full_info().uss for pid in (running.process.pid, engine)]
+        expected: Checked = []
+        for path, body in (first, *others):
+            answer = http.post(path, json=body, timeout=PATIENCE_OF_JOBS).raise_for_status()
+            expected.append((path, body, answer.json()["choices"]))
     return weights, sum(sizes) - weights, expected
 
 
@@ -167,7 +206,9 @@ def run(
                     tell(f"{dict(load.statuses)}, {most}, {group.kills()} killed by the kernel, {len(load.bad)} bad")
         deaths = running.client().get("/health").json()["engine"]
         kills = group.kills()
-    tell(f"seed {seed}, {minutes:g} minutes: {load.statuses.total()} answers, {dict(load.statuses)}")
+    answers = f"{load.statuses.total()} answers, {dict(load.statuses)}, {load.compared} of them compared"
+    tell(f"seed {seed}, {minutes:g} minutes: {answers}")
+    tell(f"the longest took {load.longest['chat']:.0f} s of chats and {load.longest['job']:.0f} s of batch jobs")
     tell(f"of the limit at most {max(shares):.1%} were taken, {statistics.median(shares):.1%} in the median")
     tell(f"killed by the kernel: {kills}; engines that died: {deaths['deaths']}; bad answers: {len(load.bad)}")
     found = [f"the kernel killed {kills} processes"] * bool(kills)

@@ -14,7 +14,7 @@ import mlx.core as mx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mlx_vlm.models.cache import ArraysCache, KVCache, RotatingKVCache
+from mlx_vlm.models.cache import ArraysCache, BatchKVCache, KVCache, RotatingKVCache
 
 from sidecar.backend import heap
 from sidecar.backend.cache_sizes import layer_sizes
@@ -307,6 +307,26 @@ def test_a_row_is_kept_only_where_its_copies_fit() -> None:
     free[0] = int(2 * ledger.row(1000))
     assert prefixes.affords(1000)
     assert not prefixes.affords(1001)
+
+
+def test_a_row_that_nobody_goes_on_with_is_kept_without_a_copy() -> None:
+    """In a group that was nearly full long rows were never kept, for want of room for two copies of them."""
+    prefixes, key = PrefixCache(GIB), tuple(range(20))
+    prefixes.affords = lambda tokens: False
+    rows: Any = BatchKVCache([0])
+    rows.update_and_fetch(mx.ones((1, 2, 20, 4)), mx.ones((1, 2, 20, 4)))
+    prefixes.store(key, [rows], 0, Tier.INTERACTIVE)
+    assert not len(prefixes)
+    prefixes.store(key, [rows], 0, Tier.INTERACTIVE, given_up=True)
+    found = prefixes.lookup((*key, 7))
+    assert found is not None
+    assert found[1] == 20
+    assert found[0][0].keys.shape == (1, 2, 20, 4)
+    two: Any = BatchKVCache([0, 3])
+    two.update_and_fetch(mx.ones((2, 2, 20, 4)), mx.ones((2, 2, 20, 4)))
+    prefixes.clear()
+    prefixes.store(key, [two], 1, Tier.INTERACTIVE, given_up=True)
+    assert not len(prefixes), "it is padded, and another's is beside it"
 
 
 def test_windows_and_recurrent_layers_don_t_grow() -> None:
