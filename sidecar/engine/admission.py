@@ -87,7 +87,7 @@ class Held:
 
     ``since``: monotonic seconds of its arrival; ``has``: tokens that its cache has memory for by now, None: just for
     those there are; ``longest``: tokens of the longest in its pass, whose padding it has. ``lasts``: it waited long for
-    memory, and is set aside like a chat's.
+    memory, and is set aside like a chat's. ``fixed``: it is in the midst of a unit and can't be set aside.
     """
 
     id: int
@@ -97,11 +97,12 @@ class Held:
     has: int | None = None
     longest: int = 0
     lasts: bool = False
+    fixed: bool = False
 
     @property
     def yields(self) -> bool:
         """Whether it makes way for a chat."""
-        return self.batch and not self.lasts
+        return self.batch and not (self.lasts or self.fixed)
 
 
 class Ledger:
@@ -212,7 +213,7 @@ class Ledger:
         """
         order = sorted((r for r in running if r.yields), key=lambda r: -r.since)
         order += sorted((r for r in running if not r.yields), key=lambda r: -r.since)
-        order = order[: max(0, len(running) - 1)]
+        order = [r for r in order if not r.fixed][: max(0, len(running) - 1)]
         out = list[int]()
         for one in order:
             if missing <= 0:

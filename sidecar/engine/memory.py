@@ -249,7 +249,7 @@ def prefix_limit(setting_mb: int) -> int:
 RESERVE = 64 << 20
 """Bytes that are no cache's: a pass's activations, a grammar, what the allocator is not exact about."""
 
-_RESERVE_BOUNDED = 36 << 20
+_RESERVE_BOUNDED = 44 << 20
 """The same in a control group, where caches that are made anew come from the system and nothing else is kept."""
 
 _LEAST_RESERVE = 24 << 20
@@ -269,23 +269,23 @@ def kv_most() -> int:
     own = max(mx.get_active_memory(), psutil.Process().memory_info().rss)  # the interpreter is in it
     most = max(0, int(total() * 0.9) - own - RESERVE)
     # A group's memory is nobody else's: what is not free when a model has just been loaded never will be.
-    return min(most, kv_limit()) if machine.bounded() else most
+    return max(0, min(most, kv_limit())) if machine.bounded() else most
 
 
 def kv_limit() -> int:
     """Return the bytes by which caches may grow now: over what MLX holds, within nine tenths of memory.
 
     Where other programs may want some of it a fifth of what is available is left to them; a control group's memory is
-    nobody else's.
+    nobody else's. Less than nothing where some of the reserve is in use: then somebody must make room.
     """
     import mlx.core as mx
 
     if machine.bounded():
-        return max(0, scratch() - reserve())
+        return scratch() - reserve()
     # Freed buffers are used again where their sizes fit: about half of them.
     available = machine.memory().available * 0.8 + mx.get_cache_memory() * 0.5
     free = min(total() * 0.9 - mx.get_active_memory(), available)
-    return max(0, int(free) - RESERVE)
+    return int(free) - RESERVE
 
 
 def kv_limit_alone() -> int:

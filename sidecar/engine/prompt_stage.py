@@ -71,9 +71,13 @@ class PromptStage:
         return [r for p in self.prefills.values() for r in p.requests]
 
     @property
-    def held(self) -> list[tuple[GenerationRequest, int]]:
-        """Return those requests, each with the tokens of its prompt that the cache has memory for."""
-        return [(r, p.has) for p in self.prefills.values() for r in p.requests]
+    def held(self) -> list[tuple[GenerationRequest, int | None]]:
+        """Return those requests, each with the tokens of its prompt that the cache has memory for.
+
+        None: its picture is looked at, and it has no cache yet.
+        """
+        begun = [(r, p.has) for p in self.prefills.values() for r in p.requests]
+        return [*begun, *((e.request, None) for e in self.encoding)]
 
     def named(self, pieces: Sequence[tuple[int, int]]) -> list[tuple[Prefill, int]]:
         """Return the prompts that a policy's pieces are of, each with its number of tokens."""

@@ -96,14 +96,19 @@ class Room:
         sizes = layer_sizes(cache, rows)
         self.ledger.layers = tuple(Layer(fixed=f, per_token=p, window=w) for f, p, w in sizes)
 
-    def held(self, rows: Iterable[Standing], prompts: Iterable[tuple[GenerationRequest, int]]) -> list[Held]:
-        """Return what is in memory, as the ledger sees it. ``prompts``: each with the tokens it has memory for."""
+    def held(self, rows: Iterable[Standing], prompts: Iterable[tuple[GenerationRequest, int | None]]) -> list[Held]:
+        """Return what is in memory, as the ledger sees it. ``prompts``: each with the tokens it has memory for.
+
+        None of a prompt: its picture is looked at.
+        """
         lasts, out = self._patience.lasts, list[Held]()
         for row, has, longest in rows:
             one = _held(row.request, len(row.answer), lasts(row.request, row=True))
             out.append(replace(one, has=has or longest, longest=longest))
-        prompts_held = (replace(_held(r, len(r.resumed), lasts(r, row=False)), has=has) for r, has in prompts)
-        return [*out, *prompts_held]
+        for request, begun in prompts:
+            one = _held(request, len(request.resumed), lasts(request, row=False))
+            out.append(replace(one, has=begun or 0, fixed=begun is None))
+        return out
 
     def may_join(self, rows: int, has: int, others: int, they_have: int, running: Sequence[Held]) -> bool:
         """Return whether two passes' rows, with memory for so many tokens each, may join: there is room to pad them."""
@@ -177,7 +182,9 @@ class Room:
         # Who was just let in is not put back for a little that others took since.
         return [] if missing <= slack else self.ledger.set_aside(missing, running)
 
-    def scored(self, tokens: int, rows: Iterable[Standing], prompts: Iterable[tuple[GenerationRequest, int]]) -> None:
+    def scored(
+        self, tokens: int, rows: Iterable[Standing], prompts: Iterable[tuple[GenerationRequest, int | None]]
+    ) -> None:
         """Give up prefixes for the cache of a prompt whose tokens are scored. Raises ApiError where it has no room."""
         need = self.ledger.row(tokens)
         if self._shrink(need - self.ledger.room(self.held(rows, prompts))) > 0:
@@ -208,7 +215,7 @@ class Room:
             return None
         tokens = len(request.prompt.tokens)
         need = int(self._need(request, []))
-        have = int(self.ledger.free() + self._spare)
+        have = max(0, int(self.ledger.free() + self._spare))
         numbers = request.prompt.numbers
         media = " and ".join(["pictures"] * bool(numbers.pictures) + ["sounds"] * bool(numbers.sounds))
         text = f"A prompt of {tokens} tokens{f' with {media}' if media else ''} needs {need >> 20} MiB of memory"

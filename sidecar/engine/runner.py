@@ -30,7 +30,7 @@ from collections.abc import Callable, Sequence
 from sidecar.backend.caches import KVQuantization
 from sidecar.backend.features import Disk
 from sidecar.backend.loader import LoadedModel
-from sidecar.engine import shared_pass
+from sidecar.engine import memory, shared_pass
 from sidecar.engine.actions import Action, Begin, Decode, View, without_batch
 from sidecar.engine.actions import Prefill as PrefillAction
 from sidecar.engine.admission import Held
@@ -165,6 +165,7 @@ class ModelRunner:
 
     def _make_room(self) -> None:
         """See that what runs has room to go on: others are set aside; who has nobody left to be set aside ends."""
+        memory.look(time.monotonic())
         self._set_aside(self.room.relieve(self._held()))
         if self.room.full(self._held()):
             self.recovery.full(self.batches.take_all(), company=self.company())

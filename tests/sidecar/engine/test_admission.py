@@ -329,6 +329,22 @@ def test_a_row_that_nobody_goes_on_with_is_kept_without_a_copy() -> None:
     assert not len(prefixes), "it is padded, and another's is beside it"
 
 
+def test_room_that_is_less_than_nothing_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reserve was in use, and what was free seemed to be just nothing: kept prefixes stayed, to the last byte."""
+    monkeypatch.setattr(machine, "bounded", lambda: True)
+    monkeypatch.setattr(machine, "memory", lambda: machine.Memory(GIB, 16 << 20))
+    assert memory.kv_limit() < -(20 << 20)
+    assert memory.kv_most() == 0
+
+
+def test_a_picture_that_is_looked_at_has_its_claim_and_stays() -> None:
+    ledger = Ledger(lambda: 0, [FULL])
+    rows = [held(1, 100), replace(held(2, 1000, batch=True), has=0, fixed=True), held(3, 100)]
+    assert ledger.growth(rows[1:2]) == ledger.row(5 * 256)
+    assert ledger.make_way(100, rows) == []
+    assert ledger.set_aside(1e12, rows) == [3, 1]
+
+
 def test_windows_and_recurrent_layers_don_t_grow() -> None:
     ledger = Ledger(lambda: 0, [Layer(per_token=10, window=100), Layer(fixed=5000)])
     assert ledger.row(50) == 5500
