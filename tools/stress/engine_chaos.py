@@ -400,6 +400,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--model", choices=["starter", "tiny"], default="starter")
     parser.add_argument("--stall", type=float, default=STALL, help="seconds the watchdog allows (5)")
+    parser.add_argument("--patience", type=float, default=90.0, help="seconds an answer may make no progress for (90)")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupted)
@@ -410,7 +411,8 @@ def main() -> int:
     ):
         begun = time.monotonic()
         of = TINY if args.model == "tiny" else STARTER
-        found = run(running, kills=args.kills, seed=args.seed, of=of, tell=partial(print, flush=True))
+        tell = partial(print, flush=True)
+        found = run(running, kills=args.kills, seed=args.seed, of=of, patience=args.patience, tell=tell)
         health = httpx.get(f"{running.url}/health", timeout=30).json()
     print(f"seed {args.seed}: {found.kills} in {time.monotonic() - begun:.0f} s, {found.answers} answers compared")
     if found.pauses:
