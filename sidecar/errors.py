@@ -73,7 +73,15 @@ class OutOfMemory(BaseException):
     """
 
 
-_MEMORY = ("unable to allocate", "out of memory", "insufficient memory", "bad_alloc", "can't start new thread")
+_MEMORY = (
+    "unable to allocate",
+    "cannot allocate memory",
+    "out of memory",
+    "insufficient memory",
+    "bad_alloc",
+    "can't start new thread",
+    "failed to map segment",  # a library that is loaded when memory has ended
+)
 
 
 def ran_out_of_memory(exc: BaseException) -> bool:

@@ -21,6 +21,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ from sidecar.engine.messages import Decide, Decided, Refused, Reply, Sampling
 from sidecar.engine.pools import started
 from sidecar.engine.rows import Event, Failed, GenerationRequest, Prompt, Token
 from sidecar.engine.thread import EngineThread
-from sidecar.errors import ApiError, bad_request
+from sidecar.errors import ApiError, bad_request, check_memory
 from sidecar.text import plan as planning
 from sidecar.text.language import language_of
 
@@ -106,7 +107,7 @@ class Decisions:
     def take(self, request: Decide) -> None:
         """Begin with a request; never blocks."""
         self._live[request.id] = threading.Event()
-        self._pool.submit(self._guarded, request)
+        self._pool.submit(self._guarded, request).add_done_callback(self._looked_after)
 
     def cancel(self, number: int) -> None:
         """End a request that nobody waits for; unknown ones are ignored."""
@@ -118,6 +119,10 @@ class Decisions:
         for gone in list(self._live.values()):
             gone.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _looked_after(self, done: Future[None]) -> None:
+        if not done.cancelled() and (exc := done.exception()) is not None:
+            self._engine.died(exc)
 
     def _guarded(self, request: Decide) -> None:
         gone = self._live[request.id]
@@ -132,6 +137,7 @@ class Decisions:
             )
             self._emit(refused)
         except Exception as exc:
+            check_memory(exc)
             log.exception("a decision failed")
             self._emit(Refused(id=request.id, status=500, message=f"This can't be decided ({str(exc)[:200]})."))
         finally:

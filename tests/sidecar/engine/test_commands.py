@@ -49,6 +49,8 @@ def test_an_allocation_that_failed_is_nobody_s_fault_and_ends_the_engine() -> No
             False,
         ),
         (ValueError("shapes (1,0), (1,451)"), False),
+        (ImportError("/x/_lib.abi3.so: failed to map segment from shared object"), True),
+        (OSError(12, "Cannot allocate memory"), True),
     ],
 )
 def test_what_an_allocation_that_failed_says(exc: Exception, memory: bool) -> None:
