@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sidecar.backend import families, processors, trust
+from sidecar.backend import families, outlines, processors, trust
 from sidecar.backend.families import Capabilities
 from sidecar.backend.folder import (
     check_safetensors,
@@ -108,14 +108,14 @@ def settle() -> None:
 
     A running answer would wait for that at every unload.
     """
+    outlines.read_once()
     import mlx_vlm.embedding_loader
     import mlx_vlm.utils
 
     _ = (mlx_vlm.embedding_loader, mlx_vlm.utils)
     trust.harden()
     processors.collect_claims()
-    gc.collect()
-    gc.freeze()
+    gc.freeze()  # not collected before: imports leave no garbage to speak of, and the look took 0.1 s of a first answer
     atexit.register(gc.unfreeze)  # else libraries complain of leaks at the end
 
 

@@ -6,6 +6,7 @@ longer than one piece of work may; each module is a step of its own.
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -43,9 +44,19 @@ def stepwise(step: Callable[[], None]) -> Iterator[None]:
 
 def warm(step: Callable[[], None]) -> None:
     """Import what every model needs; ``step`` is called before each module."""
-    with stepwise(step):
-        import sidecar.backend.loader
-        import sidecar.engine.runner
+    gc.disable()  # while modules are imported there is nothing to collect
+    try:
+        with stepwise(step):
+            from sidecar.backend import outlines
 
-        _ = sidecar.engine.runner
-        sidecar.backend.loader.settle()
+            outlines.read_once()
+            import psutil
+
+            import sidecar.backend.loader
+            import sidecar.backend.selfcheck
+            import sidecar.engine.runners
+
+            _ = (psutil, sidecar.backend.selfcheck, sidecar.engine.runners)
+            sidecar.backend.loader.settle()
+    finally:
+        gc.enable()
