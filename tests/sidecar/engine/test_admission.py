@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx_vlm.models.cache import ArraysCache, BatchKVCache, KVCache, RotatingKVCache
 
@@ -133,6 +133,7 @@ def test_a_row_grows_with_the_longest_of_its_pass() -> None:
     assert ledger.set_aside(1, [held(1, 10), short, held(3, 10)]) == [2]
 
 
+@settings(deadline=None)  # a busy machine's
 @given(st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 9)), max_size=6), st.integers(1, 5000))
 def test_who_begins_is_not_put_back_for_what_was_known(drawn: list[tuple[int, int]], tokens: int) -> None:
     running = [Held(id=i, tokens=n, batch=False, has=n + 256 * more) for i, (n, more) in enumerate(drawn)]
@@ -371,6 +372,7 @@ def test_a_chat_goes_before_batch_rows_and_takes_no_more_than_it_needs() -> None
     assert ledger.fits(2000, rows, 10_000 * FULL.per_token, before_batch=False), "kept prefixes are given up"
 
 
+@settings(deadline=None)  # a busy machine's
 @given(st.lists(st.tuples(st.integers(1, 5000), st.booleans()), min_size=1, max_size=8), st.floats(0, 1e10))
 def test_setting_aside_frees_enough_or_all_it_may(drawn: list[tuple[int, bool]], missing: float) -> None:
     ledger = Ledger(lambda: 0, [FULL])
