@@ -22,9 +22,8 @@ LEAST_PIECE = 8
 GROUP_SECONDS = 5.0
 """Seconds all prompts of a group may take together: the first of them waits that long for its token.
 
-Sixteen prompts of 64 tokens are one group of the starter's then (4.2 s). As a group of nine and seven that followed in
-the nine's passes the last had its token a second later, and all were done 11 % later than in one group: rows that began
-apart end apart, in passes that are not full.
+Sixteen prompts of 64 tokens are one group of the starter's then (4.2 s by its costs). In two groups, nine and seven by
+the same costs, rows begin and end apart, in passes that are not full; all sixteen took 11 % longer than in one.
 """
 
 GROUP_SPREAD = 1.25
