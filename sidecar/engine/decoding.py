@@ -103,6 +103,11 @@ class DecodeBatch:
         return all(lane.steady for lane in self._lanes)
 
     @property
+    def computed(self) -> bool:
+        """Whether the last step launched passes, and did not only read what was in flight."""
+        return any(lane.computed for lane in self._lanes)
+
+    @property
     def guessed(self) -> int:
         """Tokens that the last step guessed."""
         return sum(lane.guessed for lane in self._lanes)

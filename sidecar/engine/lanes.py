@@ -33,6 +33,7 @@ class Lane:
         self._unread = [False] * len(self.rows)
         self.steady = False
         self.guessed = 0
+        self.computed = False  # whether the last step launched a pass, and did not only read what was in flight
 
     @property
     def in_flight(self) -> bool:
@@ -74,6 +75,7 @@ class Lane:
     def step(self, *, ahead: bool, guesses: int) -> list[tuple[Row, Token]]:
         """Decode; return the tokens read, at most one a row unless ``guesses`` are right."""
         self.guessed = 0
+        self.computed = bool(guesses)
         if guesses and len(self.rows) == 1 and not self.in_flight:
             row = self.rows[0]
             guessed = row.guesses(guesses)
@@ -94,6 +96,7 @@ class Lane:
 
     def _advance(self) -> None:
         """Launch the forward pass of the last tokens and choose the next ones."""
+        self.computed = True
         caches.grow(self.cache, 1)
         logits = decode(self._lm, self._last.ids[:, None], self.cache, self.state)[:, -1, :]
         for row in self.rows:
@@ -110,7 +113,7 @@ class Lane:
 
         Nothing may be in flight.
         """
-        self.guessed = 0
+        self.guessed, self.computed = 0, True
         caches.grow(self.cache, 1)
         rows = decoding_tokens(self._model, self._last.ids, self.cache, self.state)
         scores = mixed(self._lm, [rows, *pieces], [rows, *last])

@@ -280,6 +280,7 @@ class ModelRunner:
             ahead = alone and self.policy.ahead(action.tier, size)
             settled = settled and (ahead or not batch.in_flight)
             produced = batch.step(ahead=ahead, guesses=self._guesses if alone else 0)
+        settled = settled and batch.computed
         del prompts  # and their hold on the caches, for rows that join
         self._deliver_all(batch, produced)
         self._meter.steps([row.request.tier for row, _ in produced], time.monotonic() - started)

@@ -749,3 +749,22 @@ def test_a_row_that_fills_the_memory_ends_as_at_the_end_of_a_context(text: Bench
     assert row.failure is None
     assert row.events[-1] == Done("length")
     assert (len(row.request.prompt.tokens) + len(row.tokens) + 1) % STEP == 0, "just before its cache would grow"
+
+
+def test_a_step_that_only_reads_what_was_in_flight_teaches_no_cost(
+    eyes: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last token of a chat alone is there already: its step would say that a token costs next to nothing."""
+    taught: list[str] = []
+    passes: list[int] = []
+    advance = Lane._advance
+
+    def counted(lane: Lane) -> None:
+        passes.append(len(lane.rows))
+        advance(lane)
+
+    monkeypatch.setattr(Lane, "_advance", counted)
+    monkeypatch.setattr(eyes.core.policy.costs, "learn_unit", lambda kind, *_, **__: taught.append(kind))
+    eyes.ask(eyes.prompt("count to ten"), max_tokens=8, ignore_eos=True)
+    assert len(passes) == 7
+    assert taught.count("decode") == 5, "the first of new rows is dear, the last computes nothing"
