@@ -249,7 +249,7 @@ class ResponseRequest(Body):
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     metadata: Mapped[str] | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
+    service_tier: Literal["auto", "default", "flex", "priority", "scale"] | None = None
     priority: int | None = None
     keep_alive: KeepAlive | None = None
     seed: int | None = None
